@@ -1,0 +1,1 @@
+"""Scores of reconstructions (sec. 4.3, 8.1)."""
