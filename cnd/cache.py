@@ -211,10 +211,11 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@lru_cache(maxsize=256)
 def code_version(*sources: Path | str | ModuleType) -> str:
     """A hash that changes with what the code does: comments, docstrings, layout and assertions do not count.
 
-    It hashes compiled code, which differs between versions of Python too.
+    It hashes compiled code, which differs between versions of Python too. Each source is read once in a process.
 
     Args:
         sources: files, folders (every ``*.py`` below them), or imported modules and packages.
@@ -222,10 +223,7 @@ def code_version(*sources: Path | str | ModuleType) -> str:
     hashes: list[list[str]] = []
     for path in map(_source_path, sources):
         files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-        for file in files:
-            status = file.stat()
-            name = file.relative_to(path.parent).as_posix()
-            hashes.append([name, _code_hash(file, status.st_mtime_ns, status.st_size)])
+        hashes += [[file.relative_to(path.parent).as_posix(), _code_hash(file)] for file in files]
     return content_hash(hashes)
 
 
@@ -239,7 +237,7 @@ def _source_path(source: Path | str | ModuleType) -> Path:
 
 
 @lru_cache(maxsize=1024)
-def _code_hash(file: Path, modified: int, size: int) -> str:
+def _code_hash(file: Path) -> str:
     # compiling is twice as fast as ast.parse + ast.dump, and drops docstrings and comments by itself
     return _of_code(compile(file.read_bytes(), "", "exec", dont_inherit=True, optimize=2))
 
