@@ -47,6 +47,12 @@ class SimulatedData(Config):
     unlabelled_signal: bool = True  # False: a null pool of noise without the generative subspace
     validation_split: bool = False  # score held-out *training* categories instead of the test set
 
+    @model_validator(mode="after")
+    def _noise_shares(self) -> SimulatedData:
+        if self.noise_correlation + self.drift > 1:
+            raise ValueError("noise_correlation + drift must not exceed 1: both are shares of the noise variance")
+        return self
+
 
 class Digits69Data(Config):
     """Handwritten sixes and nines, real fMRI of visual cortex (:mod:`cnd.data.digits69`)."""

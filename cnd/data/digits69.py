@@ -1,0 +1,108 @@
+"""Real fMRI: one subject sees 100 handwritten sixes and nines (van Gerven et al. 2010).
+
+The file ``digit69_28x28.mat`` is not redistributable and is given by path. It holds ``fmriTrn`` (90, 3092), ``fmriTest``
+(10, 3092), ``stimTrn`` / ``stimTest`` (n, 784; stored transposed) and ``labelTrn`` / ``labelTest`` (1: six, 2: nine).
+The published split has ten test items, too few to compare anything, so all 100 items are cross-validated.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from cnd.config import Digits69Data
+from cnd.errors import UserError
+from cnd.protocols import FmriDataset, FmriSplit
+
+SHAPES = {"fmriTrn": (90, 3092), "fmriTest": (10, 3092), "stimTrn": (90, 784), "stimTest": (10, 784)}
+FOLD_SEED = 69  # the folds belong to the data set: every row and every seed is judged on the same ones
+
+
+def data_file(config: Digits69Data) -> Path:
+    """The file, checked to be there.
+
+    Raises:
+        UserError: no path was given, or nothing lies there.
+    """
+    remedy = "pass the file with --set data.path=/path/to/digit69_28x28.mat (see README.md, digits69)"
+    if config.path is None:
+        raise UserError(f"data.path is not set: digits69 reads a file that cannot be shipped; {remedy}")
+    if not config.path.is_file():
+        raise UserError(f"{config.path}: no such file (data.path); {remedy}")
+    return config.path
+
+
+def read(config: Digits69Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All 100 items: fMRI float64 [100, 3092], stimuli uint8 [100, 1, 32, 32] (upright), digit int64 [100].
+
+    Raises:
+        UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
+    """
+    from scipy.io import loadmat  # slow to import, and the plan needs only data_file
+    from scipy.io.matlab import MatReadError
+
+    path = data_file(config)
+    try:
+        content = loadmat(path)
+    except (MatReadError, ValueError, OSError, NotImplementedError, TypeError) as error:
+        raise UserError(f"{path}: not a readable MATLAB file ({error}); download it again") from error
+    for key, shape in SHAPES.items():
+        if key not in content:
+            raise UserError(f"{path}: key '{key}' is missing; found {sorted(k for k in content if k[0] != '_')}")
+        if content[key].shape != shape:
+            raise UserError(f"{path}: {key} has shape {content[key].shape}, expected {shape}")
+    fmri = np.concatenate([content["fmriTrn"], content["fmriTest"]]).astype(np.float64)
+    if not np.isfinite(fmri).all():
+        raise UserError(f"{path}: fmriTrn/fmriTest hold NaN or infinite values")
+    pixels = np.concatenate([content["stimTrn"], content["stimTest"]])
+    upright = pixels.reshape(-1, 1, 28, 28).transpose(0, 1, 3, 2)
+    images = np.pad(_to_uint8(upright), ((0, 0), (0, 0), (2, 2), (2, 2)))
+    return fmri, images, _digits(path, content)
+
+
+def _to_uint8(pixels: np.ndarray) -> np.ndarray:
+    return pixels.astype(np.uint8) if pixels.max() > 1 else (pixels * 255).astype(np.uint8)
+
+
+def _digits(path: Path, content: dict[str, np.ndarray]) -> np.ndarray:
+    found = [key for key in content if key.lower().startswith("label")]
+    train = [k for k in found if k.lower().endswith(("trn", "train"))]
+    test = [k for k in found if k.lower().endswith("test")]
+    if not train or not test:
+        raise UserError(f"{path}: no labels; expected labelTrn and labelTest, found {found}")
+    labels = np.concatenate([content[train[0]].ravel(), content[test[0]].ravel()])
+    if len(labels) != 100 or not np.isin(labels, (1, 2)).all():
+        raise UserError(f"{path}: labels must be 100 values of 1 (six) or 2 (nine)")
+    return np.where(labels == 1, 6, 9).astype(np.int64)
+
+
+def fold_of_items(config: Digits69Data, digit: np.ndarray) -> np.ndarray:
+    """Fold of each item, int [100]: random within a digit, so that every fold has both."""
+    rng = np.random.default_rng(FOLD_SEED)
+    fold = np.empty(len(digit), dtype=int)
+    for value in np.unique(digit):
+        rows = rng.permutation(np.flatnonzero(digit == value))
+        fold[rows] = np.arange(len(rows)) % config.n_folds
+    return fold
+
+
+def load_fold(config: Digits69Data, fold: int) -> FmriDataset:
+    """Training and test set of one fold; voxels are z-scored with the statistics of the training items."""
+    fmri, images, digit = read(config)
+    inside = fold_of_items(config, digit) == fold
+    mean, std = fmri[~inside].mean(0), fmri[~inside].std(0)
+    patterns = ((fmri - mean) / np.where(std > 0, std, 1)).astype(np.float32)
+
+    def split(rows: np.ndarray) -> FmriSplit:
+        chosen = np.flatnonzero(rows)
+        names = [f"item {i} ({digit[i]})" for i in chosen]
+        return FmriSplit(patterns[chosen], images[chosen], digit[chosen], names)
+
+    return FmriDataset(
+        train=split(~inside),
+        test=split(inside),
+        unlabelled=np.empty((0, fmri.shape[1]), np.float32),
+        class_names=[str(d) for d in range(10)],
+        description=f"digits69: real fMRI, 100 handwritten sixes and nines, {config.n_folds}-fold cross-validation",
+        simulated=False,
+    )

@@ -1,0 +1,35 @@
+"""Frozen latent diffusion models behind one interface (:class:`cnd.protocols.Generator`).
+
+The only part of the package that imports diffusers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cnd.cache import file_hash
+from cnd.config import GeneratorConfig
+
+if TYPE_CHECKING:
+    from cnd.generators.latent_diffusion import LatentDiffusion
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def folder(config: GeneratorConfig) -> Path:
+    """Folder of the generator's weights and of the classifier that belongs to its data."""
+    return WEIGHTS / config.name
+
+
+def fingerprint(config: GeneratorConfig) -> dict[str, str]:
+    """Content hash of every file that decides what the generator and its judge compute."""
+    files = sorted(p for p in folder(config).rglob("*") if p.suffix in {".json", ".safetensors"})
+    return {str(p.relative_to(folder(config))): file_hash(p) for p in files if p.name != "training.json"}
+
+
+def load(config: GeneratorConfig) -> LatentDiffusion:
+    """The generator, frozen and in evaluation mode."""
+    from cnd.generators.latent_diffusion import LatentDiffusion
+
+    return LatentDiffusion.from_folder(folder(config))

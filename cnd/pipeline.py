@@ -1,0 +1,627 @@
+"""The one place where the stages meet: data -> Phase 1 -> Phase 2 -> samples -> scores.
+
+A stage is a pure function of its config, its inputs and its seed, and is kept under the hash of those and of its code
+(:class:`cnd.cache.StageCache`). Rows that share a stage compute it once; a run that was killed goes on where it was.
+Importing this module, and :func:`stages`, load no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnd import data, generators
+from cnd.cache import StageCache, code_version, content_hash
+from cnd.config import CndDecoder, Experiment, OracleDecoder, RidgeDecoder
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from torch import Tensor
+
+    from cnd.generators.latent_diffusion import LatentDiffusion
+    from cnd.phase2.model import ConditionModule
+    from cnd.protocols import Condition, FmriDataset
+
+HERE = Path(__file__).parent
+SHARE = {"phase1": 0.2, "phase2": 0.65, "sample": 0.15}
+"""Expected share of a trial's time, for its progress."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a running trial tells."""
+
+    phase: str  # data, phase1, phase2, sample, evaluate, done
+    fraction: float  # of the whole trial, 0..1
+    samples_seen: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+Listener = Callable[[Progress], None]
+
+
+def _ignore(progress: Progress) -> None:
+    """The listener of a run that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A cached computation: its name, the content hash it is kept under, and what went into the hash."""
+
+    name: str
+    key: str
+    inputs: dict[str, Any] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The stages of one train / test partition."""
+
+    index: int
+    data: Stage
+    latents: Stage
+    phase1: Stage | None
+    phase2: Stage | None
+    sample: Stage
+
+
+def _stage(name: str, **inputs: Any) -> Stage:
+    return Stage(name, content_hash({"stage": name, **inputs}), inputs)
+
+
+def _code(*parts: str) -> str:
+    return code_version(*(HERE / part for part in parts))
+
+
+def fold_stages(experiment: Experiment, index: int) -> Fold:
+    """Stages of one fold, with keys that name everything their result depends on."""
+    e = experiment
+    data_stage = _stage("data", data=data.fingerprint(e.data), fold=index)
+    generator = generators.fingerprint(e.generator)
+    latents = _stage("latents", data=data_stage.key, generator=generator, code=_code("generators"))
+    phase1 = phase2 = None
+    if isinstance(e.decoder, CndDecoder):
+        if e.phase1.enabled:
+            phase1 = _stage(
+                "phase1",
+                data=data_stage.key,
+                encoder=e.encoder.model_dump(mode="json"),
+                phase1=e.phase1.model_dump(mode="json"),
+                seed=e.seed,
+                code=_code("phase1"),
+            )
+        chosen_by_test = e.phase2.checkpoint == "test_best"
+        phase2 = _stage(
+            "phase2",
+            latents=latents.key,
+            phase1=phase1.key if phase1 else None,
+            encoder=e.encoder.model_dump(mode="json"),
+            phase2=e.phase2.model_dump(mode="json"),
+            shuffle_pairs=e.shuffle_pairs,
+            seed=e.seed,
+            code=_code("phase1/model.py", "phase2", "generators"),
+            test_score=[e.sampling.model_dump(mode="json"), e.evaluation.model_dump(mode="json")] if chosen_by_test else None,
+        )
+    sample = _stage(
+        "sample",
+        decoder=e.decoder.model_dump(mode="json"),
+        latents=latents.key,
+        phase2=phase2.key if phase2 else None,
+        shuffle_pairs=e.shuffle_pairs,
+        sampling=e.sampling.model_dump(mode="json"),
+        seed=e.seed,
+        code=_code("phase2/sampling.py", "phase2/model.py", "generators", "baselines"),
+    )
+    return Fold(index, data_stage, latents, phase1, phase2, sample)
+
+
+def record_stage(experiment: Experiment, folds: list[Fold]) -> Stage:
+    """The last stage: scores, histories and images of all folds."""
+    return _stage(
+        "record",
+        samples=[fold.sample.key for fold in folds],
+        evaluation=experiment.evaluation.model_dump(mode="json"),
+        code=_code("pipeline.py", "evaluation"),
+    )
+
+
+def stages(experiment: Experiment) -> list[Stage]:
+    """Every stage of a run in order of computation; the last one is the record.
+
+    Raises:
+        UserError: a data file is missing.
+    """
+    folds = [fold_stages(experiment, index) for index in data.folds(experiment.data)]
+    found = [s for f in folds for s in (f.data, f.latents, f.phase1, f.phase2, f.sample) if s is not None]
+    return [*found, record_stage(experiment, folds)]
+
+
+# ---------------------------------------------------------------- stages
+
+
+def _save_dataset(dataset: FmriDataset, folder: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    arrays = {"unlabelled": dataset.unlabelled}
+    for name, split in (("train", dataset.train), ("test", dataset.test)):
+        arrays |= {f"{name}_fmri": split.fmri, f"{name}_images": split.images, f"{name}_category": split.category}
+    if dataset.vertex is not None:
+        arrays["vertex"] = dataset.vertex
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "arrays.safetensors")
+    meta = dict(
+        train_stimulus=dataset.train.stimulus,
+        test_stimulus=dataset.test.stimulus,
+        class_names=dataset.class_names,
+        description=dataset.description,
+        simulated=dataset.simulated,
+        roi=dataset.roi,
+        facts=dataset.facts,
+    )
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _load_dataset(folder: Path) -> FmriDataset:
+    from safetensors.numpy import load_file
+
+    from cnd.protocols import FmriDataset, FmriSplit
+
+    arrays = load_file(folder / "arrays.safetensors")
+    meta = json.loads((folder / "meta.json").read_text())
+    train, test = (
+        FmriSplit(arrays[f"{n}_fmri"], arrays[f"{n}_images"], arrays[f"{n}_category"], meta.pop(f"{n}_stimulus"))
+        for n in ("train", "test")
+    )
+    return FmriDataset(train, test, arrays["unlabelled"], vertex=arrays.get("vertex"), **meta)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+class Run:
+    """One experiment over one cache; builds what is missing, loads what is there."""
+
+    def __init__(self, experiment: Experiment, cache: StageCache, listener: Listener = _ignore):
+        self.experiment, self.cache, self.listener = experiment, cache, listener
+        self.folds = [fold_stages(experiment, index) for index in data.folds(experiment.data)]
+        self._generator: LatentDiffusion | None = None
+        self.done = 0.0  # folds and phases finished, in units of a fold
+
+    @property
+    def generator(self) -> LatentDiffusion:
+        if self._generator is None:
+            self._generator = generators.load(self.experiment.generator)
+        return self._generator
+
+    def build(self, stage: Stage, make: Callable[[Path], None]) -> Path:
+        """The stage's folder; made if it is missing."""
+        return self.cache.build(stage.name, stage.key, stage.inputs, make)
+
+    def report(self, phase: str, fraction: float, samples_seen: int = 0, metrics: dict[str, float] | None = None) -> None:
+        """Tell the listener how far the whole run is."""
+        share = SHARE.get(phase, 0.0) * fraction
+        whole = min(1.0, (self.done + share) / len(self.folds))
+        self.listener(Progress(phase, whole, samples_seen, metrics or {}))
+
+    # ---- data
+
+    def dataset(self, fold: Fold) -> FmriDataset:
+        """The fold's data."""
+        if self.cache.find(fold.data.name, fold.data.key) is None:
+            self.report("data", 0.0)
+        return _load_dataset(
+            self.build(fold.data, lambda folder: _save_dataset(data.load(self.experiment.data, fold.index), folder))
+        )
+
+    def latents(self, fold: Fold, dataset: FmriDataset) -> Tensor:
+        """Latents of the training images, [n, c, h, w]: encoded once for all rows."""
+        from safetensors.torch import load_file, save_file
+
+        def make(folder: Path) -> None:
+            encoded = self.generator.encode(dataset.train.images).cpu().contiguous()
+            save_file({"train": encoded}, folder / "latents.safetensors")
+
+        return load_file(self.build(fold.latents, make) / "latents.safetensors")["train"]
+
+    # ---- Phase 1
+
+    def phase1(self, fold: Fold, dataset: FmriDataset) -> Path | None:
+        """Pre-trained encoder weights (sec. 3.2): first the unlabelled pool, then the training set."""
+        if fold.phase1 is None:
+            return None
+        stage = fold.phase1
+
+        def make(folder: Path) -> None:
+            import pandas as pd
+            from safetensors.torch import save_file
+
+            from cnd.phase1.model import MaskedAutoencoder
+            from cnd.phase1.training import fit
+
+            e, start, history = self.experiment, time.time(), []
+            model = MaskedAutoencoder(e.encoder, dataset.train.fmri.shape[1], seed=e.seed).to(_device())
+            for phase, patterns, epochs in self._phase1_parts(dataset):
+                history += fit(
+                    model, patterns, e.phase1, epochs, e.seed, phase,
+                    on_step=lambda fraction, seen, metrics: self.report("phase1", fraction, seen, metrics),
+                    resume=self.cache.scratch(stage.name, stage.key),
+                )  # fmt: skip
+            save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+            pd.DataFrame(history, columns=HISTORY).to_parquet(folder / "history.parquet")
+            _write_json(folder / "info.json", {"seconds": time.time() - start})
+
+        return self.build(stage, make)
+
+    def _phase1_parts(self, dataset: FmriDataset) -> list[tuple[str, np.ndarray, int]]:
+        import numpy as np
+
+        config = self.experiment.phase1
+        labelled = dataset.train.fmri
+        if config.transductive:
+            labelled = np.concatenate([labelled, dataset.test.fmri])
+        parts = [("pretrain", dataset.unlabelled, config.pretrain_epochs), ("tune", labelled, config.tune_epochs)]
+        return [part for part in parts if len(part[1]) and part[2]]
+
+    # ---- Phase 2
+
+    def condition_module(self, dataset: FmriDataset) -> ConditionModule:
+        """The module with fresh weights; the encoder's come from Phase 1 where it ran."""
+        import torch
+
+        from cnd.phase1.model import FmriEncoder
+        from cnd.phase2.model import ConditionModule
+
+        e = self.experiment
+        encoder = FmriEncoder(e.encoder, dataset.train.fmri.shape[1], seed=e.seed)
+        torch.manual_seed(e.seed)
+        return ConditionModule(e.phase2, encoder, 1 + encoder.n_patches, e.encoder.width, self.generator.concept_bank)
+
+    def phase2(self, fold: Fold, dataset: FmriDataset, phase1: Path | None) -> Path:
+        """Weights of the condition module (sec. 3.3)."""
+        assert fold.phase2 is not None  # every CnD decoder has this stage
+
+        def make(folder: Path) -> None:
+            import numpy as np
+            import pandas as pd
+            from safetensors.torch import load_file, save_file
+
+            from cnd.phase2.model import count_parameters
+            from cnd.phase2.training import fit, split_validation, validation_score
+
+            e, start = self.experiment, time.time()
+            latents = self.latents(fold, dataset)
+            module = self.condition_module(dataset)
+            if phase1 is not None:
+                weights = load_file(phase1 / "model.safetensors")
+                prefix = "encoder."
+                module.encoder.load_state_dict(
+                    {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+                )
+            fmri, category = dataset.train.fmri, dataset.train.category
+            if e.shuffle_pairs:
+                fmri = fmri[np.random.default_rng([e.seed, 5]).permutation(len(fmri))]
+            rows = np.arange(len(fmri))
+            score = None
+            if e.phase2.checkpoint == "validation":
+                rows, held = split_validation(category, e.phase2.validation_fraction, e.seed)
+                score = lambda: validation_score(module, self.generator, e.phase2, fmri[held], latents[held])  # noqa: E731
+            elif e.phase2.checkpoint == "test_best":
+                score = lambda: self._test_score(module, dataset)  # noqa: E731
+            module.to(_device())
+            self.generator.to(_device())
+            fitted = fit(
+                e.phase2, module, self.generator, fmri[rows], latents[rows], e.seed, score,
+                report=lambda fraction, seen, metrics: self.report("phase2", fraction, seen, metrics),
+            )  # fmt: skip
+            tensors = {k: v.cpu().contiguous() for k, v in module.state_dict().items()}
+            save_file(tensors, folder / "condition_module.safetensors")
+            if e.phase2.train_unet_cross_attention:
+                unet = {k: v.cpu().contiguous() for k, v in self.generator.unet.state_dict().items()}
+                save_file(unet, folder / "unet.safetensors")
+            pd.DataFrame(fitted.history, columns=HISTORY).to_parquet(folder / "history.parquet")
+            info = {"seconds": time.time() - start, "chosen_step": fitted.chosen_step}
+            _write_json(folder / "info.json", info | count_parameters(module, self.generator))
+
+        return self.build(fold.phase2, make)
+
+    def _test_score(self, module: ConditionModule, dataset: FmriDataset) -> float:
+        """Table score of the module on the test set: optimistic when it chooses the checkpoint."""
+        from cnd.phase2.sampling import reconstruct
+
+        condition, _ = _conditions(module, dataset.test.fmri)
+        images = reconstruct(self.experiment.sampling, self.generator, condition, self.experiment.seed)
+        items = self._score(dataset, images, 0)
+        return float(items[score_name(self.experiment, self.experiment.evaluation.n_way[0])].mean())
+
+    # ---- samples
+
+    def decode(self, fold: Fold, dataset: FmriDataset) -> tuple[Condition, Tensor | None, dict[str, Any]]:
+        """Conditions of the test items by the experiment's decoder, concept attention, and notes for the summary."""
+        import torch
+        from safetensors.torch import load_file
+
+        from cnd.protocols import Condition
+
+        decoder = self.experiment.decoder
+        bank = self.generator.concept_bank
+        if isinstance(decoder, OracleDecoder):
+            return self.generator.class_condition(torch.from_numpy(dataset.test.category)), None, {}
+        if isinstance(decoder, RidgeDecoder):
+            from cnd.baselines.ridge import fit_predict
+
+            predicted, alpha = fit_predict(decoder, dataset.train, dataset.test.fmri, bank.numpy())
+            embedding = torch.from_numpy(predicted)
+            return Condition(embedding[:, None], embedding), None, {"ridge_alpha": alpha}
+        trained = self.phase2(fold, dataset, self.phase1(fold, dataset))
+        module = self.condition_module(dataset)
+        module.load_state_dict(load_file(trained / "condition_module.safetensors"))
+        if (trained / "unet.safetensors").exists():
+            self.generator.unet.load_state_dict(load_file(trained / "unet.safetensors"))
+        module.eval().to(_device())
+        condition, attention = _conditions(module, dataset.test.fmri)
+        return condition, attention, {}
+
+    def sample(self, fold: Fold) -> Path:
+        """Reconstructions of the fold's test items."""
+
+        def make(folder: Path) -> None:
+            from safetensors.torch import save_file
+            import torch
+
+            from cnd.phase2.sampling import reconstruct
+
+            dataset = self.dataset(fold)
+            condition, attention, notes = self.decode(fold, dataset)
+            start = time.time()
+            self.generator.to(_device())
+            condition = type(condition)(*(part.to(_device()) for part in condition))
+            images = reconstruct(
+                self.experiment.sampling, self.generator, condition, self.experiment.seed,
+                lambda fraction, seen, metrics: self.report("sample", fraction, seen, metrics),
+            )  # fmt: skip
+            tensors = {"reconstructions": torch.from_numpy(images)}
+            if attention is not None:
+                tensors["attention"] = attention.cpu().contiguous()
+            save_file(tensors, folder / "samples.safetensors")
+            _write_json(folder / "info.json", {"seconds": time.time() - start} | notes)
+
+        before = self.done
+        self.done = before + SHARE["phase1"]
+        path = self.build(fold.sample, make)
+        self.done = before + 1.0
+        return path
+
+    # ---- scores
+
+    def _score(self, dataset: FmriDataset, images: np.ndarray, fold: int) -> pd.DataFrame:
+        """n-way accuracy of every item and sample (sec. 4.3): one row each."""
+        import numpy as np
+        import pandas as pd
+
+        from cnd.evaluation.classifiers import ImageClassifier
+        from cnd.evaluation.nway import n_way_accuracy
+
+        config, test = self.experiment.evaluation, dataset.test
+        judge = ImageClassifier.from_folder(generators.folder(self.experiment.generator) / "classifier")
+        n_items, n_samples = images.shape[:2]
+        probabilities = judge.probabilities(images.reshape(-1, *images.shape[2:]))
+        truth = test.category if config.truth == "label" else judge.probabilities(test.images).argmax(1)
+        item = np.repeat(np.arange(n_items), n_samples)
+        table = pd.DataFrame(
+            dict(
+                item=item,
+                stimulus=np.array(test.stimulus, dtype=object)[item],
+                category=test.category[item],
+                category_name=np.array(dataset.class_names, dtype=object)[test.category[item]],
+                truth=truth[item],
+                fold=fold,
+                sample=np.tile(np.arange(n_samples), n_items),
+                predicted=probabilities.argmax(1),
+            )
+        )
+        for n in config.n_way:
+            table[score_name(self.experiment, n)] = n_way_accuracy(probabilities, truth[item], n, config.top_k)
+        return table
+
+    def record(self) -> Path:
+        """Everything that reports need, pooled over folds; see README.md, 'What a run leaves behind'."""
+
+        def make(folder: Path) -> None:
+            import numpy as np
+            import pandas as pd
+            from safetensors.numpy import load_file, save_file
+
+            items, histories, stimuli, reconstructions, concepts = [], [], [], [], []
+            infos: list[dict[str, Any]] = []
+            offset = 0
+            for fold in self.folds:
+                samples = self.sample(fold)
+                dataset = self.dataset(fold)
+                tensors = load_file(samples / "samples.safetensors")
+                table = self._score(dataset, tensors["reconstructions"], fold.index)
+                table["item"] += offset
+                if "attention" in tensors:
+                    concepts.append(_top_concepts(tensors["attention"], dataset.class_names, offset))
+                offset += len(dataset.test)
+                items.append(table)
+                stimuli.append(dataset.test.images)
+                reconstructions.append(tensors["reconstructions"])
+                for stage in (fold.phase1, fold.phase2, fold.sample):
+                    path = self.cache.find(stage.name, stage.key) if stage else None
+                    if stage is None or path is None:
+                        continue
+                    infos.append({"stage": stage.name} | _read_json(path / "info.json"))
+                    if (path / "history.parquet").exists():
+                        histories.append(pd.read_parquet(path / "history.parquet").assign(fold=fold.index))
+            scores = pd.concat(items, ignore_index=True)
+            scores.to_parquet(folder / "items.parquet")
+            history = pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(columns=[*HISTORY, "fold"])
+            history.to_parquet(folder / "history.parquet")
+            images = {"stimuli": np.concatenate(stimuli), "reconstructions": np.concatenate(reconstructions)}
+            save_file(images, folder / "images.safetensors")
+            if concepts:
+                pd.concat(concepts, ignore_index=True).to_parquet(folder / "attention.parquet")
+            _write_json(folder / "experiment.json", self.experiment.model_dump(mode="json"))
+            _write_json(folder / "summary.json", self._summary(scores, dataset, infos))
+
+        return self.build(record_stage(self.experiment, self.folds), make)
+
+    def _summary(self, items: pd.DataFrame, dataset: FmriDataset, infos: list[dict[str, Any]]) -> dict[str, Any]:
+        import torch
+
+        e = self.experiment
+        names = {n: score_name(e, n) for n in e.evaluation.n_way}
+        per_item = items.groupby("item")[list(names.values())]
+        means, best = per_item.mean().mean(), per_item.max().mean()
+        scores = {name: float(means[name]) for name in names.values()}
+        scores |= {f"{name}_best_of_samples": float(best[name]) for name in names.values()}
+        trained = [i for i in infos if i["stage"] == "phase2"]
+        return dict(
+            scores=scores,
+            chance={name: e.evaluation.top_k / n for n, name in names.items()},
+            n_items=int(items["item"].nunique()),
+            n_samples=e.sampling.samples_per_item,
+            parameters={k: trained[0][k] for k in ("trainable", "frozen")} if trained else {},
+            seconds={s: sum(i["seconds"] for i in infos if i["stage"] == s) for s in ("phase1", "phase2", "sample")},
+            notes=[{k: v for k, v in i.items() if k in ("ridge_alpha", "chosen_step")} for i in infos],
+            simulated=dataset.simulated,
+            deviations=deviations(e),
+            warnings=warnings_of(e),
+            data=dict(
+                description=dataset.description,
+                n_voxels=dataset.train.fmri.shape[1],
+                n_train=len(dataset.train),
+                n_test=int(items["item"].nunique()),
+                n_unlabelled=len(dataset.unlabelled),
+                **dataset.facts,
+            ),
+            versions=dict(python=platform.python_version(), torch=torch.__version__, machine=platform.machine()),
+            code_version=_code("."),
+        )
+
+
+HISTORY = ["phase", "samples_seen", "name", "value"]
+
+
+def _device() -> Any:
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _conditions(module: ConditionModule, fmri: np.ndarray) -> tuple[Condition, Tensor]:
+    """Conditions and concept attention of patterns, without gradient."""
+    import torch
+
+    with torch.no_grad():
+        condition, attention = module(torch.from_numpy(fmri).to(module.bank.device))
+    return condition, attention
+
+
+def _top_concepts(attention: np.ndarray, class_names: list[str], offset: int, n: int = 10) -> pd.DataFrame:
+    """The ``n`` concepts each item attends to most."""
+    import numpy as np
+    import pandas as pd
+
+    top = np.argsort(-attention, axis=1)[:, :n]
+    item = np.repeat(np.arange(len(attention)), top.shape[1])
+    return pd.DataFrame(
+        dict(
+            item=item + offset,
+            concept=top.ravel(),
+            concept_name=[class_names[c] for c in top.ravel()],
+            weight=attention[item, top.ravel()],
+        )
+    )
+
+
+def score_name(experiment: Experiment, n_way: int) -> str:
+    """Column and metric name of a score, e.g. ``nway50_top1``."""
+    return f"nway{n_way}_top{experiment.evaluation.top_k}"
+
+
+PAPER: dict[str, Any] = {
+    "encoder.patch_size": 16,
+    "encoder.width": 1024,
+    "encoder.depth": 24,
+    "encoder.decoder_depth": 8,
+    "phase1.batch_size": 250,
+    "phase1.lr": 2.5e-4,
+    "phase1.weight_decay": 0.05,
+    "phase1.sparsification": 0.2,
+    "phase1.pretrain_epochs": 500,
+    "phase1.tune_epochs": 500,
+    "phase1.warmup_epochs": 20,
+    "phase1.reconstruction_weight": 0.0,
+    "phase1.negatives": "anchors",
+    "phase2.timestep_range": (0, 1000),
+    "phase2.lr": 5.3e-5,
+    "phase2.batch_size": 8,
+    "phase2.max_epochs": 500,
+    "phase2.max_steps": None,
+    "phase2.train_encoder": True,
+    "phase2.train_unet_cross_attention": False,
+    "phase2.loss_weighting": "none",
+    "sampling.steps": 250,
+    "sampling.guidance": 1.0,
+}
+"""What the paper states (sec. 4.2, 8.2), for the list of departures from it."""
+
+
+def deviations(experiment: Experiment) -> list[str]:
+    """Where the settings that ran differ from what the paper states; the report prints them.
+
+    For decoders other than CnD only the sampling counts.
+    """
+    found = []
+    for key, stated in PAPER.items():
+        section, name = key.split(".")
+        if section != "sampling" and not isinstance(experiment.decoder, CndDecoder):
+            continue
+        if section == "phase1" and not experiment.phase1.enabled:
+            continue
+        value = getattr(getattr(experiment, section), name)
+        if value != stated:
+            found.append(f"{key} = {value} (paper: {stated})")
+    return found
+
+
+def warnings_of(experiment: Experiment) -> list[str]:
+    """What a reader must know before believing the scores."""
+    warnings = []
+    if experiment.phase1.transductive:
+        warnings.append("Transductive: Phase 1 was trained on test-set fMRI.")
+    if experiment.phase2.checkpoint == "test_best":
+        warnings.append("Optimistic: the Phase 2 checkpoint was chosen by its score on the test set.")
+    return warnings
+
+
+def prepare(experiment: Experiment, cache: StageCache, listener: Listener = _ignore) -> None:
+    """Build the stages that all rows share: data and latents. Uses every core of the calling process."""
+    run_ = Run(experiment, cache, listener)
+    for fold in run_.folds:
+        if cache.find(fold.latents.name, fold.latents.key) is None:
+            run_.latents(fold, run_.dataset(fold))
+
+
+def run(experiment: Experiment, cache: StageCache, listener: Listener = _ignore) -> Path:
+    """Do what is missing of one experiment and return its record folder.
+
+    Raises:
+        UserError: bad data file.
+        FloatingPointError: a loss is not finite; names quantity and step.
+    """
+    path = Run(experiment, cache, listener).record()
+    listener(Progress("done", 1.0, metrics=_read_json(path / "summary.json")["scores"]))
+    return path

@@ -1,0 +1,120 @@
+"""What a part must offer. A data set, a generator, a classifier or a decoder is swapped by meeting these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:  # the data sets and the plan need no torch
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FmriSplit:
+    """Aligned patterns and stimuli.
+
+    Attributes:
+        fmri: float32 [n, voxels], z-scored with training statistics.
+        images: uint8 [n, channels, height, width].
+        category: int64 [n], index into the data set's ``class_names``.
+        stimulus: name of each item.
+    """
+
+    fmri: np.ndarray
+    images: np.ndarray
+    category: np.ndarray
+    stimulus: list[str]
+
+    def __len__(self) -> int:
+        return len(self.fmri)
+
+    def take(self, rows: np.ndarray) -> FmriSplit:
+        """The items at integer positions ``rows``."""
+        return FmriSplit(self.fmri[rows], self.images[rows], self.category[rows], [self.stimulus[i] for i in rows])
+
+
+@dataclass(frozen=True)
+class FmriDataset:
+    """One training / test partition of one subject (a fold, where there is cross-validation).
+
+    Attributes:
+        unlabelled: float32 [m, voxels] for pre-training; m may be 0.
+        roi: area of each voxel, e.g. ``L_V1``.
+        vertex: fs_LR 32k cortical index (0..59411) of each voxel, or None where it is unknown.
+        facts: numbers worth reporting, e.g. the noise ceiling.
+    """
+
+    train: FmriSplit
+    test: FmriSplit
+    unlabelled: np.ndarray
+    class_names: list[str]
+    description: str
+    simulated: bool
+    roi: list[str] = field(default_factory=list)
+    vertex: np.ndarray | None = None
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+class Condition(NamedTuple):
+    """What steers the frozen UNet: it takes exactly the place of the class embedding.
+
+    Attributes:
+        context: [batch, tokens, width], keys and values of the UNet's cross-attention.
+        pooled: [batch, width], enters with the time embedding.
+    """
+
+    context: Float[Tensor, "batch tokens width"]
+    pooled: Float[Tensor, "batch width"]
+
+
+class Generator(Protocol):
+    """A frozen class-conditional latent diffusion model."""
+
+    concept_bank: Float[Tensor, "classes width"]  # class embeddings without the null class
+    alphas_cumprod: Float[Tensor, " timesteps"]
+
+    def encode(self, images: np.ndarray) -> Float[Tensor, "n channels height width"]:
+        """Latents of uint8 images, scaled to unit variance."""
+        ...
+
+    def decode(self, latents: Float[Tensor, "n channels height width"]) -> np.ndarray:
+        """uint8 images of latents."""
+        ...
+
+    def predict_noise(
+        self, noisy: Float[Tensor, "n ..."], timesteps: Int[Tensor, " n"], condition: Condition
+    ) -> Float[Tensor, "n ..."]:
+        """epsilon_theta(z_t, t, condition) of eq. 2, differentiable in the condition."""
+        ...
+
+    def sample(
+        self, condition: Condition, noise: Float[Tensor, "n ..."], steps: int, guidance: float
+    ) -> Float[Tensor, "n ..."]:
+        """DDIM from ``noise`` to clean latents."""
+        ...
+
+
+class Classifier(Protocol):
+    """The judge F of Algorithm 1."""
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Class probabilities float64 [n, classes] of uint8 images."""
+        ...
+
+
+class Decoder(Protocol):
+    """Turns test fMRI into conditions of the generator."""
+
+    def condition(self, split: FmriSplit) -> Condition: ...
+
+
+Report = Callable[[float, int, dict[str, float]], None]
+"""Progress of a stage: fraction done (0..1), samples seen, metrics."""
+
+
+def no_report(fraction: float, samples_seen: int, metrics: dict[str, Any]) -> None:
+    """The report that goes nowhere."""

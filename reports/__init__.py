@@ -1,0 +1,1 @@
+"""Reports computed from the kept records of a sweep. Never loads torch."""

@@ -1,0 +1,323 @@
+"""Write a sweep's report as one self-contained HTML file.
+
+    python -m reports.build OUTPUT SWEEP_DIR
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from cnd.errors import UserError
+from reports import figures, text
+from reports.collect import Records, Trial, choose_items, metric_title, read_attention, read_images, read_sweep
+from reports.tables import (
+    Design,
+    chance,
+    design,
+    difference_table,
+    factor_table,
+    result_table,
+    row_state,
+    score_table,
+    seed_differences,
+)
+
+__all__ = ["build_report", "result_table"]
+
+N_STIMULI = 10  # columns of the image grid
+N_CONCEPTS = 3  # concepts shown for a stimulus
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class Picture(NamedTuple):
+    """A figure ready for the template."""
+
+    source: str  # data: URL
+    description: str  # for those who cannot see it
+    width: int  # px at which its text has the size of the page's
+
+
+def build_report(output: Path, sweep_dir: Path) -> Path:
+    """Compute the report of whatever the sweep has finished so far, and write it.
+
+    Args:
+        output: the ``--output`` folder.
+        sweep_dir: ``output/sweeps/<sweep>-<experiment>``.
+
+    Returns:
+        ``output/reports/<sweep>-<experiment>.html``.
+
+    Raises:
+        UserError: there is no readable sweep.json.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": text.percent, "points": text.points, "p_value": text.p_value, "seconds": _seconds}
+    html = environment.get_template("report.html").render(_content(read_sweep(output, sweep_dir)))
+    path = output / "reports" / f"{sweep_dir.name}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".html.partial")
+    partial.write_text(html, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _content(records: Records) -> dict[str, Any]:
+    """Everything the template prints."""
+    scores, differences = score_table(records), difference_table(records)
+    plan = design(records, scores, differences)
+    return {
+        "sweep": records.sweep,
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "badges": text.badges(records),
+        "headline": text.headline(records, scores, differences, plan),
+        "statistics": text.statistics_notes(records, plan),
+        "published": text.PUBLISHED,
+        "plan": plan,
+        "columns": records.columns,
+        "metric": records.metric,
+        "metrics": [{"key": m, "title": metric_title(m), "chance": chance(records, m)} for m in records.metrics],
+        "paper_title": metric_title(str(records.sweep.get("paper_metric", ""))),
+        "simulated": any(trial.summary.get("simulated") for trial in records.complete),
+        "rows": [_line(records, row.id, scores, differences) for row in records.rows],
+        "forest": _forest(records, differences, plan),
+        "factors": _factors(records, scores),
+        "grid": _grid(records),
+        "attention": _attention(records),
+        "curves": _curves(records),
+        "deviations": _gathered(records, "deviations"),
+        "warnings": _gathered(records, "warnings"),
+        "data": _data(records),
+        "provenance": _provenance(records),
+    }
+
+
+# ---------------------------------------------------------------- the table
+
+
+def _line(records: Records, row_id: str, scores: pd.DataFrame, differences: pd.DataFrame) -> dict[str, Any]:
+    """One row of the table: settings as strings, numbers as fractions of 1."""
+    row = next(row for row in records.rows if row.id == row_id)
+    trials = records.of(row_id)
+    own = scores[scores["row"] == row_id].set_index("metric")
+    difference = differences[differences["row"] == row_id]
+    return {
+        "id": row.id,
+        "title": row.title,
+        "label": row.label,
+        "control": row.control,
+        "reference": row.id == records.reference,
+        "settings": [str(row.settings.get(column["key"], "-")) for column in records.columns],
+        "scores": own.to_dict("index"),
+        "difference": difference.iloc[0].to_dict() if len(difference) else None,
+        "n_seeds": sum(trial.folder is not None for trial in trials),
+        "paper": row.paper,
+        "state": row_state(records, row_id),
+        "errors": [trial.error for trial in trials if trial.error],
+    }
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _picture(figure: Figure, description: str) -> Picture:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(f"data:image/png;base64,{encoded}", description, round(figure.get_figwidth() * 105))
+
+
+def _setting_titles(records: Records) -> dict[str, str]:
+    """What tells the table's rows apart, padded into columns for the axis of a figure; controls by their name."""
+    cells = {
+        row.id: [row.id, *(str(row.settings.get(column["key"], "-")) for column in records.columns)]
+        for row in records.rows
+        if not row.control
+    }
+    widths = [max(map(len, column)) for column in zip(*cells.values(), strict=True)]
+    titles = {row.id: row.title for row in records.rows}
+    for row_id, (first, *others) in cells.items():
+        padded = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        titles[row_id] = "  ".join([f"{first.rjust(widths[0])}:", *padded])
+    return titles
+
+
+def _forest(records: Records, differences: pd.DataFrame, plan: Design) -> Picture | None:
+    if differences.empty:
+        return None
+    titled = differences.assign(title=differences["row"].map(_setting_titles(records)))
+    figure = figures.forest_plot(titled, plan.band, seed_differences(records))
+    return _picture(figure, "Forest plot: difference of each row from the reference row with 95 % interval")
+
+
+def _factors(records: Records, scores: pd.DataFrame) -> Picture | None:
+    points = factor_table(records, scores)
+    if points.empty:
+        return None
+    return _picture(figures.factor_curves(points), "Accuracy against each varied setting, with 95 % intervals")
+
+
+def _grid(records: Records) -> dict[str, Any] | None:
+    """The same drawn stimuli for every finished row; the first sample of the first finished seed."""
+    chosen = choose_items(records.items, N_STIMULI)
+    names = records.items.drop_duplicates("item").set_index("item")["category_name"]
+    cells, failed = [], []
+    for row in records.rows:
+        trial = _first(records, row.id)
+        if trial is None or trial.folder is None:
+            continue
+        try:
+            images = read_images(trial.folder, chosen)
+        except (OSError, ValueError) as error:
+            failed.append(str(error))
+            continue
+        titles = [f"{position + 1}. {names[item]}" for position, item in enumerate(chosen)]
+        shown = f"{row.title} (reference)" if row.id == records.reference else row.title
+        blocks = [(shown, images["reconstructions"])]
+        if not cells:
+            blocks.insert(0, ("Stimulus", images["stimuli"]))
+        cells += [
+            {"row_title": title, "column_title": column, "pixels": pixels}
+            for title, pictures in blocks
+            for column, pixels in zip(titles, pictures, strict=True)
+        ]
+    if not cells:
+        return {"picture": None, "failed": failed} if failed else None
+    picture = _picture(figures.image_grid(pd.DataFrame(cells)), "Stimuli and the reconstructions of every finished row")
+    return {"picture": picture, "failed": failed}
+
+
+def _curves(records: Records) -> Picture | None:
+    history = records.history[~records.history["name"].isin(["lr", "learning_rate"])]
+    history = history[np.isfinite(history["value"].astype(float))]
+    if history.empty:
+        return None
+    return _picture(figures.learning_curves(history, records.reference), "Learning curves of both phases by samples seen")
+
+
+# ---------------------------------------------------------------- details
+
+
+def _attention(records: Records) -> list[dict[str, Any]]:
+    """Strongest concepts of the reference row for the stimuli of the image grid."""
+    trial = _first(records, records.reference)
+    if trial is None or trial.folder is None:
+        return []
+    attention = read_attention(trial.folder)
+    names = records.items.drop_duplicates("item").set_index("item")["category_name"]
+    lines = []
+    for position, item in enumerate(choose_items(records.items, N_STIMULI)):
+        strongest = attention[attention["item"] == item].nlargest(N_CONCEPTS, "weight")
+        if len(strongest):
+            concepts = [(str(c), float(w)) for c, w in zip(strongest["concept_name"], strongest["weight"], strict=True)]
+            lines.append({"number": position + 1, "name": str(names[item]), "concepts": concepts})
+    return lines
+
+
+def _gathered(records: Records, key: str) -> list[dict[str, str]]:
+    """Distinct notes of the records, each with the rows that carry it."""
+    rows_of: dict[str, list[str]] = {}
+    for trial in records.complete:
+        for note in trial.summary.get(key, []):
+            rows = rows_of.setdefault(str(note), [])
+            if trial.row not in rows:
+                rows.append(trial.row)
+    every = len({trial.row for trial in records.complete})
+    return [
+        {"note": note, "rows": "all rows" if len(rows) == every else "rows " + ", ".join(rows)}
+        for note, rows in rows_of.items()
+    ]
+
+
+def _data(records: Records) -> dict[str, Any]:
+    trial = _first(records, records.reference) or next(iter(records.complete), None)
+    facts = dict(trial.summary.get("data", {})) if trial else {}
+    description = str(facts.pop("description", ""))
+    return {"description": description, "facts": {key.replace("_", " "): _number(value) for key, value in facts.items()}}
+
+
+def _provenance(records: Records) -> dict[str, Any]:
+    reference = _first(records, records.reference) or next(iter(records.complete), None)
+    base = _flat(reference.experiment) if reference else {}
+    sweep = records.sweep
+    command = f"python sweeps/run.py {sweep.get('name')} --experiment {sweep.get('experiment')} --seeds {len(records.seeds)}"
+    return {
+        "command": str(sweep.get("command") or command),
+        "seeds": ", ".join(map(str, records.seeds)),
+        "versions": reference.summary.get("versions", {}) if reference else {},
+        "code_versions": sorted({str(t.summary["code_version"]) for t in records.complete if "code_version" in t.summary}),
+        "config": json.dumps(reference.experiment, indent=2) if reference else "",
+        "config_row": reference.row if reference else "",
+        "trials": [_trial_line(trial, base) for trial in records.trials],
+        "wall_seconds": sum(trial.seconds or 0.0 for trial in records.trials),
+    }
+
+
+def _trial_line(trial: Trial, base: dict[str, Any]) -> dict[str, Any]:
+    own = _flat(trial.experiment)
+    ignored = {"seed", "name", "description"}
+    changed = [key for key in sorted(own.keys() | base.keys()) if own.get(key) != base.get(key) and key not in ignored]
+    return {
+        "row": trial.row,
+        "seed": trial.seed,
+        "state": trial.state,
+        "key": trial.key,
+        "run_id": trial.run_id,
+        "seconds": trial.seconds,
+        "phases": trial.summary.get("seconds", {}),
+        "parameters": trial.summary.get("parameters", {}),
+        "error": trial.error,
+        "changes": [f"{key} = {own[key]}" for key in changed if key in own] if trial.experiment else [],
+    }
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _first(records: Records, row: str) -> Trial | None:
+    return next((trial for trial in records.of(row) if trial.folder is not None), None)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _seconds(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.0f} s" if value < 600 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def main(arguments: list[str], say: Callable[[str], None] = print) -> int:
+    """The command line; returns its exit code."""
+    if len(arguments) != 2:
+        print("usage: python -m reports.build OUTPUT SWEEP_DIR", file=sys.stderr)
+        return 2
+    try:
+        say(str(build_report(Path(arguments[0]), Path(arguments[1]))))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

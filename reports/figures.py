@@ -1,0 +1,204 @@
+"""The report's figures. Each function takes data frames and returns a figure; none reads or writes anything."""
+
+from __future__ import annotations
+
+from textwrap import shorten
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+mpl.use("Agg")
+
+# Okabe and Ito's palette: told apart with any kind of colour vision
+BLUE, ORANGE, GREEN, RED, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#B3430E", "#9AA0A6", "#222222"
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+}
+MOST_POINTS = 400  # of one learning curve
+
+
+def forest_plot(differences: pd.DataFrame, band: float, by_seed: pd.DataFrame) -> Figure:
+    """Difference of each row from the reference row, in points, with its 95 % interval; controls below on their own axis.
+
+    Args:
+        differences: columns row, title, control, difference, low, high, p_holm (fractions of 1).
+        band: half-width in which all rows would lie (95 %) if they were equally good; NaN draws none.
+        by_seed: columns row, seed, difference; may be empty.
+    """
+    control = differences["control"].astype(bool)
+    blocks = [block for block in (differences[~control], differences[control]) if len(block)]
+    heights = [len(block) + 1.0 for block in blocks] or [1.0]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.4, 1.2 + 0.29 * sum(heights)))
+        panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, block in zip(panels, blocks, strict=False):
+            _forest_block(axes, block, by_seed)
+            if np.isfinite(band):
+                label = "holds all rows, 95 % of the time, if they are equally good"
+                axes.axvspan(-100 * band, 100 * band, color=GREY, alpha=0.22, lw=0, label=label, zorder=0)
+            axes.set_title("Controls (own scale)" if block["control"].iloc[0] else "Rows")
+        panels[-1].set_xlabel("difference from the reference row, percentage points")
+        handles, labels = panels[0].get_legend_handles_labels()
+        if labels:
+            figure.legend(handles, labels, loc="outside lower center", ncols=1, frameon=False, fontsize=9)
+    return figure
+
+
+def _forest_block(axes: Axes, block: pd.DataFrame, by_seed: pd.DataFrame) -> None:
+    heights = dict(zip(block["row"], range(len(block)), strict=True))
+    axes.axvline(0, color=INK, lw=1, zorder=1)
+    single = by_seed[by_seed["row"].isin(list(heights))]
+    if len(single):
+        y = single["row"].map(heights)
+        axes.scatter(100 * single["difference"], y, s=42, marker="|", color=ORANGE, label="single training seed", zorder=2)
+    for line in block.itertuples():
+        color = INK if line.control else BLUE
+        filled = line.control or (np.isfinite(line.p_holm) and line.p_holm <= 0.05)
+        axes.plot([100 * line.low, 100 * line.high], [heights[line.row]] * 2, color=color, lw=2, zorder=3)
+        marker = {"marker": "D" if line.control else "o", "ms": 5.5 if line.control else 6.5, "mew": 1.6}
+        axes.plot(100 * line.difference, heights[line.row], mfc=color if filled else "white", mec=color, zorder=4, **marker)
+    axes.plot([], [], "o", mfc=BLUE, mec=BLUE, label="differs from the reference (Holm, 5 %)")
+    axes.plot([], [], "o", mfc="white", mec=BLUE, mew=1.6, label="no difference shown")
+    titles = [str(title) if len(str(title)) <= 48 else f"{str(title)[:47]}…" for title in block["title"]]
+    aligned = {"family": "monospace", "fontsize": 9} if not block["control"].iloc[0] else {}
+    axes.set_yticks(range(len(block)), titles, **aligned)
+    axes.set_ylim(len(block) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#e3e3e3", lw=0.8)
+    axes.set_axisbelow(True)
+
+
+def factor_curves(points: pd.DataFrame) -> Figure:
+    """Score against one setting, all else equal: a panel a factor; 95 % intervals; the reference row filled.
+
+    Args:
+        points: columns factor, x_title, x, position, row, reference, score, low, high, chance.
+    """
+    factors = list(dict.fromkeys(points["factor"]))
+    n_rows, n_columns = _layout(len(factors))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=((3.2 if n_columns != 2 else 4.4) * n_columns + 0.4, 2.9 * n_rows))
+        panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True).ravel()
+        for axes, factor in zip(panels, factors, strict=False):
+            _factor_panel(axes, points[points["factor"] == factor].sort_values("position"), factor)
+        for axes in panels[len(factors) :]:
+            axes.set_axis_off()
+        for axes in panels[::n_columns]:
+            axes.set_ylabel("accuracy, %")
+    return figure
+
+
+def _layout(n_panels: int) -> tuple[int, int]:
+    """Rows and columns of a figure of panels, at most three abreast and with few empty places."""
+    n_columns = 2 if n_panels == 4 else min(3, max(1, n_panels))
+    return max(1, -(-n_panels // n_columns)), n_columns
+
+
+def _factor_panel(axes: Axes, curve: pd.DataFrame, factor: str) -> None:
+    x = np.arange(len(curve))
+    error = 100 * np.array([curve["score"] - curve["low"], curve["high"] - curve["score"]], dtype=float)
+    axes.errorbar(x, 100 * curve["score"], error, color=BLUE, ecolor=BLUE, elinewidth=1.6, lw=1, capsize=3, zorder=2)
+    faces = [BLUE if reference else "white" for reference in curve["reference"]]
+    axes.scatter(x, 100 * curve["score"], s=46, c=faces, edgecolors=BLUE, linewidths=1.6, zorder=3)
+    if curve["chance"].notna().any():
+        axes.axhline(100 * curve["chance"].iloc[0], color=GREY, lw=1.2, ls="--", zorder=1)
+    axes.set_xticks(x, [f"{at}\nrow {row}" for at, row in zip(curve["x"], curve["row"], strict=True)])
+    axes.set_xlim(-0.5, len(curve) - 0.5)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(curve["x_title"].iloc[0])
+    axes.set_title(shorten(str(factor), 44, placeholder="…"), fontsize=9.5)
+    axes.grid(axis="y", color="#e3e3e3", lw=0.8)
+    axes.set_axisbelow(True)
+
+
+def image_grid(images: pd.DataFrame) -> Figure:
+    """Pictures in a grid; grid rows and columns in order of first appearance.
+
+    Args:
+        images: columns row_title, column_title, pixels (uint8 [1 or 3, height, width]); cells may be missing.
+    """
+    rows, columns = list(dict.fromkeys(images["row_title"])), list(dict.fromkeys(images["column_title"]))
+    size = max((max(pixels.shape[1:]) for pixels in images["pixels"]), default=1)
+    gap, cell = max(1, size // 16), size + max(1, size // 16)
+    canvas = np.full((len(rows) * cell + gap, len(columns) * cell, 3), 255, dtype=np.uint8)
+    for line in images.itertuples():
+        top, left = rows.index(line.row_title) * cell, columns.index(line.column_title) * cell
+        top += gap if top else 0  # air between the stimuli and what was made of them
+        picture = _rgb(line.pixels)
+        canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    inches = min(0.78, 7.6 / max(1, len(columns)))
+    margin = 0.4 + 0.09 * min(34, max(len(title) for title in rows))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(margin + inches * len(columns), 0.6 + inches * len(rows)))
+        axes = figure.subplots()
+        axes.imshow(canvas, interpolation="nearest" if size <= 96 else "antialiased")
+        axes.set_yticks([r * cell + size / 2 for r in range(len(rows))], [shorten(r, 34, placeholder="…") for r in rows])
+        wrapped = [shorten(c, 22, placeholder="…").replace(" ", "\n", 1) for c in columns]
+        axes.set_xticks([c * cell + size / 2 for c in range(len(columns))], wrapped, fontsize=8)
+        axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def _rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    picture = np.moveaxis(pixels, 0, -1)
+    return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture[..., :3]
+
+
+def learning_curves(history: pd.DataFrame, reference: str) -> Figure:
+    """Each recorded quantity against samples seen, a panel a phase and quantity; the reference row stands out.
+
+    Args:
+        history: columns row, phase, samples_seen, name, value; folds and seeds are averaged.
+        reference: id of the row drawn in colour; "shuffled" is drawn in orange.
+    """
+    kinds = {reference: f"row {reference} (reference)", "shuffled": "shuffled pairs"}
+    colors = {"other rows": GREY, "shuffled pairs": ORANGE, kinds[reference]: BLUE}
+    keys = ["phase", "name", "row", "samples_seen"]
+    curves = history.groupby(keys, sort=False)["value"].mean().reset_index()
+    curves["kind"] = curves["row"].map(kinds).fillna("other rows")
+    panels = list(dict.fromkeys(zip(curves["phase"], curves["name"], strict=True)))
+    n_rows, n_columns = _layout(len(panels))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.2 * n_columns + 0.4, 2.4 * n_rows + 0.5))
+        axes_of = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+        for axes, (phase, name) in zip(axes_of, panels, strict=False):
+            _curves_panel(axes, curves[(curves["phase"] == phase) & (curves["name"] == name)], colors)
+            axes.set_title(f"{phase}: {name.replace('_', ' ')}", fontsize=9.5)
+        for axes in axes_of[len(panels) :]:
+            axes.set_axis_off()
+        figure.supxlabel("samples seen", fontsize=10)
+        present = set(curves["kind"])
+        lines = [Line2D([], [], color=color, label=kind) for kind, color in reversed(colors.items()) if kind in present]
+        figure.legend(handles=lines, loc="outside upper left", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def _curves_panel(axes: Axes, curves: pd.DataFrame, colors: dict[str, str]) -> None:
+    order = [kind for kind in colors if kind in set(curves["kind"])]
+    curves = curves.sort_values(["kind", "samples_seen"], key=lambda c: c.map(order.index) if c.name == "kind" else c)
+    thinned = curves[curves.groupby("row").cumcount() % max(1, len(curves) // (MOST_POINTS * curves["row"].nunique())) == 0]
+    single = thinned["samples_seen"].nunique() < 2
+    sns.lineplot(
+        thinned, x="samples_seen", y="value", hue="kind", hue_order=order, palette=colors, units="row", estimator=None,
+        size="kind", sizes={kind: 0.9 if kind == "other rows" else 1.9 for kind in colors}, ax=axes, legend=False,
+        marker="o" if single else None,
+    )  # fmt: skip
+    axes.grid(color="#e8e8e8", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("")
+    axes.set_ylabel("")

@@ -1,0 +1,205 @@
+"""Scores, intervals and differences of a sweep's rows. Every number comes from the kept per-item scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cnd import statistics
+from reports.collect import Records, Row, metric_title, read_sweep
+
+STATE_WORDS = {
+    "pending": "not started",
+    "running": "running",
+    "failed": "failed",
+    "unreadable": "record unreadable",
+}
+
+
+@dataclass(frozen=True)
+class Design:
+    """What the test set can show, in fractions of 1. NaN or 0 where nothing can be said yet.
+
+    Attributes:
+        unit: "category" or "item", the sampling unit.
+        error: typical (median) standard error of a row's difference from the reference.
+        detectable: true difference found with 80 % power at alpha 0.05, one comparison.
+        band: half-width that holds all differences (95 %) if every row were equally good.
+        expected_spread: best minus worst to expect of equally good rows.
+        observed_spread: best minus worst of the rows.
+    """
+
+    unit: str
+    n_units: int
+    n_items: int
+    n_samples: int
+    n_rows: int
+    error: float
+    detectable: float
+    band: float
+    expected_spread: float
+    observed_spread: float
+
+
+def item_scores(records: Records, row: str, metric: str, seed: int | None = None) -> pd.DataFrame:
+    """Per item of one row: ``score`` (mean over samples, then seeds), ``best`` (best sample) and ``category``."""
+    items = records.items[records.items["row"] == row]
+    if seed is not None:
+        items = items[items["seed"] == seed]
+    if items.empty or metric not in items:
+        return pd.DataFrame({"score": [], "best": [], "category": []}, dtype=float)
+    per_seed = items.groupby(["item", "seed"])[metric].agg(["mean", "max"])
+    scores = per_seed.groupby("item").mean().rename(columns={"mean": "score", "max": "best"})
+    return scores.assign(category=items.groupby("item")["category"].first()).dropna()
+
+
+def score_table(records: Records) -> pd.DataFrame:
+    """One line per finished row and metric: row, metric, score, low, high, n_units, best_of, seed_sd, chance."""
+    lines = []
+    for row in records.rows:
+        for metric in records.metrics:
+            scores = item_scores(records, row.id, metric)
+            if len(scores):
+                interval = statistics.mean_interval(scores["score"], _units(scores))
+                by_seed = [item_scores(records, row.id, metric, seed)["score"].mean() for seed in _seeds(records, row.id)]
+                spread = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan")
+                line = {"row": row.id, "metric": metric, "score": interval.estimate, "low": interval.low}
+                line |= {"high": interval.high, "n_units": interval.n_units, "best_of": scores["best"].mean()}
+                lines.append(line | {"seed_sd": spread, "chance": chance(records, metric)})
+    columns = ["row", "metric", "score", "low", "high", "n_units", "best_of", "seed_sd", "chance"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def difference_table(records: Records) -> pd.DataFrame:
+    """Paired difference of each other finished row from the reference row, for the table's metric.
+
+    Columns: row, title, control, difference, low, high, error, p, p_holm, n_units. Holm's correction runs over the
+    table's rows; controls are not part of that family (p_holm is NaN).
+    """
+    reference = item_scores(records, records.reference, records.metric)
+    lines = []
+    for row in records.rows:
+        both = item_scores(records, row.id, records.metric).join(reference, how="inner", rsuffix="_reference")
+        if row.id == records.reference or both.empty:
+            continue
+        d = statistics.paired_difference(both["score"], both["score_reference"], _units(both))
+        line = {"row": row.id, "title": row.title, "control": row.control, "difference": d.estimate, "low": d.low}
+        lines.append(line | {"high": d.high, "error": d.standard_error, "p": d.p_value, "n_units": d.n_units})
+    columns = ["row", "title", "control", "difference", "low", "high", "error", "p", "n_units"]
+    table = pd.DataFrame(lines, columns=columns)
+    family = ~table["control"].astype(bool)
+    return table.assign(p_holm=pd.Series(statistics.holm(table.loc[family, "p"]), index=table.index[family]))
+
+
+def seed_differences(records: Records) -> pd.DataFrame:
+    """Difference from the reference row with the same seed: columns row, seed, difference. Empty for one seed."""
+    lines = []
+    for row in records.rows if len(records.seeds) > 1 else []:
+        for seed in _seeds(records, row.id):
+            reference = item_scores(records, records.reference, records.metric, seed)["score"]
+            difference = (item_scores(records, row.id, records.metric, seed)["score"] - reference).mean()
+            if row.id != records.reference and np.isfinite(difference):
+                lines.append({"row": row.id, "seed": seed, "difference": difference})
+    return pd.DataFrame(lines, columns=["row", "seed", "difference"])
+
+
+def factor_table(records: Records, scores: pd.DataFrame) -> pd.DataFrame:
+    """Points of the factor curves: factor, x_title, position, x, row, score, low, high, reference, chance."""
+    by_row = scores[scores["metric"] == records.metric].set_index("row")
+    titles = {column["key"]: column["title"] for column in records.columns}
+    settings = {row.id: row.settings for row in records.rows}
+    lines = []
+    for factor in records.sweep.get("factors", []):
+        keys = [factor["x"]] if isinstance(factor["x"], str) else list(factor["x"])
+        for position, row in enumerate(str(r) for r in factor["rows"]):
+            if row in by_row.index:
+                x = " / ".join(str(settings[row].get(key, "-")) for key in keys)
+                line = {"factor": factor["title"], "x_title": " / ".join(titles.get(k, k) for k in keys), "x": x}
+                line |= {"position": position, "row": row, "reference": row == records.reference}
+                lines.append(line | by_row.loc[row, ["score", "low", "high", "chance"]].to_dict())
+    columns = ["factor", "x_title", "x", "position", "row", "reference", "score", "low", "high", "chance"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def design(records: Records, scores: pd.DataFrame, differences: pd.DataFrame) -> Design:
+    """How much the test set, and the number of rows, can carry."""
+    rows = {row.id for row in records.rows if not row.control}
+    table = scores[(scores["metric"] == records.metric) & scores["row"].isin(rows)]
+    compared = differences[~differences["control"].astype(bool)]
+    one = records.items.drop_duplicates("item")
+    n_units = int(table["n_units"].max()) if len(table) else 0
+    error = float(compared["error"].median()) if len(compared) else float("nan")
+    known = np.isfinite(error)
+    return Design(
+        unit="category" if one["category"].nunique() >= statistics.FEWEST_CATEGORIES else "item",
+        n_units=n_units,
+        n_items=len(one),
+        n_samples=int(records.items["sample"].nunique()),
+        n_rows=len(table),
+        error=error,
+        detectable=statistics.smallest_detectable_difference(error, n_units) if known else float("nan"),
+        band=statistics.identical_rows_band(error, len(compared)) if known else float("nan"),
+        # two independent rows make a paired difference, so one row carries 1/sqrt(2) of its error
+        expected_spread=statistics.expected_range(error / np.sqrt(2), len(table)) if known else float("nan"),
+        observed_spread=float(table["score"].max() - table["score"].min()) if len(table) else float("nan"),
+    )
+
+
+def row_state(records: Records, row: str) -> str:
+    """Empty when every seed of the row is there, else in words what is missing."""
+    trials = records.of(row)
+    missing = [trial for trial in trials if trial.folder is None]
+    if not missing:
+        return ""
+    states = sorted({STATE_WORDS.get(trial.state, trial.state) for trial in missing})
+    if len(trials) == 1:
+        return states[0]
+    return f"{len(trials) - len(missing)} of {len(trials)} seeds; others {', '.join(states)}"
+
+
+def chance(records: Records, metric: str) -> float:
+    """Chance level of a metric as the records state it."""
+    return next((float(t.summary["chance"][metric]) for t in records.complete if metric in t.summary.get("chance", {})), float("nan"))
+
+
+def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
+    """The sweep's result as numbers, one line a row in the table's order; scores and differences in percent.
+
+    Columns: row, label, control, the sweep's setting columns by key, score, low, high, difference, difference_low,
+    difference_high, p_holm, n_seeds, paper, state ("" when complete). Missing numbers are NaN.
+    ``attrs["metric"]`` names the score.
+
+    Raises:
+        UserError: there is no readable sweep.json.
+    """
+    records = read_sweep(output, sweep_dir)
+    scores = score_table(records)
+    scores = scores[scores["metric"] == records.metric].set_index("row")
+    differences = difference_table(records).set_index("row")
+    table = pd.DataFrame([_result_line(records, row, scores, differences) for row in records.rows])
+    table.attrs["metric"] = metric_title(records.metric)
+    return table
+
+
+def _result_line(records: Records, row: Row, scores: pd.DataFrame, differences: pd.DataFrame) -> dict[str, object]:
+    line: dict[str, object] = {"row": row.id, "label": row.label or "", "control": row.control}
+    line |= {column["key"]: row.settings.get(column["key"], "-") for column in records.columns}
+    for name in ["score", "low", "high"]:
+        line[name] = 100 * scores.at[row.id, name] if row.id in scores.index else float("nan")
+    for name in ["difference", "low", "high"]:
+        value = 100 * differences.at[row.id, name] if row.id in differences.index else float("nan")
+        line[name if name == "difference" else f"difference_{name}"] = value
+    line["p_holm"] = differences.at[row.id, "p_holm"] if row.id in differences.index else float("nan")
+    paper = float("nan") if row.paper is None else float(row.paper)
+    return line | {"n_seeds": len(_seeds(records, row.id)), "paper": paper, "state": row_state(records, row.id)}
+
+
+def _units(scores: pd.DataFrame) -> np.ndarray:
+    return statistics.sampling_units(scores["category"].to_numpy(), scores.index.to_numpy())
+
+
+def _seeds(records: Records, row: str) -> list[int]:
+    return [trial.seed for trial in records.of(row) if trial.folder is not None]

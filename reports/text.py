@@ -1,0 +1,212 @@
+"""What the numbers say, in plain sentences, and the warnings that must not be overlooked."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from cnd.statistics import clopper_pearson
+from reports.collect import Records, metric_title
+from reports.tables import Design
+
+
+class Badge(NamedTuple):
+    """A loud warning at the top of the report."""
+
+    title: str
+    text: str
+
+
+class Published(NamedTuple):
+    """A line of the context table: published by others, on other data."""
+
+    method: str
+    metric: str
+    scores: tuple[float, ...]  # subjects 1 to 5, %
+    protocol: str
+
+
+_CND = (
+    "CnD paper, Figure 3a: GOD, 50 test images. 'Best checkpoint' is reported; no validation set is mentioned, so it was "
+    "probably chosen on the test set."
+)
+_BASELINE = "As printed in the CnD paper, Figure 3a: GOD, 50 test images."
+PUBLISHED = [
+    Published("CnD", "50-way", (10.5, 14.4, 17.0, 11.2, 14.9), _CND),
+    Published("CnD", "100-way", (8.1, 9.3, 10.8, 4.8, 10.0), _CND),
+    Published("fMRI-ICGAN", "50-way", (6.3, 7.1, 15.4, 5.8, 5.2), _BASELINE),
+    Published("fMRI-ICGAN", "100-way", (5.1, 6.2, 9.5, 4.5, 4.2), _BASELINE),
+    Published("SS-AE", "50-way", (2.8, 3.1, 7.8, 4.5, 3.2), _BASELINE),
+    Published("SS-AE", "100-way", (2.3, 2.9, 6.9, 3.3, 2.6), _BASELINE),
+    Published(
+        "MinD-Vis (DC-LDM)",
+        "50-way",
+        (9.1, 13.9, 27.4, 15.2, 14.3),
+        "MinD-Vis paper. GOD test set; best of the samples, and the encoder was tuned on the fMRI of the test set, so not "
+        "comparable with an inductive protocol. Its own encoder without pre-training reached 2.6 ± 1.4 on subject 3. "
+        "Sampling noise (SD over 5 samplings) 0.9 to 3.0 points.",
+    ),
+]
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """``0.105`` to ``10.5``; an en dash where there is no number."""
+    return f"{100 * fraction:.{digits}f}".replace("-", "−") if math.isfinite(fraction) else "–"
+
+
+def points(fraction: float) -> str:
+    """A signed difference in percentage points, with a true minus sign."""
+    if not math.isfinite(fraction):
+        return "–"
+    text = f"{100 * fraction:+.1f}".replace("-", "−")
+    return "0.0" if text in ("+0.0", "−0.0") else text
+
+
+def p_value(p: float) -> str:
+    """Three digits, and never a bare zero."""
+    if not math.isfinite(p):
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def badges(records: Records) -> list[Badge]:
+    """Warnings that hold for at least one finished row."""
+    found = []
+    experiments = [trial.experiment for trial in records.complete]
+    if any(trial.summary.get("simulated") for trial in records.complete):
+        text = "The brain, the stimuli and the generator are simulated. Nothing here is a measurement of a human brain."
+        found.append(Badge("SIMULATED DATA", text))
+    if any(_setting(e, "phase1", "transductive") for e in experiments):
+        text = "fMRI of the test set entered Phase 1. Scores are not comparable with an inductive protocol."
+        found.append(Badge("TRANSDUCTIVE", text))
+    if any(_setting(e, "phase2", "checkpoint") == "test_best" for e in experiments):
+        text = "The checkpoint was chosen by its score on the test set, so scores are optimistic."
+        found.append(Badge("TEST-SET CHECKPOINT", text))
+    n_samples = int(records.items["sample"].nunique())
+    if n_samples > 1:
+        text = f"The mean over {n_samples} samples is the score. Best of {n_samples} picks by the truth and is optimistic."
+        found.append(Badge(f"BEST-OF-{n_samples} IS OPTIMISTIC", text))
+    missing = sum(trial.folder is None for trial in records.trials)
+    if missing:
+        found.append(Badge("INCOMPLETE", f"{missing} of {len(records.trials)} trials have no result yet, or failed."))
+    return found
+
+
+def headline(records: Records, scores: pd.DataFrame, differences: pd.DataFrame, plan: Design) -> list[str]:
+    """The plain-language summary, computed from the tables; sentences that need missing rows are left out."""
+    table = scores[scores["metric"] == records.metric].set_index("row")
+    if table.empty:
+        return ["No trial has finished yet, so there is nothing to report."]
+    return [
+        *_level(records, table),
+        *_controls(records, table, differences.set_index("row")),
+        *_without_phase1(records, differences.set_index("row")),
+        *_ranking(records, differences, plan),
+    ]
+
+
+def _level(records: Records, table: pd.DataFrame) -> list[str]:
+    chance = f"Chance is {percent(table['chance'].iloc[0])} % for {metric_title(records.metric)} accuracy."
+    if records.reference not in table.index:
+        return [chance, f"The reference row {records.reference} has no result yet, so no differences are shown."]
+    return [chance, f"The reference row {records.reference} reaches {_score(table.loc[records.reference])}."]
+
+
+def _controls(records: Records, table: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
+    sentences = []
+    if "oracle" in table.index:
+        at_best = "With the true class in place of the brain (oracle), generator and judge reach"
+        sentences.append(f"{at_best} {_score(table.loc['oracle'])}: the ceiling of this benchmark.")
+    if "shuffled" in table.index:
+        row = table.loc["shuffled"]
+        verdict = "at chance, as it must be"
+        if row["low"] > row["chance"]:
+            verdict = "ABOVE chance: look for a leak or a biased judge"
+        elif row["high"] < row["chance"]:
+            verdict = "below chance"
+        sentences.append(f"Trained on shuffled pairs it reaches {_score(row)}, {verdict}.")
+    if "ridge" in differences.index:
+        row = differences.loc["ridge"]
+        verdict = _verdict(row, "beats CnD", "does not beat CnD", "cannot be told apart from CnD")
+        sentences.append(f"Plain ridge regression into the concept bank {verdict}: {_difference(row)} against the reference row.")
+    return sentences
+
+
+def _without_phase1(records: Records, differences: pd.DataFrame) -> list[str]:
+    sentences = []
+    for row in [row for row in records.rows if not row.control and row.id in differences.index]:
+        experiments = [trial.experiment for trial in records.of(row.id) if trial.folder is not None]
+        if all(_setting(e, "phase1", "enabled") is False for e in experiments):
+            line = differences.loc[row.id]
+            verdict = _verdict(line, "Phase 1 makes the score worse", "Phase 1 helps", "no effect of Phase 1 can be shown")
+            sentences.append(f"Without Phase 1 (row {row.id}) the score changes by {_difference(line)}: {verdict}.")
+    return sentences
+
+
+def _ranking(records: Records, differences: pd.DataFrame, plan: Design) -> list[str]:
+    compared = differences[~differences["control"].astype(bool)]
+    if compared.empty:
+        return []
+    n_different = int((compared["p_holm"] <= 0.05).sum())
+    count = {0: "none differs", 1: "one differs"}.get(n_different, f"{n_different} differ")
+    others = f"Of the {len(compared)} other rows" if len(compared) > 1 else "Of the one other row"
+    sentences = [f"{others} {count} from the reference after Holm's correction."]
+    if math.isfinite(plan.detectable):
+        sentences.append(
+            f"With {plan.n_units} {'categories' if plan.unit == 'category' else 'items'} as the sample, a single comparison "
+            f"finds a true difference of {percent(plan.detectable)} points four times out of five; smaller ones mostly go unseen."
+        )
+    if plan.n_rows > 2 and math.isfinite(plan.expected_spread):
+        sentences.append(
+            f"{plan.n_rows} equally good models would be expected to spread over {percent(plan.expected_spread)} points by "
+            f"noise alone; these spread over {percent(plan.observed_spread)}. The order of rows closer than that means nothing."
+        )
+    return sentences
+
+
+def statistics_notes(records: Records, plan: Design) -> list[str]:
+    """How the intervals and tests were made, and what numbers of this size can carry."""
+    low, high = clopper_pearson(5, 50)
+    unit = "category" if plan.unit == "category" else "item"
+    why = (
+        "images of one category, and samples of one image, are not independent"
+        if unit == "category"
+        else "there are too few categories to be a sample; samples of one item are averaged first"
+    )
+    seeds = (
+        f"{len(records.seeds)} training seeds are averaged per item first. Intervals generalise over {unit} only: training "
+        "seeds are a second source of variance, shown as the standard deviation between seeds."
+        if len(records.seeds) > 1
+        else "One training seed: a rerun with another seed would move every row, and no interval here includes that."
+    )
+    return [
+        f"Scores are exact expectations over all n-way draws, not samples of them; {plan.n_items} test items, "
+        f"{plan.n_samples} sample{'s' if plan.n_samples != 1 else ''} each.",
+        f"The sampling unit is the {unit} ({plan.n_units} of them): {why}. Intervals are 95 % t intervals with "
+        "cluster-robust variance.",
+        f"Differences are paired by item. p-values come from flipping the sign of each {unit}'s difference; Holm's "
+        "correction runs over all table rows but the reference. Controls are not part of that family.",
+        seeds,
+        f"For scale: 5 of 50 test images correct (10 %), as on GOD, has a 95 % interval of {percent(low)} to "
+        f"{percent(high)} % (Clopper-Pearson).",
+    ]
+
+
+def _setting(experiment: dict[str, Any], section: str, key: str) -> Any:
+    return (experiment.get(section) or {}).get(key)
+
+
+def _score(row: pd.Series) -> str:
+    return f"{percent(row['score'])} % (95 % interval {percent(row['low'])} to {percent(row['high'])})"
+
+
+def _difference(row: pd.Series) -> str:
+    return f"{points(row['difference'])} points ({points(row['low'])} to {points(row['high'])})"
+
+
+def _verdict(row: pd.Series, above: str, below: str, neither: str) -> str:
+    if row["low"] > 0:
+        return above
+    return below if row["high"] < 0 else neither

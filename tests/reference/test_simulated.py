@@ -1,0 +1,105 @@
+"""The simulated cortex against what is known of it by construction."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from cnd.config import SimulatedData
+from cnd.data import simulated
+from cnd.data.stimuli import N_SURFACES, render
+
+SMALL = dict(n_voxels=200, images_per_category=2, test_images_per_category=1, n_unlabelled=200)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return simulated.simulate_with_trials(SimulatedData(**SMALL, test_repetitions=8, snr=0.5))
+
+
+def test_bytes_are_the_same_on_every_machine():
+    images = render(np.arange(0, 200, 9), np.random.default_rng(3))
+    assert hashlib.sha256(images.tobytes()).hexdigest()[:16] == "f462c1a26c81433d"
+
+
+def test_split_keeps_every_attribute_in_training():
+    train, test = simulated.category_split()
+    assert len(train) == 150 and len(test) == 50 and not set(train) & set(test)
+    for categories in (train, test):
+        assert set(categories // N_SURFACES) == set(range(20)) and set(categories % N_SURFACES) == set(range(10))
+
+
+def test_voxels_lie_in_their_areas(dataset):
+    cortex = simulated.build_cortex(300, np.random.default_rng(0))
+    assert len(np.unique(cortex.vertex)) == 300
+    for area, spec in simulated.AREAS.items():
+        inside = cortex.roi[cortex.area == area]
+        assert len(inside) >= 8 and {name[2:] for name in inside} <= set(spec.regions)
+    assert {name[0] for name in cortex.roi} == {"L", "R"}
+
+
+def test_receptive_fields_are_contralateral_and_grow():
+    cortex = simulated.build_cortex(1500, np.random.default_rng(0))
+    fields = simulated.receptive_fields(cortex, np.random.default_rng(1))
+    np.testing.assert_allclose(fields.sum(1), 1)
+    axis = (np.arange(simulated.GRID) + 0.5) / simulated.GRID * 2 - 1
+    x = np.tile(axis, simulated.GRID)
+    centre = fields @ x
+    spread = np.sqrt(fields @ x**2 - centre**2)
+    left_v1 = cortex.roi == "L_V1"
+    right_v1 = cortex.roi == "R_V1"
+    assert centre[left_v1].mean() > 0.1 and centre[right_v1].mean() < -0.1
+    by_area = [spread[cortex.area == area].mean() for area in ("V1", "V2", "V3", "V4")]
+    assert by_area == sorted(by_area)
+    eccentric = np.abs(centre[left_v1]) > np.median(np.abs(centre[left_v1]))
+    assert spread[left_v1][eccentric].mean() > spread[left_v1][~eccentric].mean()
+
+
+def test_noise_has_unit_variance_and_the_configured_structure():
+    config = SimulatedData(noise_correlation=0.3, drift=0.2)
+    cortex = simulated.build_cortex(300, np.random.default_rng(0))
+    model = simulated.NoiseModel(cortex, config, np.random.default_rng(1))
+    noise = model.draw(3300, np.random.default_rng(2))
+    assert abs(noise.var() - 1) < 0.05
+    distance = np.linalg.norm(cortex.position[:, None] - cortex.position[None], axis=2)
+    correlation = np.corrcoef(noise.T)
+    near = (distance > 0) & (distance < 6)
+    assert correlation[near].mean() > 0.15 > 0.05 > abs(correlation[distance > 60].mean())
+    lag_one = (noise[1:55] * noise[:54]).mean()
+    assert 0.1 < lag_one < 0.3  # the drift's share: 0.2
+
+
+def test_noise_ceiling_is_what_the_trials_show(dataset):
+    """Correlation of two disjoint averages of r trials is the squared ceiling of r trials."""
+    data, trials = dataset
+    half = trials.shape[0] // 2
+    first, second = trials[:half].mean(0), trials[half:].mean(0)
+    measured = [np.corrcoef(first[:, v], second[:, v])[0, 1] for v in range(trials.shape[2])]
+    snr = data.facts["median_single_trial_snr"]
+    expected = half * snr / (half * snr + 1)
+    assert abs(np.median(measured) - expected) < 0.12
+
+
+def test_average_of_trials_is_the_test_pattern(dataset):
+    data, trials = dataset
+    np.testing.assert_allclose(trials.mean(0), data.test.fmri, atol=2 * simulated.QUANTUM)
+
+
+def test_null_pool_has_no_signal():
+    """With the signal the pool's variance exceeds that of noise alone, without it it does not."""
+    with_signal = simulated.simulate(SimulatedData(**SMALL, test_repetitions=1, snr=0.5))
+    without = simulated.simulate(SimulatedData(**SMALL, test_repetitions=1, snr=0.5, unlabelled_signal=False))
+    assert with_signal.unlabelled.var() > 1.3 * without.unlabelled.var()
+
+
+def test_subjects_differ():
+    one, two = (simulated.simulate(SimulatedData(**SMALL, test_repetitions=1, subject=s)) for s in (1, 2))
+    assert one.train.fmri.shape[1] != two.train.fmri.shape[1]
+    assert one.train.images.tobytes() == two.train.images.tobytes()  # they see the same stimuli
+
+
+def test_more_repetitions_raise_the_ceiling():
+    few, many = (simulated.simulate(SimulatedData(**SMALL, test_repetitions=r)) for r in (1, 4))
+    assert many.facts["noise_ceiling_test_average"] > few.facts["noise_ceiling_test_average"]

@@ -1,0 +1,91 @@
+"""Bad settings give one line that names the file and line or the option, the key, and the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cnd.config import Experiment, SimulatedData, load_experiment, override, parse_assignments
+from cnd.errors import UserError
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+
+
+@pytest.fixture
+def base() -> Experiment:
+    return Experiment(name="x", data=SimulatedData())
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_experiments_load(path: Path):
+    assert load_experiment(path).name == path.stem
+
+
+def test_defaults_are_the_papers(base: Experiment):
+    assert (base.encoder.depth, base.encoder.width, base.encoder.patch_size) == (24, 1024, 16)
+    assert (base.phase1.alpha_s, base.phase1.alpha_c, base.phase1.mask_ratio) == (1.0, 0.5, 0.75)
+    assert (base.phase2.concept_depth, base.phase2.lr, base.phase2.batch_size) == (4, 5.3e-5, 8)
+    assert base.sampling.steps == 250 and base.evaluation.n_way == (50, 100)
+
+
+@pytest.mark.parametrize(
+    ("edits", "expected"),
+    [
+        ({"phase1.mask_rato": 0.5}, "unknown key 'phase1.mask_rato'; did you mean 'mask_ratio'?"),
+        ({"phse1.mask_ratio": 0.5}, "unknown key 'phse1.mask_ratio'; did you mean 'phase1'?"),
+        ({"phase1.mask_ratio": 1.5}, "phase1.mask_ratio = 1.5: must be less than 1"),
+        ({"phase1.alpha_s": 0, "phase1.alpha_c": 0}, "nothing to train"),
+        ({"data.kind": "nothing"}, "'simulated', 'digits69'"),
+        ({"evaluation.n_way": [300]}, "exceeds the 200 classes"),
+        ({"phase2.timestep_range": [600, 400]}, "0 <= low < high <= 1000"),
+        ({"data.noise_correlation": 0.9, "data.drift": 0.3}, "must not exceed 1"),
+        ({"seed": -1}, "seed = -1: must be greater than or equal to 0"),
+    ],
+)
+def test_override_explains(base: Experiment, edits: dict, expected: str):
+    with pytest.raises(UserError) as caught:
+        override(base, edits, "--set")
+    message = str(caught.value)
+    assert message.startswith("--set: ") and expected in message and "\n" not in message
+
+
+def test_override_of_kind_drops_the_old_settings(base: Experiment):
+    changed = override(base, {"data.kind": "digits69", "data.path": "a.mat"}, "--set")
+    assert changed.data.kind == "digits69"
+
+
+def test_override_leaves_the_base_alone(base: Experiment):
+    assert override(base, {"phase1.mask_ratio": 0.5}, "--set").phase1.mask_ratio == 0.5
+    assert base.phase1.mask_ratio == 0.75
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("data:\n  kind: simulated\n  snrr: 3\n", ":3: unknown key 'data.snrr'; did you mean 'snr'?"),
+        ("data:\n  kind: simulated\nphase1:\n  mask_ratio: 2\n", ":4: phase1.mask_ratio = 2: must be less than 1"),
+        ("data:\n  kind: simulated\n  kind: digits69\n", ":3: key 'data.kind' appears twice"),
+        ("data: {snr: 1}\n", "'data.kind' is missing"),
+        ("seed: 1\n", "key 'data' is missing"),
+        ("- 1\n", ":1: expected a mapping"),
+        ("a: [\n", "not valid YAML"),
+    ],
+)
+def test_file_errors_name_file_and_line(tmp_path: Path, text: str, expected: str):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_experiment(path)
+    assert str(path) in str(caught.value) and expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path):
+    with pytest.raises(UserError, match="cannot be read"):
+        load_experiment(tmp_path / "none.yaml")
+
+
+def test_assignments_are_yaml():
+    assert parse_assignments(["a.b=0.5", "c=[1, 2]", "d=x=y"]) == {"a.b": 0.5, "c": [1, 2], "d": "x=y"}
+    with pytest.raises(UserError, match="expected key=value"):
+        parse_assignments(["a.b"])
