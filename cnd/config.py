@@ -373,18 +373,14 @@ def override(experiment: Experiment, edits: dict[str, Any], source: str) -> Expe
     for dotted, value in edits.items():
         *parents, last = dotted.split(".")
         node, model = content, [Experiment]
-        for depth, part in enumerate(parents):
+        for part in parents:
             fields = {f for m in model for f in m.model_fields}
             if part not in node or not isinstance(node[part], dict):
-                prefix = ".".join(parents[:depth])
-                raise UserError(f"{source}: unknown key '{dotted}'{nearest(part, fields)}" + (f" (in {prefix})" if prefix else ""))
+                raise UserError(f"{source}: unknown key '{dotted}'{nearest(part, fields)}")
             model = [m for c in model if part in c.model_fields for m in _models_in(c.model_fields[part].annotation)]
             node = node[part]
         if last == "kind" and node.get("kind") != value:
             node.clear()
-        elif last not in node:
-            fields = {f for m in model for f in m.model_fields}
-            raise UserError(f"{source}: unknown key '{dotted}'{nearest(last, set(node) or fields)}")
         node[last] = value
     try:
         return Experiment.model_validate(content)

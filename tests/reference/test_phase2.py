@@ -1,0 +1,208 @@
+"""Phase 2 against PyTorch's attention, diffusers' scheduler, formulas, and its own promises."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cnd import generators
+from cnd.config import EncoderConfig, GeneratorConfig, Phase2Config, SamplingConfig
+from cnd.phase1.model import FmriEncoder
+from cnd.phase2 import training
+from cnd.phase2.model import ConceptLayer, ConditionModule, count_parameters, denoising_loss
+from cnd.phase2.sampling import initial_noise, reconstruct
+
+ENCODER = EncoderConfig(width=16, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
+N_VOXELS = 70
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return generators.load(GeneratorConfig(name="digits"))
+
+
+def make_module(generator, **settings) -> ConditionModule:
+    torch.manual_seed(0)
+    encoder = FmriEncoder(ENCODER, N_VOXELS)
+    config = Phase2Config(context_tokens=3, concept_heads=4, concept_depth=2, **settings)
+    return ConditionModule(config, encoder, 1 + encoder.n_patches, ENCODER.width, generator.concept_bank)
+
+
+def test_concept_layer_is_equation_6():
+    """One layer against torch's scaled dot-product attention, written out."""
+    torch.manual_seed(0)
+    layer = ConceptLayer(width=8, bank_width=6, heads=2)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    tokens, bank = torch.randn(3, 5, 8), torch.randn(11, 6)
+    query = layer.query(F.layer_norm(tokens, (8,), layer.norm_query.weight, layer.norm_query.bias))
+    heads = [x.unflatten(-1, (2, 4)).transpose(-2, -3) for x in (query, layer.key(bank), layer.value(bank))]
+    gathered = F.scaled_dot_product_attention(heads[0], heads[1].expand(3, -1, -1, -1), heads[2].expand(3, -1, -1, -1))
+    expected = tokens + layer.output(gathered.transpose(1, 2).flatten(2))
+    expected = expected + layer.mlp(layer.norm_mlp(expected))
+    updated, attention = layer(tokens, bank)
+    torch.testing.assert_close(updated, expected)
+    torch.testing.assert_close(attention.sum(1), torch.ones(3))
+
+
+@pytest.mark.parametrize("mapper", ["flatten", "conv"])
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_condition_takes_the_place_of_the_class(generator, mapper: str, position: str):
+    module = make_module(generator, token_mapper=mapper, mapper_position=position)
+    condition, attention = module(torch.randn(4, N_VOXELS))
+    width = generator.concept_bank.shape[1]
+    assert condition.context.shape == (4, 3, width) and condition.pooled.shape == (4, width)
+    torch.testing.assert_close(attention.sum(1), torch.ones(4))
+    noise = generator.predict_noise(torch.randn(4, *generator.latent_shape), torch.tensor([1, 9, 500, 999]), condition)
+    assert noise.shape == (4, *generator.latent_shape)
+
+
+def test_both_conditions_reach_the_unet(generator):
+    """Changing the context alone or the pooled vector alone changes the predicted noise."""
+    condition = generator.class_condition(torch.tensor([3]))
+    noisy, t = torch.randn(1, *generator.latent_shape), torch.tensor([500])
+    base = generator.predict_noise(noisy, t, condition)
+    for changed in (condition._replace(context=condition.context + 1), condition._replace(pooled=condition.pooled + 1)):
+        assert (generator.predict_noise(noisy, t, changed) - base).abs().max() > 1e-4
+
+
+def test_denoising_loss_is_equation_2():
+    predicted, noise = torch.randn(6, 2, 3, 3), torch.randn(6, 2, 3, 3)
+    alphas, t = torch.linspace(0.99, 0.01, 1000), torch.tensor([0, 10, 100, 400, 800, 999])
+    plain = denoising_loss(predicted, noise, alphas, t, "none")
+    assert plain.item() == pytest.approx(((predicted - noise) ** 2).mean().item(), rel=1e-5)
+    expected = 0.0
+    for i in range(6):
+        snr = (alphas[t[i]] / (1 - alphas[t[i]])).item()
+        expected += min(snr, 5.0) / snr * ((predicted[i] - noise[i]) ** 2).mean().item() / 6
+    assert denoising_loss(predicted, noise, alphas, t, "min_snr").item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_add_noise_agrees_with_diffusers(generator):
+    clean, noise, t = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0, 500, 999])
+    torch.testing.assert_close(generator.add_noise(clean, noise, t), generator.scheduler.add_noise(clean, noise, t))
+
+
+def test_guidance_one_is_no_guidance_and_null_is_ignored(generator):
+    condition = generator.class_condition(torch.tensor([6, 9]))
+    noise = torch.randn(2, *generator.latent_shape)
+    plain = generator.sample(condition, noise, steps=2, guidance=1.0)
+    almost = generator.sample(condition, noise, steps=2, guidance=1.0 + 1e-6)
+    torch.testing.assert_close(plain, almost, atol=1e-3, rtol=1e-3)
+
+
+def run_fit(generator, config: Phase2Config, score=None) -> tuple[ConditionModule, training.Fitted]:
+    rng = np.random.default_rng(0)
+    fmri = rng.standard_normal((24, N_VOXELS)).astype(np.float32)
+    latents = torch.randn(24, *generator.latent_shape, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    encoder = FmriEncoder(ENCODER, N_VOXELS)
+    module = ConditionModule(config, encoder, 1 + encoder.n_patches, ENCODER.width, generator.concept_bank)
+    return module, training.fit(config, module, generator, fmri, latents, seed=0, score=score)
+
+
+SMALL = dict(context_tokens=3, concept_heads=4, concept_depth=1, max_steps=4, batch_size=8, lr=1e-3)
+
+
+def test_frozen_tensors_stay_bit_identical_and_the_rest_learns(generator):
+    before = {k: v.clone() for k, v in generator.state_dict().items()}
+    module, _ = run_fit(generator, Phase2Config(**SMALL))
+    assert all(torch.equal(before[k], v) for k, v in generator.state_dict().items())
+    fresh = make_module(generator)
+    assert not torch.equal(module.encoder.patch_embed.weight, fresh.encoder.patch_embed.weight)
+    assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
+
+
+def test_frozen_encoder_stays(generator):
+    torch.manual_seed(0)
+    untouched = FmriEncoder(ENCODER, N_VOXELS).state_dict()
+    module, _ = run_fit(generator, Phase2Config(**SMALL, train_encoder=False))
+    assert all(torch.equal(untouched[k], v) for k, v in module.encoder.state_dict().items())
+
+
+def test_dc_ldm_policy_trains_cross_attention_only():
+    generator = generators.load(GeneratorConfig(name="digits"))
+    before = {k: v.clone() for k, v in generator.unet.state_dict().items()}
+    run_fit(generator, Phase2Config(**SMALL, train_unet_cross_attention=True))
+    changed = {k for k, v in generator.unet.state_dict().items() if not torch.equal(before[k], v)}
+    assert changed and all(".attn2." in k or ".norm2." in k for k in changed)
+
+
+def test_same_seed_same_weights(generator):
+    one, two = (run_fit(generator, Phase2Config(**SMALL))[0].state_dict() for _ in range(2))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_best_checkpoint_is_kept(generator):
+    scores = iter([0.1, 0.9, 0.3, 0.2])
+    _, fitted = run_fit(generator, Phase2Config(**SMALL, n_checkpoints=4), score=lambda: next(scores))
+    assert fitted.chosen_step == 2
+
+
+def test_learns_a_mapping_it_can_learn(generator):
+    """Overfits a handful of pairs: the loss at the end is clearly below the start."""
+    config = Phase2Config(**(SMALL | dict(max_steps=60, lr=3e-3)), timestep_range=(400, 600), checkpoint="last")
+    _, fitted = run_fit(generator, config)
+    losses = [h["value"] for h in fitted.history if h["name"] == "loss"]
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+
+
+def test_non_finite_loss_names_the_step(generator):
+    config = Phase2Config(**SMALL)
+    encoder = FmriEncoder(ENCODER, N_VOXELS)
+    module = ConditionModule(config, encoder, 1 + encoder.n_patches, ENCODER.width, generator.concept_bank)
+    fmri = np.full((8, N_VOXELS), np.nan, np.float32)
+    with pytest.raises(FloatingPointError, match=r"Phase 2.*step 0"):
+        training.fit(config, module, generator, fmri, torch.randn(8, *generator.latent_shape), seed=0)
+
+
+def test_rate_schedule():
+    config = Phase2Config(warmup_fraction=0.1, schedule="cosine")
+    assert training.rate_factor(config, 0, 100) == pytest.approx(0.1)
+    assert training.rate_factor(config, 10, 100) == pytest.approx(1.0)
+    assert training.rate_factor(config, 55, 100) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+    assert training.rate_factor(Phase2Config(), 50, 100) == 1.0
+
+
+def test_steps_follow_epochs_unless_given():
+    assert training.n_steps(Phase2Config(max_epochs=500), 1200) == 500 * 150
+    assert training.n_steps(Phase2Config(max_steps=1000), 1200) == 1000
+
+
+def test_validation_holds_out_whole_categories():
+    category = np.repeat(np.arange(150), 8)
+    rows, held = training.split_validation(category, 0.1, seed=0)
+    assert not set(category[rows]) & set(category[held]) and len(np.unique(category[held])) == 15
+    rows, held = training.split_validation(np.repeat([6, 9], 45), 0.1, seed=0)
+    assert len(held) == 9 and not set(rows) & set(held)
+
+
+def test_every_item_is_seen_once_an_epoch():
+    rows = torch.cat(list(training.shuffled_batches(10, 3, 8, torch.Generator().manual_seed(0))))
+    assert sorted(rows[:10].tolist()) == sorted(rows[10:].tolist()) == list(range(10))
+
+
+def test_noise_depends_on_item_sample_and_seed_only():
+    assert torch.equal(initial_noise(4, 2, (3,), 0), initial_noise(4, 2, (3,), 0))
+    assert not torch.equal(initial_noise(4, 2, (3,), 0), initial_noise(4, 2, (3,), 1))
+
+
+def test_reconstructions_do_not_depend_on_the_batch_size(generator):
+    condition = generator.class_condition(torch.tensor([0, 1, 2]))
+    one, two = (
+        reconstruct(SamplingConfig(steps=2, samples_per_item=2, batch_size=b), generator, condition, seed=0)
+        for b in (6, 2)
+    )
+    assert one.shape == (3, 2, 1, 32, 32) and np.abs(one.astype(int) - two.astype(int)).max() <= 1
+
+
+def test_parameter_count(generator):
+    module = make_module(generator)
+    counts = count_parameters(module, generator)
+    assert counts["frozen"] == sum(p.numel() for p in generator.parameters())
+    assert counts["trainable"] == sum(p.numel() for p in module.parameters())
