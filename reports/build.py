@@ -1,6 +1,6 @@
 """Write a sweep's report as one self-contained HTML file.
 
-    python -m reports.build OUTPUT SWEEP_DIR
+python -m reports.build OUTPUT SWEEP_DIR
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import math
+import shlex
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -64,9 +65,18 @@ def build_report(output: Path, sweep_dir: Path) -> Path:
         UserError: there is no readable sweep.json.
     """
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"percent": text.percent, "points": text.points, "p_value": text.p_value, "seconds": _seconds}
+    environment.filters |= {
+        "percent": text.percent,
+        "points": text.points,
+        "p_value": text.p_value,
+        "seconds": _seconds,
+    }
     html = environment.get_template("report.html").render(_content(read_sweep(output, sweep_dir)))
     path = output / "reports" / f"{sweep_dir.name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +185,8 @@ def _grid(records: Records) -> dict[str, Any] | None:
     """The same drawn stimuli for every finished row; the first sample of the first finished seed."""
     chosen = choose_items(records.items, N_STIMULI)
     names = records.items.drop_duplicates("item").set_index("item")["category_name"]
-    cells, failed = [], []
+    cells: list[dict[str, Any]] = []
+    failed: list[str] = []
     for row in records.rows:
         trial = _first(records, row.id)
         if trial is None or trial.folder is None:
@@ -206,7 +217,9 @@ def _curves(records: Records) -> Picture | None:
     history = history[np.isfinite(history["value"].astype(float))]
     if history.empty:
         return None
-    return _picture(figures.learning_curves(history, records.reference), "Learning curves of both phases by samples seen")
+    return _picture(
+        figures.learning_curves(history, records.reference), "Learning curves of both phases by samples seen"
+    )
 
 
 # ---------------------------------------------------------------- details
@@ -215,9 +228,9 @@ def _curves(records: Records) -> Picture | None:
 def _attention(records: Records) -> list[dict[str, Any]]:
     """Strongest concepts of the reference row for the stimuli of the image grid."""
     trial = _first(records, records.reference)
-    if trial is None or trial.folder is None:
+    attention = read_attention(trial.folder) if trial and trial.folder else None
+    if attention is None:
         return []
-    attention = read_attention(trial.folder)
     names = records.items.drop_duplicates("item").set_index("item")["category_name"]
     lines = []
     for position, item in enumerate(choose_items(records.items, N_STIMULI)):
@@ -247,24 +260,37 @@ def _data(records: Records) -> dict[str, Any]:
     trial = _first(records, records.reference) or next(iter(records.complete), None)
     facts = dict(trial.summary.get("data", {})) if trial else {}
     description = str(facts.pop("description", ""))
-    return {"description": description, "facts": {key.replace("_", " "): _number(value) for key, value in facts.items()}}
+    return {
+        "description": description,
+        "facts": {key.replace("_", " "): _number(value) for key, value in facts.items()},
+    }
 
 
 def _provenance(records: Records) -> dict[str, Any]:
     reference = _first(records, records.reference) or next(iter(records.complete), None)
     base = _flat(reference.experiment) if reference else {}
-    sweep = records.sweep
-    command = f"python sweeps/run.py {sweep.get('name')} --experiment {sweep.get('experiment')} --seeds {len(records.seeds)}"
     return {
-        "command": str(sweep.get("command") or command),
+        "command": _command(records),
         "seeds": ", ".join(map(str, records.seeds)),
         "versions": reference.summary.get("versions", {}) if reference else {},
-        "code_versions": sorted({str(t.summary["code_version"]) for t in records.complete if "code_version" in t.summary}),
+        "code_versions": sorted(
+            {str(t.summary["code_version"]) for t in records.complete if "code_version" in t.summary}
+        ),
         "config": json.dumps(reference.experiment, indent=2) if reference else "",
         "config_row": reference.row if reference else "",
         "trials": [_trial_line(trial, base) for trial in records.trials],
         "wall_seconds": sum(trial.seconds or 0.0 for trial in records.trials),
     }
+
+
+def _command(records: Records) -> str:
+    """The command line that gives this sweep again, quoted for a shell."""
+    sweep = records.sweep
+    words = ["python", "sweeps/run.py", str(sweep.get("name")), "--experiment", str(sweep.get("experiment"))]
+    words += ["--seeds", str(len(records.seeds))]
+    for key, value in (sweep.get("set") or {}).items():
+        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join(words)
 
 
 def _trial_line(trial: Trial, base: dict[str, Any]) -> dict[str, Any]:

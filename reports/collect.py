@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cnd.errors import UserError
 METRIC = re.compile(r"nway(\d+)_top(\d+)")
 ITEM_COLUMNS = ["item", "stimulus", "category", "category_name", "sample"]
 HISTORY_COLUMNS = ["phase", "fold", "samples_seen", "name", "value"]
-ATTENTION_COLUMNS = ["item", "concept", "concept_name", "weight"]
+ATTENTION_COLUMNS = ["item", "concept_name", "weight"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,14 @@ class Records:
     def complete(self) -> list[Trial]:
         return [trial for trial in self.trials if trial.folder is not None]
 
+    @cached_property
+    def per_item(self) -> pd.DataFrame:
+        """Indexed by row, seed, item: category, mean over samples of each metric, best sample as ``<metric>_best``."""
+        groups = self.items.groupby(["row", "seed", "item"])
+        columns = {"category": groups["category"].first()}
+        columns |= {metric: groups[metric].mean() for metric in self.metrics}
+        return pd.DataFrame(columns | {f"{metric}_best": groups[metric].max() for metric in self.metrics})
+
     def of(self, row: str) -> list[Trial]:
         """Trials of one row, by seed."""
         return [trial for trial in self.trials if trial.row == row]
@@ -123,7 +132,8 @@ def read_sweep(output: Path, sweep_dir: Path) -> Records:
                 history += [frame.assign(row=row.id, seed=int(seed)) for frame in frames[1:] if len(frame)]
             trials.append(trial)
     all_items = _concatenate(items, ITEM_COLUMNS)
-    metrics = sorted((c for c in all_items if METRIC.fullmatch(c)), key=lambda c: [int(n) for n in re.findall(r"\d+", c)])
+    found_metrics = [str(column) for column in all_items if METRIC.fullmatch(str(column))]
+    metrics = sorted(found_metrics, key=lambda column: [int(n) for n in re.findall(r"\d+", column)])
     metric = _table_metric(sweep, metrics, trials)
     return Records(sweep, rows, trials, all_items, _concatenate(history, HISTORY_COLUMNS), metrics, metric)
 
@@ -229,7 +239,7 @@ def read_images(folder: Path, items: list[int], sample: int = 0) -> dict[str, li
         raise ValueError(f"{folder.name}: images cannot be read ({error})") from error
 
 
-def read_attention(folder: Path) -> pd.DataFrame:
-    """Mean attention over the concept bank, [item x concept]; empty where the decoder has none."""
+def read_attention(folder: Path) -> pd.DataFrame | None:
+    """Mean attention over the concept bank, a line an item and concept; None where the decoder has none."""
     path = folder / "attention.parquet"
-    return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=ATTENTION_COLUMNS)
+    return pd.read_parquet(path, columns=ATTENTION_COLUMNS) if path.exists() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from textwrap import shorten
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,7 +18,7 @@ mpl.use("Agg")
 
 # Okabe and Ito's palette: told apart with any kind of colour vision
 BLUE, ORANGE, GREEN, RED, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#B3430E", "#9AA0A6", "#222222"
-STYLE = {
+STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -32,7 +33,7 @@ MOST_POINTS = 400  # of one learning curve
 
 
 def forest_plot(differences: pd.DataFrame, band: float, by_seed: pd.DataFrame) -> Figure:
-    """Difference of each row from the reference row, in points, with its 95 % interval; controls below on their own axis.
+    """Difference of each row from the reference row with its 95 % interval; controls below on their own axis.
 
     Args:
         differences: columns row, title, control, difference, low, high, p_holm (fractions of 1).
@@ -64,17 +65,26 @@ def _forest_block(axes: Axes, block: pd.DataFrame, by_seed: pd.DataFrame) -> Non
     single = by_seed[by_seed["row"].isin(list(heights))]
     if len(single):
         y = single["row"].map(heights)
-        axes.scatter(100 * single["difference"], y, s=42, marker="|", color=ORANGE, label="single training seed", zorder=2)
-    for line in block.itertuples():
-        color = INK if line.control else BLUE
-        filled = line.control or (np.isfinite(line.p_holm) and line.p_holm <= 0.05)
-        axes.plot([100 * line.low, 100 * line.high], [heights[line.row]] * 2, color=color, lw=2, zorder=3)
-        marker = {"marker": "D" if line.control else "o", "ms": 5.5 if line.control else 6.5, "mew": 1.6}
-        axes.plot(100 * line.difference, heights[line.row], mfc=color if filled else "white", mec=color, zorder=4, **marker)
+        axes.scatter(
+            100 * single["difference"], y, s=42, marker="|", color=ORANGE, label="single training seed", zorder=2
+        )
+    for line in block.to_dict("records"):
+        color = INK if line["control"] else BLUE
+        filled = line["control"] or (np.isfinite(line["p_holm"]) and line["p_holm"] <= 0.05)
+        axes.plot([100 * line["low"], 100 * line["high"]], [heights[line["row"]]] * 2, color=color, lw=2, zorder=3)
+        marker: Any = {"marker": "D" if line["control"] else "o", "ms": 5.5 if line["control"] else 6.5, "mew": 1.6}
+        axes.plot(
+            100 * line["difference"],
+            heights[line["row"]],
+            mfc=color if filled else "white",
+            mec=color,
+            zorder=4,
+            **marker,
+        )
     axes.plot([], [], "o", mfc=BLUE, mec=BLUE, label="differs from the reference (Holm, 5 %)")
     axes.plot([], [], "o", mfc="white", mec=BLUE, mew=1.6, label="no difference shown")
     titles = [str(title) if len(str(title)) <= 48 else f"{str(title)[:47]}…" for title in block["title"]]
-    aligned = {"family": "monospace", "fontsize": 9} if not block["control"].iloc[0] else {}
+    aligned: Any = {"family": "monospace", "fontsize": 9} if not block["control"].iloc[0] else {}
     axes.set_yticks(range(len(block)), titles, **aligned)
     axes.set_ylim(len(block) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -135,10 +145,10 @@ def image_grid(images: pd.DataFrame) -> Figure:
     size = max((max(pixels.shape[1:]) for pixels in images["pixels"]), default=1)
     gap, cell = max(1, size // 16), size + max(1, size // 16)
     canvas = np.full((len(rows) * cell + gap, len(columns) * cell, 3), 255, dtype=np.uint8)
-    for line in images.itertuples():
-        top, left = rows.index(line.row_title) * cell, columns.index(line.column_title) * cell
+    for line in images.to_dict("records"):
+        top, left = rows.index(line["row_title"]) * cell, columns.index(line["column_title"]) * cell
         top += gap if top else 0  # air between the stimuli and what was made of them
-        picture = _rgb(line.pixels)
+        picture = _rgb(line["pixels"])
         canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     inches = min(0.78, 7.6 / max(1, len(columns)))
     margin = 0.4 + 0.09 * min(34, max(len(title) for title in rows))
@@ -146,7 +156,9 @@ def image_grid(images: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(margin + inches * len(columns), 0.6 + inches * len(rows)))
         axes = figure.subplots()
         axes.imshow(canvas, interpolation="nearest" if size <= 96 else "antialiased")
-        axes.set_yticks([r * cell + size / 2 for r in range(len(rows))], [shorten(r, 34, placeholder="…") for r in rows])
+        axes.set_yticks(
+            [r * cell + size / 2 for r in range(len(rows))], [shorten(r, 34, placeholder="…") for r in rows]
+        )
         wrapped = [shorten(c, 22, placeholder="…").replace(" ", "\n", 1) for c in columns]
         axes.set_xticks([c * cell + size / 2 for c in range(len(columns))], wrapped, fontsize=8)
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
@@ -191,7 +203,9 @@ def learning_curves(history: pd.DataFrame, reference: str) -> Figure:
 def _curves_panel(axes: Axes, curves: pd.DataFrame, colors: dict[str, str]) -> None:
     order = [kind for kind in colors if kind in set(curves["kind"])]
     curves = curves.sort_values(["kind", "samples_seen"], key=lambda c: c.map(order.index) if c.name == "kind" else c)
-    thinned = curves[curves.groupby("row").cumcount() % max(1, len(curves) // (MOST_POINTS * curves["row"].nunique())) == 0]
+    thinned = curves[
+        curves.groupby("row").cumcount() % max(1, len(curves) // (MOST_POINTS * curves["row"].nunique())) == 0
+    ]
     single = thinned["samples_seen"].nunique() < 2
     sns.lineplot(
         thinned, x="samples_seen", y="value", hue="kind", hue_order=order, palette=colors, units="row", estimator=None,

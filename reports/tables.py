@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,9 @@ STATE_WORDS = {
     "failed": "failed",
     "unreadable": "record unreadable",
 }
+
+
+Lines = dict[str, dict[str, Any]]  # a table's lines by row id
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,12 @@ class Design:
     observed_spread: float
 
 
-def item_scores(records: Records, row: str, metric: str, seed: int | None = None) -> pd.DataFrame:
+def item_scores(records: Records, row: str, metric: str) -> pd.DataFrame:
     """Per item of one row: ``score`` (mean over samples, then seeds), ``best`` (best sample) and ``category``."""
-    items = records.items[records.items["row"] == row]
-    if seed is not None:
-        items = items[items["seed"] == seed]
-    if items.empty or metric not in items:
+    if row not in records.per_item.index or metric not in records.per_item:
         return pd.DataFrame({"score": [], "best": [], "category": []}, dtype=float)
-    per_seed = items.groupby(["item", "seed"])[metric].agg(["mean", "max"])
-    scores = per_seed.groupby("item").mean().rename(columns={"mean": "score", "max": "best"})
-    return scores.assign(category=items.groupby("item")["category"].first()).dropna()
+    means = records.per_item.loc[[row], [metric, f"{metric}_best", "category"]].groupby("item").mean()
+    return means.set_axis(["score", "best", "category"], axis=1).dropna()
 
 
 def score_table(records: Records) -> pd.DataFrame:
@@ -64,11 +64,10 @@ def score_table(records: Records) -> pd.DataFrame:
             scores = item_scores(records, row.id, metric)
             if len(scores):
                 interval = statistics.mean_interval(scores["score"], _units(scores))
-                by_seed = [item_scores(records, row.id, metric, seed)["score"].mean() for seed in _seeds(records, row.id)]
-                spread = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan")
+                by_seed = records.per_item.loc[[row.id]].groupby("seed")[metric].mean()
                 line = {"row": row.id, "metric": metric, "score": interval.estimate, "low": interval.low}
                 line |= {"high": interval.high, "n_units": interval.n_units, "best_of": scores["best"].mean()}
-                lines.append(line | {"seed_sd": spread, "chance": chance(records, metric)})
+                lines.append(line | {"seed_sd": by_seed.std(ddof=1), "chance": chance(records, metric)})
     columns = ["row", "metric", "score", "low", "high", "n_units", "best_of", "seed_sd", "chance"]
     return pd.DataFrame(lines, columns=columns)
 
@@ -96,14 +95,12 @@ def difference_table(records: Records) -> pd.DataFrame:
 
 def seed_differences(records: Records) -> pd.DataFrame:
     """Difference from the reference row with the same seed: columns row, seed, difference. Empty for one seed."""
-    lines = []
-    for row in records.rows if len(records.seeds) > 1 else []:
-        for seed in _seeds(records, row.id):
-            reference = item_scores(records, records.reference, records.metric, seed)["score"]
-            difference = (item_scores(records, row.id, records.metric, seed)["score"] - reference).mean()
-            if row.id != records.reference and np.isfinite(difference):
-                lines.append({"row": row.id, "seed": seed, "difference": difference})
-    return pd.DataFrame(lines, columns=["row", "seed", "difference"])
+    columns = ["row", "seed", "difference"]
+    if len(records.seeds) < 2 or records.reference not in records.per_item.index:
+        return pd.DataFrame(columns=columns)
+    by_row = records.per_item[records.metric].unstack("row")  # [seed x item, row]
+    differences = by_row.sub(by_row[records.reference], axis=0).groupby("seed").mean().drop(columns=records.reference)
+    return differences.melt(ignore_index=False, value_name="difference").reset_index()[columns].dropna()
 
 
 def factor_table(records: Records, scores: pd.DataFrame) -> pd.DataFrame:
@@ -162,7 +159,10 @@ def row_state(records: Records, row: str) -> str:
 
 def chance(records: Records, metric: str) -> float:
     """Chance level of a metric as the records state it."""
-    return next((float(t.summary["chance"][metric]) for t in records.complete if metric in t.summary.get("chance", {})), float("nan"))
+    return next(
+        (float(t.summary["chance"][metric]) for t in records.complete if metric in t.summary.get("chance", {})),
+        float("nan"),
+    )
 
 
 def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
@@ -177,29 +177,39 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
     """
     records = read_sweep(output, sweep_dir)
     scores = score_table(records)
-    scores = scores[scores["metric"] == records.metric].set_index("row")
-    differences = difference_table(records).set_index("row")
-    table = pd.DataFrame([_result_line(records, row, scores, differences) for row in records.rows])
+    scores_of = by_row(scores[scores["metric"] == records.metric])
+    differences_of = by_row(difference_table(records))
+    table = pd.DataFrame([_result_line(records, row, scores_of, differences_of) for row in records.rows])
     table.attrs["metric"] = metric_title(records.metric)
     return table
 
 
-def _result_line(records: Records, row: Row, scores: pd.DataFrame, differences: pd.DataFrame) -> dict[str, object]:
-    line: dict[str, object] = {"row": row.id, "label": row.label or "", "control": row.control}
-    line |= {column["key"]: row.settings.get(column["key"], "-") for column in records.columns}
-    for name in ["score", "low", "high"]:
-        line[name] = 100 * scores.at[row.id, name] if row.id in scores.index else float("nan")
-    for name in ["difference", "low", "high"]:
-        value = 100 * differences.at[row.id, name] if row.id in differences.index else float("nan")
-        line[name if name == "difference" else f"difference_{name}"] = value
-    line["p_holm"] = differences.at[row.id, "p_holm"] if row.id in differences.index else float("nan")
-    paper = float("nan") if row.paper is None else float(row.paper)
-    return line | {"n_seeds": len(_seeds(records, row.id)), "paper": paper, "state": row_state(records, row.id)}
+def _result_line(records: Records, row: Row, scores: Lines, differences: Lines) -> dict[str, object]:
+    missing = dict.fromkeys(["score", "difference", "low", "high", "p_holm"], float("nan"))
+    score, difference = scores.get(row.id, missing), differences.get(row.id, missing)
+    settings = {column["key"]: row.settings.get(column["key"], "-") for column in records.columns}
+    return {
+        "row": row.id,
+        "label": row.label or "",
+        "control": row.control,
+        **settings,
+        "score": 100 * score["score"],
+        "low": 100 * score["low"],
+        "high": 100 * score["high"],
+        "difference": 100 * difference["difference"],
+        "difference_low": 100 * difference["low"],
+        "difference_high": 100 * difference["high"],
+        "p_holm": difference["p_holm"],
+        "n_seeds": sum(trial.folder is not None for trial in records.of(row.id)),
+        "paper": float("nan") if row.paper is None else float(row.paper),
+        "state": row_state(records, row.id),
+    }
+
+
+def by_row(table: pd.DataFrame) -> Lines:
+    """The lines of a table by row id."""
+    return {str(line["row"]): {str(key): value for key, value in line.items()} for line in table.to_dict("records")}
 
 
 def _units(scores: pd.DataFrame) -> np.ndarray:
     return statistics.sampling_units(scores["category"].to_numpy(), scores.index.to_numpy())
-
-
-def _seeds(records: Records, row: str) -> list[int]:
-    return [trial.seed for trial in records.of(row) if trial.folder is not None]

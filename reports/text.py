@@ -9,7 +9,7 @@ import pandas as pd
 
 from cnd.statistics import clopper_pearson
 from reports.collect import Records, metric_title
-from reports.tables import Design
+from reports.tables import Design, Lines, by_row
 
 
 class Badge(NamedTuple):
@@ -29,8 +29,8 @@ class Published(NamedTuple):
 
 
 _CND = (
-    "CnD paper, Figure 3a: GOD, 50 test images. 'Best checkpoint' is reported; no validation set is mentioned, so it was "
-    "probably chosen on the test set."
+    "CnD paper, Figure 3a: GOD, 50 test images. 'Best checkpoint' is reported and no validation set mentioned, so it "
+    "was probably chosen on the test set."
 )
 _BASELINE = "As printed in the CnD paper, Figure 3a: GOD, 50 test images."
 PUBLISHED = [
@@ -44,8 +44,8 @@ PUBLISHED = [
         "MinD-Vis (DC-LDM)",
         "50-way",
         (9.1, 13.9, 27.4, 15.2, 14.3),
-        "MinD-Vis paper. GOD test set; best of the samples, and the encoder was tuned on the fMRI of the test set, so not "
-        "comparable with an inductive protocol. Its own encoder without pre-training reached 2.6 ± 1.4 on subject 3. "
+        "MinD-Vis paper. GOD test set; best of the samples, and the encoder was tuned on the fMRI of the test set, so "
+        "not comparable with an inductive protocol. Its own encoder without pre-training reached 2.6 ± 1.4 on S3. "
         "Sampling noise (SD over 5 samplings) 0.9 to 3.0 points.",
     ),
 ]
@@ -86,7 +86,9 @@ def badges(records: Records) -> list[Badge]:
         found.append(Badge("TEST-SET CHECKPOINT", text))
     n_samples = int(records.items["sample"].nunique())
     if n_samples > 1:
-        text = f"The mean over {n_samples} samples is the score. Best of {n_samples} picks by the truth and is optimistic."
+        text = (
+            f"The mean over {n_samples} samples is the score. Best of {n_samples} picks by the truth and is optimistic."
+        )
         found.append(Badge(f"BEST-OF-{n_samples} IS OPTIMISTIC", text))
     missing = sum(trial.folder is None for trial in records.trials)
     if missing:
@@ -96,51 +98,56 @@ def badges(records: Records) -> list[Badge]:
 
 def headline(records: Records, scores: pd.DataFrame, differences: pd.DataFrame, plan: Design) -> list[str]:
     """The plain-language summary, computed from the tables; sentences that need missing rows are left out."""
-    table = scores[scores["metric"] == records.metric].set_index("row")
-    if table.empty:
+    table = by_row(scores[scores["metric"] == records.metric])
+    differences_of = by_row(differences)
+    if not table:
         return ["No trial has finished yet, so there is nothing to report."]
     return [
         *_level(records, table),
-        *_controls(records, table, differences.set_index("row")),
-        *_without_phase1(records, differences.set_index("row")),
+        *_controls(table, differences_of),
+        *_without_phase1(records, differences_of),
         *_ranking(records, differences, plan),
     ]
 
 
-def _level(records: Records, table: pd.DataFrame) -> list[str]:
-    chance = f"Chance is {percent(table['chance'].iloc[0])} % for {metric_title(records.metric)} accuracy."
-    if records.reference not in table.index:
+def _level(records: Records, table: Lines) -> list[str]:
+    chance = f"Chance is {percent(next(iter(table.values()))['chance'])} % for {metric_title(records.metric)} accuracy."
+    if records.reference not in table:
         return [chance, f"The reference row {records.reference} has no result yet, so no differences are shown."]
-    return [chance, f"The reference row {records.reference} reaches {_score(table.loc[records.reference])}."]
+    return [chance, f"The reference row {records.reference} reaches {_score(table[records.reference])}."]
 
 
-def _controls(records: Records, table: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
+def _controls(table: Lines, differences: Lines) -> list[str]:
     sentences = []
-    if "oracle" in table.index:
+    if "oracle" in table:
         at_best = "With the true class in place of the brain (oracle), generator and judge reach"
-        sentences.append(f"{at_best} {_score(table.loc['oracle'])}: the ceiling of this benchmark.")
-    if "shuffled" in table.index:
-        row = table.loc["shuffled"]
+        sentences.append(f"{at_best} {_score(table['oracle'])}: the ceiling of this benchmark.")
+    if "shuffled" in table:
+        row = table["shuffled"]
         verdict = "at chance, as it must be"
         if row["low"] > row["chance"]:
             verdict = "ABOVE chance: look for a leak or a biased judge"
         elif row["high"] < row["chance"]:
             verdict = "below chance"
         sentences.append(f"Trained on shuffled pairs it reaches {_score(row)}, {verdict}.")
-    if "ridge" in differences.index:
-        row = differences.loc["ridge"]
+    if "ridge" in differences:
+        row = differences["ridge"]
         verdict = _verdict(row, "beats CnD", "does not beat CnD", "cannot be told apart from CnD")
-        sentences.append(f"Plain ridge regression into the concept bank {verdict}: {_difference(row)} against the reference row.")
+        sentences.append(
+            f"Plain ridge regression into the concept bank {verdict}: {_difference(row)} against the reference row."
+        )
     return sentences
 
 
-def _without_phase1(records: Records, differences: pd.DataFrame) -> list[str]:
+def _without_phase1(records: Records, differences: Lines) -> list[str]:
     sentences = []
-    for row in [row for row in records.rows if not row.control and row.id in differences.index]:
+    for row in [row for row in records.rows if not row.control and row.id in differences]:
         experiments = [trial.experiment for trial in records.of(row.id) if trial.folder is not None]
         if all(_setting(e, "phase1", "enabled") is False for e in experiments):
-            line = differences.loc[row.id]
-            verdict = _verdict(line, "Phase 1 makes the score worse", "Phase 1 helps", "no effect of Phase 1 can be shown")
+            line = differences[row.id]
+            verdict = _verdict(
+                line, "Phase 1 makes the score worse", "Phase 1 helps", "no effect of Phase 1 can be shown"
+            )
             sentences.append(f"Without Phase 1 (row {row.id}) the score changes by {_difference(line)}: {verdict}.")
     return sentences
 
@@ -155,13 +162,14 @@ def _ranking(records: Records, differences: pd.DataFrame, plan: Design) -> list[
     sentences = [f"{others} {count} from the reference after Holm's correction."]
     if math.isfinite(plan.detectable):
         sentences.append(
-            f"With {plan.n_units} {'categories' if plan.unit == 'category' else 'items'} as the sample, a single comparison "
-            f"finds a true difference of {percent(plan.detectable)} points four times out of five; smaller ones mostly go unseen."
+            f"With {plan.n_units} {_units(plan)} as the sample, a single comparison finds a true difference of "
+            f"{percent(plan.detectable)} points four times out of five; smaller ones mostly go unseen."
         )
     if plan.n_rows > 2 and math.isfinite(plan.expected_spread):
         sentences.append(
-            f"{plan.n_rows} equally good models would be expected to spread over {percent(plan.expected_spread)} points by "
-            f"noise alone; these spread over {percent(plan.observed_spread)}. The order of rows closer than that means nothing."
+            f"{plan.n_rows} equally good models would be expected to spread over {percent(plan.expected_spread)} "
+            f"points by noise alone; these spread over {percent(plan.observed_spread)}. "
+            "An order within that noise means nothing."
         )
     return sentences
 
@@ -176,8 +184,8 @@ def statistics_notes(records: Records, plan: Design) -> list[str]:
         else "there are too few categories to be a sample; samples of one item are averaged first"
     )
     seeds = (
-        f"{len(records.seeds)} training seeds are averaged per item first. Intervals generalise over {unit} only: training "
-        "seeds are a second source of variance, shown as the standard deviation between seeds."
+        f"{len(records.seeds)} training seeds are averaged per item first. Intervals generalise over {_units(plan)} "
+        "only: training seeds are a second source of variance, shown as the standard deviation between seeds."
         if len(records.seeds) > 1
         else "One training seed: a rerun with another seed would move every row, and no interval here includes that."
     )
@@ -194,19 +202,23 @@ def statistics_notes(records: Records, plan: Design) -> list[str]:
     ]
 
 
+def _units(plan: Design) -> str:
+    return "categories" if plan.unit == "category" else "items"
+
+
 def _setting(experiment: dict[str, Any], section: str, key: str) -> Any:
     return (experiment.get(section) or {}).get(key)
 
 
-def _score(row: pd.Series) -> str:
+def _score(row: dict[str, Any]) -> str:
     return f"{percent(row['score'])} % (95 % interval {percent(row['low'])} to {percent(row['high'])})"
 
 
-def _difference(row: pd.Series) -> str:
+def _difference(row: dict[str, Any]) -> str:
     return f"{points(row['difference'])} points ({points(row['low'])} to {points(row['high'])})"
 
 
-def _verdict(row: pd.Series, above: str, below: str, neither: str) -> str:
+def _verdict(row: dict[str, Any], above: str, below: str, neither: str) -> str:
     if row["low"] > 0:
         return above
     return below if row["high"] < 0 else neither

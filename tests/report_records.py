@@ -10,7 +10,13 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
-COLUMNS = {"alpha_s": "α_S", "alpha_c": "α_C", "mask_ratio": "mask ratio", "cl_depth": "CL depth", "dup": "dup. self-contrast"}
+COLUMNS = {
+    "alpha_s": "α_S",
+    "alpha_c": "α_C",
+    "mask_ratio": "mask ratio",
+    "cl_depth": "CL depth",
+    "dup": "dup. self-contrast",
+}
 
 
 def table_row(row: str, *settings: object, paper: float | None = None, **more: Any) -> dict[str, Any]:
@@ -46,6 +52,7 @@ def write_sweep(output: Path, rows: list[dict[str, Any]], seeds: list[int], **mo
         "rows": rows,
         "factors": [{"title": "Mask ratio", "x": "mask_ratio", "rows": ["12", "11", "10"]}],
         "seeds": seeds,
+        "set": {"data.snr": 0.02},
         "paper_metric": "nway50_top1",
     }
     (folder / "sweep.json").write_text(json.dumps(sweep | more))
@@ -81,13 +88,19 @@ def write_record(
     folder = output / "cache" / "record" / f"{row}-{seed}"
     folder.mkdir(parents=True)
     n_items = n_categories * per_category
-    items = _items(rng, n_items, n_categories, n_samples, n_folds, n_way, LEVELS.get(row, 0.4) if level is None else level)
+    items = _items(
+        rng, n_items, n_categories, n_samples, n_folds, n_way, LEVELS.get(row, 0.4) if level is None else level
+    )
     items.to_parquet(folder / "items.parquet")
     _history(rng, row, n_folds).to_parquet(folder / "history.parquet")
     _images(rng, n_items, n_samples, channels, size, folder)
     if row not in LEVELS:
         _attention(rng, n_items).to_parquet(folder / "attention.parquet")
-    chosen = {"seed": seed, "phase1": {"enabled": row != "0", "transductive": False}, "phase2": {"checkpoint": "validation"}}
+    chosen = {
+        "seed": seed,
+        "phase1": {"enabled": row != "0", "transductive": False},
+        "phase2": {"checkpoint": "validation"},
+    }
     chosen |= {"evaluation": {"n_way": list(n_way), "top_k": 1}} | (experiment or {})
     (folder / "experiment.json").write_text(json.dumps(chosen))
     content = {
@@ -97,7 +110,13 @@ def write_record(
         "simulated": True,
         "deviations": ["Training time-steps are drawn from 400 to 560."],
         "warnings": [],
-        "data": {"description": "Fabricated brain.", "n_voxels": 1200, "n_train": 90, "n_test": n_items, "noise_ceiling": 0.71},
+        "data": {
+            "description": "Fabricated brain.",
+            "n_voxels": 1200,
+            "n_train": 90,
+            "n_test": n_items,
+            "noise_ceiling": 0.71,
+        },
         "versions": {"python": "3.11", "torch": "2.13"},
         "code_version": "abc123",
     }
@@ -106,24 +125,47 @@ def write_record(
 
 
 def _items(
-    rng: np.random.Generator, n: int, n_categories: int, n_samples: int, n_folds: int, n_way: tuple[int, ...], level: float
+    rng: np.random.Generator,
+    n: int,
+    n_categories: int,
+    n_samples: int,
+    n_folds: int,
+    n_way: tuple[int, ...],
+    level: float,
 ) -> pd.DataFrame:
     item, sample = np.repeat(np.arange(n), n_samples), np.tile(np.arange(n_samples), n)
     category = item % n_categories
     ease = np.random.default_rng(7).normal(0, 0.25, n_categories)[category]  # shared by all rows
-    score = np.clip(level + (ease if 0.1 < level < 0.9 else 0) + rng.normal(0, 0.02 if level < 0.1 else 0.1, n * n_samples), 0, 1)
+    score = np.clip(
+        level + (ease if 0.1 < level < 0.9 else 0) + rng.normal(0, 0.02 if level < 0.1 else 0.1, n * n_samples), 0, 1
+    )
     names = [f"category {c}" for c in category]
     table = {"item": item, "stimulus": [f"stimulus{i}" for i in item], "category": category, "category_name": names}
-    table |= {"truth": category, "fold": item % n_folds, "sample": sample, "predicted": rng.integers(0, n_categories, n * n_samples)}
+    table |= {
+        "truth": category,
+        "fold": item % n_folds,
+        "sample": sample,
+        "predicted": rng.integers(0, n_categories, n * n_samples),
+    }
     return pd.DataFrame(table | {f"nway{k}_top1": score ** (1 + 0.2 * i) for i, k in enumerate(n_way)})
 
 
 def _history(rng: np.random.Generator, row: str, n_folds: int) -> pd.DataFrame:
     if row in ("oracle", "ridge"):
         return pd.DataFrame({c: [] for c in ["phase", "fold", "samples_seen", "name", "value"]})
-    names = {"phase1.pretrain": ["loss", "cross_contrast"], "phase1.tune": ["loss"], "phase2": ["loss", "validation_loss", "lr"]}
+    names = {
+        "phase1.pretrain": ["loss", "cross_contrast"],
+        "phase1.tune": ["loss"],
+        "phase2": ["loss", "validation_loss", "lr"],
+    }
     lines = [
-        {"phase": phase, "fold": fold, "samples_seen": 250 * step, "name": name, "value": 2 / step + rng.normal(0, 0.02)}
+        {
+            "phase": phase,
+            "fold": fold,
+            "samples_seen": 250 * step,
+            "name": name,
+            "value": 2 / step + rng.normal(0, 0.02),
+        }
         for phase, recorded in names.items()
         for name in recorded
         for fold in range(n_folds)
@@ -144,7 +186,9 @@ def _attention(rng: np.random.Generator, n: int) -> pd.DataFrame:
     return pd.DataFrame({"item": item, "concept": concept, "concept_name": names, "weight": rng.random(10 * n) / 10})
 
 
-def finished_sweep(output: Path, rows: list[dict[str, Any]] | None = None, seeds: tuple[int, ...] = (0,), **record: Any) -> Path:
+def finished_sweep(
+    output: Path, rows: list[dict[str, Any]] | None = None, seeds: tuple[int, ...] = (0,), **record: Any
+) -> Path:
     """A sweep whose every trial is complete; ``record`` goes to :func:`write_record`."""
     rows = ROWS + CONTROLS if rows is None else rows
     sweep_dir = write_sweep(output, rows, list(seeds))
