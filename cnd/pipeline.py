@@ -13,17 +13,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cnd import data, generators
 from cnd.cache import StageCache, code_version, content_hash
 from cnd.config import CndDecoder, Experiment, OracleDecoder, RidgeDecoder
+from cnd.paper import deviations, warnings_of
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from torch import Tensor
 
+    from cnd.evaluation.classifiers import ImageClassifier
     from cnd.generators.latent_diffusion import LatentDiffusion
     from cnd.phase2.model import ConditionModule
     from cnd.protocols import Condition, FmriDataset
@@ -106,7 +108,9 @@ def fold_stages(experiment: Experiment, index: int) -> Fold:
             shuffle_pairs=e.shuffle_pairs,
             seed=e.seed,
             code=_code("phase1/model.py", "phase2", "generators"),
-            test_score=[e.sampling.model_dump(mode="json"), e.evaluation.model_dump(mode="json")] if chosen_by_test else None,
+            test_score=[e.sampling.model_dump(mode="json"), e.evaluation.model_dump(mode="json")]
+            if chosen_by_test
+            else None,
         )
     sample = _stage(
         "sample",
@@ -145,42 +149,6 @@ def stages(experiment: Experiment) -> list[Stage]:
 # ---------------------------------------------------------------- stages
 
 
-def _save_dataset(dataset: FmriDataset, folder: Path) -> None:
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    arrays = {"unlabelled": dataset.unlabelled}
-    for name, split in (("train", dataset.train), ("test", dataset.test)):
-        arrays |= {f"{name}_fmri": split.fmri, f"{name}_images": split.images, f"{name}_category": split.category}
-    if dataset.vertex is not None:
-        arrays["vertex"] = dataset.vertex
-    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "arrays.safetensors")
-    meta = dict(
-        train_stimulus=dataset.train.stimulus,
-        test_stimulus=dataset.test.stimulus,
-        class_names=dataset.class_names,
-        description=dataset.description,
-        simulated=dataset.simulated,
-        roi=dataset.roi,
-        facts=dataset.facts,
-    )
-    (folder / "meta.json").write_text(json.dumps(meta))
-
-
-def _load_dataset(folder: Path) -> FmriDataset:
-    from safetensors.numpy import load_file
-
-    from cnd.protocols import FmriDataset, FmriSplit
-
-    arrays = load_file(folder / "arrays.safetensors")
-    meta = json.loads((folder / "meta.json").read_text())
-    train, test = (
-        FmriSplit(arrays[f"{n}_fmri"], arrays[f"{n}_images"], arrays[f"{n}_category"], meta.pop(f"{n}_stimulus"))
-        for n in ("train", "test")
-    )
-    return FmriDataset(train, test, arrays["unlabelled"], vertex=arrays.get("vertex"), **meta)
-
-
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1, default=str) + "\n")
 
@@ -204,11 +172,20 @@ class Run:
             self._generator = generators.load(self.experiment.generator)
         return self._generator
 
+    @property
+    def judge(self) -> ImageClassifier:
+        """The classifier that ships beside the generator."""
+        from cnd.evaluation.classifiers import ImageClassifier
+
+        return ImageClassifier.from_folder(generators.folder(self.experiment.generator) / "classifier")
+
     def build(self, stage: Stage, make: Callable[[Path], None]) -> Path:
         """The stage's folder; made if it is missing."""
         return self.cache.build(stage.name, stage.key, stage.inputs, make)
 
-    def report(self, phase: str, fraction: float, samples_seen: int = 0, metrics: dict[str, float] | None = None) -> None:
+    def report(
+        self, phase: str, fraction: float, samples_seen: int = 0, metrics: dict[str, float] | None = None
+    ) -> None:
         """Tell the listener how far the whole run is."""
         share = SHARE.get(phase, 0.0) * fraction
         whole = min(1.0, (self.done + share) / len(self.folds))
@@ -218,10 +195,12 @@ class Run:
 
     def dataset(self, fold: Fold) -> FmriDataset:
         """The fold's data."""
+        from cnd.data.storage import load_dataset, save_dataset
+
         if self.cache.find(fold.data.name, fold.data.key) is None:
             self.report("data", 0.0)
-        return _load_dataset(
-            self.build(fold.data, lambda folder: _save_dataset(data.load(self.experiment.data, fold.index), folder))
+        return load_dataset(
+            self.build(fold.data, lambda folder: save_dataset(data.load(self.experiment.data, fold.index), folder))
         )
 
     def latents(self, fold: Fold, dataset: FmriDataset) -> Tensor:
@@ -263,13 +242,14 @@ class Run:
 
         return self.build(stage, make)
 
-    def _phase1_parts(self, dataset: FmriDataset) -> list[tuple[str, np.ndarray, int]]:
+    def _phase1_parts(self, dataset: FmriDataset) -> list[tuple[Literal["pretrain", "tune"], np.ndarray, int]]:
         import numpy as np
 
         config = self.experiment.phase1
         labelled = dataset.train.fmri
         if config.transductive:
             labelled = np.concatenate([labelled, dataset.test.fmri])
+        parts: list[tuple[Literal["pretrain", "tune"], np.ndarray, int]]
         parts = [("pretrain", dataset.unlabelled, config.pretrain_epochs), ("tune", labelled, config.tune_epochs)]
         return [part for part in parts if len(part[1]) and part[2]]
 
@@ -337,12 +317,13 @@ class Run:
 
     def _test_score(self, module: ConditionModule, dataset: FmriDataset) -> float:
         """Table score of the module on the test set: optimistic when it chooses the checkpoint."""
+        from cnd.evaluation.scores import score_items, score_name
         from cnd.phase2.sampling import reconstruct
 
         condition, _ = _conditions(module, dataset.test.fmri)
         images = reconstruct(self.experiment.sampling, self.generator, condition, self.experiment.seed)
-        items = self._score(dataset, images, 0)
-        return float(items[score_name(self.experiment, self.experiment.evaluation.n_way[0])].mean())
+        config = self.experiment.evaluation
+        return float(score_items(config, self.judge, dataset, images)[score_name(config, config.n_way[0])].mean())
 
     # ---- samples
 
@@ -376,8 +357,8 @@ class Run:
         """Reconstructions of the fold's test items."""
 
         def make(folder: Path) -> None:
-            from safetensors.torch import save_file
             import torch
+            from safetensors.torch import save_file
 
             from cnd.phase2.sampling import reconstruct
 
@@ -404,36 +385,6 @@ class Run:
 
     # ---- scores
 
-    def _score(self, dataset: FmriDataset, images: np.ndarray, fold: int) -> pd.DataFrame:
-        """n-way accuracy of every item and sample (sec. 4.3): one row each."""
-        import numpy as np
-        import pandas as pd
-
-        from cnd.evaluation.classifiers import ImageClassifier
-        from cnd.evaluation.nway import n_way_accuracy
-
-        config, test = self.experiment.evaluation, dataset.test
-        judge = ImageClassifier.from_folder(generators.folder(self.experiment.generator) / "classifier")
-        n_items, n_samples = images.shape[:2]
-        probabilities = judge.probabilities(images.reshape(-1, *images.shape[2:]))
-        truth = test.category if config.truth == "label" else judge.probabilities(test.images).argmax(1)
-        item = np.repeat(np.arange(n_items), n_samples)
-        table = pd.DataFrame(
-            dict(
-                item=item,
-                stimulus=np.array(test.stimulus, dtype=object)[item],
-                category=test.category[item],
-                category_name=np.array(dataset.class_names, dtype=object)[test.category[item]],
-                truth=truth[item],
-                fold=fold,
-                sample=np.tile(np.arange(n_samples), n_items),
-                predicted=probabilities.argmax(1),
-            )
-        )
-        for n in config.n_way:
-            table[score_name(self.experiment, n)] = n_way_accuracy(probabilities, truth[item], n, config.top_k)
-        return table
-
     def record(self) -> Path:
         """Everything that reports need, pooled over folds; see README.md, 'What a run leaves behind'."""
 
@@ -442,6 +393,9 @@ class Run:
             import pandas as pd
             from safetensors.numpy import load_file, save_file
 
+            from cnd.evaluation.scores import score_items, top_concepts
+
+            e = self.experiment
             items, histories, stimuli, reconstructions, concepts = [], [], [], [], []
             infos: list[dict[str, Any]] = []
             offset = 0
@@ -449,12 +403,12 @@ class Run:
                 samples = self.sample(fold)
                 dataset = self.dataset(fold)
                 tensors = load_file(samples / "samples.safetensors")
-                table = self._score(dataset, tensors["reconstructions"], fold.index)
-                table["item"] += offset
+                table = score_items(e.evaluation, self.judge, dataset, tensors["reconstructions"], fold.index)
+                items.append(table.assign(item=table["item"] + offset))
                 if "attention" in tensors:
-                    concepts.append(_top_concepts(tensors["attention"], dataset.class_names, offset))
+                    found = top_concepts(tensors["attention"], dataset.class_names)
+                    concepts.append(found.assign(item=found["item"] + offset))
                 offset += len(dataset.test)
-                items.append(table)
                 stimuli.append(dataset.test.images)
                 reconstructions.append(tensors["reconstructions"])
                 for stage in (fold.phase1, fold.phase2, fold.sample):
@@ -472,7 +426,7 @@ class Run:
             save_file(images, folder / "images.safetensors")
             if concepts:
                 pd.concat(concepts, ignore_index=True).to_parquet(folder / "attention.parquet")
-            _write_json(folder / "experiment.json", self.experiment.model_dump(mode="json"))
+            _write_json(folder / "experiment.json", e.model_dump(mode="json"))
             _write_json(folder / "summary.json", self._summary(scores, dataset, infos))
 
         return self.build(record_stage(self.experiment, self.folds), make)
@@ -480,17 +434,15 @@ class Run:
     def _summary(self, items: pd.DataFrame, dataset: FmriDataset, infos: list[dict[str, Any]]) -> dict[str, Any]:
         import torch
 
+        from cnd.evaluation.scores import chance, mean_scores
+
         e = self.experiment
-        names = {n: score_name(e, n) for n in e.evaluation.n_way}
-        per_item = items.groupby("item")[list(names.values())]
-        means, best = per_item.mean().mean(), per_item.max().mean()
-        scores = {name: float(means[name]) for name in names.values()}
-        scores |= {f"{name}_best_of_samples": float(best[name]) for name in names.values()}
         trained = [i for i in infos if i["stage"] == "phase2"]
+        n_items = int(items["item"].nunique())
         return dict(
-            scores=scores,
-            chance={name: e.evaluation.top_k / n for n, name in names.items()},
-            n_items=int(items["item"].nunique()),
+            scores=mean_scores(e.evaluation, items),
+            chance=chance(e.evaluation),
+            n_items=n_items,
             n_samples=e.sampling.samples_per_item,
             parameters={k: trained[0][k] for k in ("trainable", "frozen")} if trained else {},
             seconds={s: sum(i["seconds"] for i in infos if i["stage"] == s) for s in ("phase1", "phase2", "sample")},
@@ -502,7 +454,7 @@ class Run:
                 description=dataset.description,
                 n_voxels=dataset.train.fmri.shape[1],
                 n_train=len(dataset.train),
-                n_test=int(items["item"].nunique()),
+                n_test=n_items,
                 n_unlabelled=len(dataset.unlabelled),
                 **dataset.facts,
             ),
@@ -527,84 +479,6 @@ def _conditions(module: ConditionModule, fmri: np.ndarray) -> tuple[Condition, T
     with torch.no_grad():
         condition, attention = module(torch.from_numpy(fmri).to(module.bank.device))
     return condition, attention
-
-
-def _top_concepts(attention: np.ndarray, class_names: list[str], offset: int, n: int = 10) -> pd.DataFrame:
-    """The ``n`` concepts each item attends to most."""
-    import numpy as np
-    import pandas as pd
-
-    top = np.argsort(-attention, axis=1)[:, :n]
-    item = np.repeat(np.arange(len(attention)), top.shape[1])
-    return pd.DataFrame(
-        dict(
-            item=item + offset,
-            concept=top.ravel(),
-            concept_name=[class_names[c] for c in top.ravel()],
-            weight=attention[item, top.ravel()],
-        )
-    )
-
-
-def score_name(experiment: Experiment, n_way: int) -> str:
-    """Column and metric name of a score, e.g. ``nway50_top1``."""
-    return f"nway{n_way}_top{experiment.evaluation.top_k}"
-
-
-PAPER: dict[str, Any] = {
-    "encoder.patch_size": 16,
-    "encoder.width": 1024,
-    "encoder.depth": 24,
-    "encoder.decoder_depth": 8,
-    "phase1.batch_size": 250,
-    "phase1.lr": 2.5e-4,
-    "phase1.weight_decay": 0.05,
-    "phase1.sparsification": 0.2,
-    "phase1.pretrain_epochs": 500,
-    "phase1.tune_epochs": 500,
-    "phase1.warmup_epochs": 20,
-    "phase1.reconstruction_weight": 0.0,
-    "phase1.negatives": "anchors",
-    "phase2.timestep_range": (0, 1000),
-    "phase2.lr": 5.3e-5,
-    "phase2.batch_size": 8,
-    "phase2.max_epochs": 500,
-    "phase2.max_steps": None,
-    "phase2.train_encoder": True,
-    "phase2.train_unet_cross_attention": False,
-    "phase2.loss_weighting": "none",
-    "sampling.steps": 250,
-    "sampling.guidance": 1.0,
-}
-"""What the paper states (sec. 4.2, 8.2), for the list of departures from it."""
-
-
-def deviations(experiment: Experiment) -> list[str]:
-    """Where the settings that ran differ from what the paper states; the report prints them.
-
-    For decoders other than CnD only the sampling counts.
-    """
-    found = []
-    for key, stated in PAPER.items():
-        section, name = key.split(".")
-        if section != "sampling" and not isinstance(experiment.decoder, CndDecoder):
-            continue
-        if section == "phase1" and not experiment.phase1.enabled:
-            continue
-        value = getattr(getattr(experiment, section), name)
-        if value != stated:
-            found.append(f"{key} = {value} (paper: {stated})")
-    return found
-
-
-def warnings_of(experiment: Experiment) -> list[str]:
-    """What a reader must know before believing the scores."""
-    warnings = []
-    if experiment.phase1.transductive:
-        warnings.append("Transductive: Phase 1 was trained on test-set fMRI.")
-    if experiment.phase2.checkpoint == "test_best":
-        warnings.append("Optimistic: the Phase 2 checkpoint was chosen by its score on the test set.")
-    return warnings
 
 
 def prepare(experiment: Experiment, cache: StageCache, listener: Listener = _ignore) -> None:

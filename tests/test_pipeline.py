@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from cnd import pipeline
+from cnd import paper, pipeline
 from cnd.cache import StageCache
 from cnd.config import Experiment, load_experiment, override
 
@@ -112,8 +112,8 @@ def test_shuffled_pairs_change_the_pairs_only(smoke: Experiment, cache: StageCac
 
 def test_optimistic_settings_are_announced(smoke: Experiment):
     loud = override(smoke, {"phase1.transductive": True, "phase2.checkpoint": "test_best"}, "t")
-    assert [w.split(":")[0] for w in pipeline.warnings_of(loud)] == ["Transductive", "Optimistic"]
-    assert pipeline.warnings_of(smoke) == []
+    assert [w.split(":")[0] for w in paper.warnings_of(loud)] == ["Transductive", "Optimistic"]
+    assert paper.warnings_of(smoke) == []
 
 
 def test_test_best_scores_the_test_set(smoke: Experiment, cache: StageCache):
@@ -122,7 +122,7 @@ def test_test_best_scores_the_test_set(smoke: Experiment, cache: StageCache):
 
 
 def test_departures_from_the_paper_are_listed(smoke: Experiment):
-    found = pipeline.deviations(smoke)
+    found = paper.deviations(smoke)
     assert any(line.startswith("encoder.width = 16 (paper: 1024)") for line in found)
     assert not any("mask_ratio" in line for line in found)
 

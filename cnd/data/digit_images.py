@@ -25,8 +25,7 @@ def augmented_digits(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.n
     images = torch.as_tensor(scans.images[chosen] / 16.0, dtype=torch.float32)[:, None]
     images = F.interpolate(F.pad(images, (2, 2, 2, 2)), size=48, mode="bicubic", align_corners=False)
     angle, shear = rng.uniform(-0.25, 0.25, n), rng.uniform(-0.2, 0.2, n)
-    # 12 padded pixels hold the 8-pixel scan: dividing by 1.5 lets the scan fill the frame.
-    zoom_x, zoom_y = rng.uniform(0.62, 0.85, n), rng.uniform(0.62, 0.85, n)
+    zoom_x, zoom_y = rng.uniform(0.85, 1.35, n), rng.uniform(0.8, 1.2, n)
     shift = rng.uniform(-0.06, 0.06, (n, 2))
     affine = np.zeros((n, 2, 3), dtype=np.float32)
     affine[:, 0, 0], affine[:, 0, 1] = zoom_x * np.cos(angle), zoom_x * (shear - np.sin(angle))
@@ -34,6 +33,6 @@ def augmented_digits(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.n
     affine[:, :, 2] = shift
     grid = F.affine_grid(torch.from_numpy(affine), [n, 1, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
     images = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
-    threshold = torch.as_tensor(rng.uniform(0.35, 0.6, n), dtype=torch.float32)[:, None, None, None]
+    threshold = torch.as_tensor(rng.uniform(0.4, 0.75, n), dtype=torch.float32)[:, None, None, None]
     images = torch.sigmoid((images - threshold) * 12)
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).numpy(), scans.target[chosen].astype(np.int64)

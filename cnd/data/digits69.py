@@ -1,7 +1,7 @@
 """Real fMRI: one subject sees 100 handwritten sixes and nines (van Gerven et al. 2010).
 
-The file ``digit69_28x28.mat`` is not redistributable and is given by path. It holds ``fmriTrn`` (90, 3092), ``fmriTest``
-(10, 3092), ``stimTrn`` / ``stimTest`` (n, 784; stored transposed) and ``labelTrn`` / ``labelTest`` (1: six, 2: nine).
+The file ``digit69_28x28.mat`` is not redistributable and is given by path. It holds ``fmriTrn`` (90, 3092),
+``fmriTest`` (10, 3092), ``stimTrn`` / ``stimTest`` (n, 784; stored transposed) and ``labelTrn`` / ``labelTest`` (1: six, 2: nine).
 The published split has ten test items, too few to compare anything, so all 100 items are cross-validated.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from cnd.config import Digits69Data
 from cnd.errors import UserError
 from cnd.protocols import FmriDataset, FmriSplit

@@ -18,6 +18,7 @@ import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,7 +107,8 @@ def build_cortex(n_voxels: int, rng: np.random.Generator) -> Cortex:
     vertex = np.sort(np.concatenate([rng.choice(available[a], wanted[a], replace=False) for a in AREAS]))
     # Voxels are ordered area by area within a hemisphere, as real ROI masks concatenate them: the patches of
     # the encoder then hold neighbours.
-    order = np.lexsort((vertex, [list(AREAS).index(a) for a in area_of[vertex]], vertex >= 29696))
+    rank = np.array([list(AREAS).index(area) for area in area_of[vertex]])
+    order = np.lexsort((vertex, rank, vertex >= 29696))
     vertex = vertex[order]
     return Cortex(vertex, names[vertex], area_of[vertex], position[vertex])
 
@@ -157,7 +159,7 @@ def gabor_energy(images: np.ndarray) -> np.ndarray:
 
 def deep_features(images: np.ndarray) -> np.ndarray:
     """Spatially averaged last two stages of the frozen network, float64 [n, features]."""
-    network = load_resnet(NETWORK).double()
+    network: Any = load_resnet(NETWORK).double()
     stages: list[torch.Tensor] = []
     for part in torch.from_numpy(images).split(250):
         maps = network.forward_intermediates(part.double() / 127.5 - 1, indices=2, intermediates_only=True)
@@ -266,7 +268,9 @@ def _render_all(category: np.ndarray, seed: int, group: int) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty((0, 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
 
 
-def repeated_trials(config: SimulatedData, signal: np.ndarray, noise: NoiseModel, rng: np.random.Generator) -> np.ndarray:
+def repeated_trials(
+    config: SimulatedData, signal: np.ndarray, noise: NoiseModel, rng: np.random.Generator
+) -> np.ndarray:
     """Single trials of the test items, float64 [repetition, item, voxel]; repetitions lie in separate runs."""
     return np.stack([signal + noise.draw(len(signal), rng) for _ in range(config.test_repetitions)])
 

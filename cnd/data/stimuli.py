@@ -103,9 +103,7 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cup": lambda x, y: _minimum(
         _box(x + 0.6, y, 0.22, 0.8), _box(x - 0.6, y, 0.22, 0.8), _box(x, y + 0.58, 0.82, 0.22)
     ),
-    "dumbbell": lambda x, y: _minimum(
-        _disc(x, y, 0.42, -0.55), _disc(x, y, 0.42, 0.55), _box(x, y, 0.5, 0.14)
-    ),
+    "dumbbell": lambda x, y: _minimum(_disc(x, y, 0.42, -0.55), _disc(x, y, 0.42, 0.55), _box(x, y, 0.5, 0.14)),
     "trefoil": lambda x, y: torch.sqrt(x**2 + y**2) - 0.6 - 0.3 * torch.cos(3 * (torch.atan2(y, x) - math.pi / 2)),
 }
 """Signed distance functions of the shapes over [-1, 1]^2 (negative inside), by name."""
@@ -165,9 +163,7 @@ def _background(n: int, rng: np.random.Generator, x: Tensor, y: Tensor) -> Tenso
     return image
 
 
-def render(
-    category: np.ndarray, rng: np.random.Generator, dtype: torch.dtype = torch.float64
-) -> np.ndarray:
+def render(category: np.ndarray, rng: np.random.Generator, dtype: torch.dtype = torch.float64) -> np.ndarray:
     """Render one image a category index.
 
     Args:

@@ -1,10 +1,10 @@
 """Concept-aware conditioning (CnD, sec. 3.3): fMRI tokens gather concepts, then condition a frozen UNet twice.
 
-    fmri [b, v] -> E -> tokens [b, 1 + n, width]
-         -> token mapper   -> [b, context_tokens, bank width]      (before or after the concept layers)
-         -> concept layers, eq. 6, `depth` times
-         -> context [b, context_tokens, bank width]  to the UNet's cross-attention
-         -> pooled  [b, bank width]                  added to the UNet's time embedding
+fmri [b, v] -> E -> tokens [b, 1 + n, width]
+     -> token mapper   -> [b, context_tokens, bank width]      (before or after the concept layers)
+     -> concept layers, eq. 6, `depth` times
+     -> context [b, context_tokens, bank width]  to the UNet's cross-attention
+     -> pooled  [b, bank width]                  added to the UNet's time embedding
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ class ConceptLayer(nn.Module):
         self.key = nn.Linear(bank_width, width, bias=False)  # W_K
         self.value = nn.Linear(bank_width, width, bias=False)  # W_V
         self.output = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        narrow = nn.Linear(4 * width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), narrow)
         nn.init.eye_(self.value.weight)
         nn.init.eye_(self.output.weight)
         self.output.weight.data.mul_(IDENTITY_GAIN)
         nn.init.zeros_(self.output.bias)
-        nn.init.zeros_(self.mlp[2].weight)
-        nn.init.zeros_(self.mlp[2].bias)
+        nn.init.zeros_(narrow.weight)
+        nn.init.zeros_(narrow.bias)
 
     def forward(
         self, tokens: Float[Tensor, "b t width"], bank: Float[Tensor, "concepts bank_width"]
@@ -123,9 +124,7 @@ class ConditionModule(nn.Module):
         bank_width = bank.shape[1]
         self.map_first = config.mapper_position == "before"
         if config.token_mapper == "flatten":
-            mapper: nn.Module = FlattenMapper(
-                n_tokens, width, config.context_tokens, bank_width, config.mapper_width
-            )
+            mapper: nn.Module = FlattenMapper(n_tokens, width, config.context_tokens, bank_width, config.mapper_width)
         else:
             mapper = ConvMapper(n_tokens, width, config.context_tokens, bank_width)
         self.mapper = mapper

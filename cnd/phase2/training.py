@@ -26,7 +26,9 @@ class Fitted:
     chosen_step: int = 0
 
 
-def trainable_parameters(config: Phase2Config, module: ConditionModule, generator: LatentDiffusion) -> list[dict]:
+def trainable_parameters(
+    config: Phase2Config, module: ConditionModule, generator: LatentDiffusion
+) -> list[dict[str, Any]]:
     """Freeze what the config freezes; return AdamW's parameter groups."""
     module.requires_grad_(True)
     module.encoder.requires_grad_(config.train_encoder)
@@ -35,7 +37,7 @@ def trainable_parameters(config: Phase2Config, module: ConditionModule, generato
     rest = [p for name, p in module.named_parameters() if not name.startswith("encoder.")]
     if config.train_unet_cross_attention:  # DC-LDM: attn2 and the norm before it
         for name, parameter in generator.unet.named_parameters():
-            if ".attn2." in name or ".norm2." in name and "transformer_blocks" in name:
+            if ".attn2." in name or (".norm2." in name and "transformer_blocks" in name):
                 parameter.requires_grad_(True)
                 rest.append(parameter)
     groups = [dict(params=rest, lr=config.lr)]

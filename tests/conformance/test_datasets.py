@@ -51,7 +51,7 @@ def test_no_test_item_is_a_training_item(case):
 
 def test_categories_index_the_class_names(case):
     _, dataset = case
-    assert 0 <= dataset.train.category.min() and dataset.train.category.max() < len(dataset.class_names)
+    assert dataset.train.category.min() >= 0 and dataset.train.category.max() < len(dataset.class_names)
     assert dataset.test.category.max() < len(dataset.class_names)
 
 

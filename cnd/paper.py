@@ -1,0 +1,62 @@
+"""What the paper states, and where an experiment departs from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cnd.config import CndDecoder, Experiment
+
+PAPER: dict[str, Any] = {
+    "encoder.patch_size": 16,
+    "encoder.width": 1024,
+    "encoder.depth": 24,
+    "encoder.decoder_depth": 8,
+    "phase1.batch_size": 250,
+    "phase1.lr": 2.5e-4,
+    "phase1.weight_decay": 0.05,
+    "phase1.sparsification": 0.2,
+    "phase1.pretrain_epochs": 500,
+    "phase1.tune_epochs": 500,
+    "phase1.warmup_epochs": 20,
+    "phase1.reconstruction_weight": 0.0,
+    "phase1.negatives": "anchors",
+    "phase2.timestep_range": (0, 1000),
+    "phase2.lr": 5.3e-5,
+    "phase2.batch_size": 8,
+    "phase2.max_epochs": 500,
+    "phase2.max_steps": None,
+    "phase2.train_encoder": True,
+    "phase2.train_unet_cross_attention": False,
+    "phase2.loss_weighting": "none",
+    "sampling.steps": 250,
+    "sampling.guidance": 1.0,
+}
+"""What the paper states (sec. 4.2, 8.2), for the list of departures from it."""
+
+
+def deviations(experiment: Experiment) -> list[str]:
+    """Where the settings that ran differ from what the paper states; the report prints them.
+
+    For decoders other than CnD only the sampling counts.
+    """
+    found = []
+    for key, stated in PAPER.items():
+        section, name = key.split(".")
+        if section != "sampling" and not isinstance(experiment.decoder, CndDecoder):
+            continue
+        if section == "phase1" and not experiment.phase1.enabled:
+            continue
+        value = getattr(getattr(experiment, section), name)
+        if value != stated:
+            found.append(f"{key} = {value} (paper: {stated})")
+    return found
+
+
+def warnings_of(experiment: Experiment) -> list[str]:
+    """What a reader must know before believing the scores."""
+    warnings = []
+    if experiment.phase1.transductive:
+        warnings.append("Transductive: Phase 1 was trained on test-set fMRI.")
+    if experiment.phase2.checkpoint == "test_best":
+        warnings.append("Optimistic: the Phase 2 checkpoint was chosen by its score on the test set.")
+    return warnings
