@@ -256,7 +256,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
+    if root is None or not isinstance(content, dict):
         raise UserError(f"{path}:1: expected a mapping of settings")
     lines: dict[tuple[str, ...], int] = {}
 
@@ -372,7 +372,8 @@ def override(experiment: Experiment, edits: dict[str, Any], source: str) -> Expe
     content = experiment.model_dump(mode="python")
     for dotted, value in edits.items():
         *parents, last = dotted.split(".")
-        node, model = content, [Experiment]
+        node = content
+        model: list[type[BaseModel]] = [Experiment]
         for part in parents:
             fields = {f for m in model for f in m.model_fields}
             if part not in node or not isinstance(node[part], dict):

@@ -89,6 +89,8 @@ def run_jobs(
 def _start_ray(resources: Resources) -> None:
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_enable_worker_prestart": "0",  # Tune starts workers of its own; those started ahead only cost time
+        "RAY_prestart_worker_first_driver": "0",
         "RAY_AIR_NEW_OUTPUT": "0",  # the newer output engine prints to stdout even when told to be quiet
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if resources.address is None else "1",  # 0: listen on 127.0.0.1 only
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning in the workers
@@ -131,13 +133,14 @@ def _stop_ray() -> None:
         ray.shutdown()
 
 
-def _tune(
-    jobs: list[Job], cache: Path, folder: Path, resources: Resources, watcher: Watcher, pipeline: str
-) -> None:
+def _tune(jobs: list[Job], cache: Path, folder: Path, resources: Resources, watcher: Watcher, pipeline: str) -> None:
     from ray import tune
 
     class Ears(tune.Callback):  # type: ignore[misc]
         """Passes Tune's events on."""
+
+        def __reduce__(self) -> Any:
+            return tune.Callback, ()  # Tune writes a copy for its own way of resuming, which is not used
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             watcher.started(trial.config["trial"])
@@ -199,12 +202,13 @@ def _run(job: dict[str, Any], cache_root: Path, pipeline: str) -> tuple[Path, fl
 
     module = importlib.import_module(pipeline)
     experiment, cache = Experiment.model_validate(job["experiment"]), StageCache(cache_root)
-    told = {"at": 0.0, "phase": ""}
+    told_phase, told_at = "", 0.0
 
     def report(progress: Any) -> None:
+        nonlocal told_phase, told_at
         now = time.monotonic()
-        if progress.phase != told["phase"] or now - told["at"] >= SECONDS_BETWEEN_REPORTS:
-            told.update(at=now, phase=progress.phase)
+        if progress.phase != told_phase or now - told_at >= SECONDS_BETWEEN_REPORTS:
+            told_phase, told_at = progress.phase, now
             tune.report({ENTRY: {"progress": asdict(progress)}})
 
     cache_root.mkdir(parents=True, exist_ok=True)

@@ -28,26 +28,28 @@ class Column(Config):
     key: str  # its name in records and in MLflow
     title: str
     setting: str  # dotted key of the experiment
-    names: dict[str, str] = {}  # how a value is shown, where it is not shown as it is
+    names: dict[str, str] = Field(default_factory=dict)  # how a value is shown, where it is not shown as it is
 
 
-class Row(Config):
-    """One line of the table."""
+class Line(Config):
+    """One line of the table: edits to the base experiment."""
 
     id: NamedId
     label: str | None = None
-    set: dict[str, Any] = {}  # dotted key: value, the row's edits to the base experiment
+    set: dict[str, Any] = Field(default_factory=dict)  # dotted key of the experiment: value
+
+
+class Row(Line):
+    """A row of the paper's table."""
+
     paper: float | None = None  # the paper's score in %
-    show: dict[str, str] = {}  # column key: text, where the setting does not apply
+    show: dict[str, str] = Field(default_factory=dict)  # column key: text, where the setting does not apply
 
 
-class Control(Config):
+class Control(Line):
     """A line that says what the scores mean: a floor, a ceiling or a simple rival."""
 
-    id: NamedId
-    label: str
     base: Id  # the row whose settings it shares
-    set: dict[str, Any] = {}
 
 
 class Factor(Config):
@@ -66,16 +68,16 @@ class Sweep(Config):
     description: str = ""
     reference: Id  # row that differences are taken from
     paper_metric: str = ""  # what the paper's column measures
-    columns: list[Column] = []
-    rows: Annotated[list[Row], Field(min_length=1)]
-    controls: list[Control] = []
-    factors: list[Factor] = []
+    columns: tuple[Column, ...] = ()
+    rows: Annotated[tuple[Row, ...], Field(min_length=1)]
+    controls: tuple[Control, ...] = ()
+    factors: tuple[Factor, ...] = ()
     _source: str = PrivateAttr("")  # the file, for messages
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)  # where each row's edits stand in it
 
     @model_validator(mode="after")
     def _consistent(self) -> Sweep:
-        ids = [line.id for line in [*self.rows, *self.controls]]
+        ids = [line.id for line in self.lines]
         rows, columns = {row.id for row in self.rows}, {column.key for column in self.columns}
         if repeated := [i for i, count in Counter(ids).items() if count > 1]:
             raise ValueError(f"row '{repeated[0]}' appears twice")
@@ -86,6 +88,11 @@ class Sweep(Config):
         if unknown := [k for k in [*keys, *(k for r in self.rows for k in r.show)] if k not in columns]:
             raise ValueError(f"there is no column '{unknown[0]}'{nearest(unknown[0], columns)}")
         return self
+
+    @property
+    def lines(self) -> list[Line]:
+        """Rows, then controls."""
+        return [*self.rows, *self.controls]
 
     def where(self, row: str) -> str:
         """File, line and name of a row, for messages."""
@@ -208,12 +215,12 @@ def select(sweep: Sweep, wanted: list[str] | None) -> tuple[list[Row], list[Cont
         UserError: a row does not exist.
     """
     if wanted is None:
-        return sweep.rows, sweep.controls
-    ids = [line.id for line in [*sweep.rows, *sweep.controls]]
+        return list(sweep.rows), list(sweep.controls)
+    ids = [line.id for line in sweep.lines]
     if unknown := [i for i in wanted if i not in ids]:
         raise UserError(f"--rows: there is no row '{unknown[0]}' in {sweep.name}; valid: {', '.join(ids)}")
     controls = [c for c in sweep.controls if c.id in wanted]
-    return [r for r in sweep.rows if r.id in wanted], controls or sweep.controls
+    return [r for r in sweep.rows if r.id in wanted], controls or list(sweep.controls)
 
 
 def resolve(
@@ -235,21 +242,22 @@ def resolve(
         if rows and all(key in row.set for row in rows):
             raise UserError(f"--set {key}: has no effect, because every chosen row of {sweep.name} sets it")
     by_id = {row.id: row for row in sweep.rows}
-    lines = [(row, row, False) for row in rows] + [(c, by_id[c.base], True) for c in controls]
+    lines: list[tuple[Line, Row, bool]] = [(row, row, False) for row in rows]
+    lines += [(control, by_id[control.base], True) for control in controls]
     trials = []
-    for line, row, control in lines:
+    for line, row, is_control in lines:
         edited = override(base, row.set, sweep.where(row.id)) if row.set else base
-        if control and line.set:
+        if is_control and line.set:
             edited = override(edited, line.set, sweep.where(line.id))
         for seed in range(base.seed, base.seed + seeds):
             experiment = override(edited, {"seed": seed}, "--seeds")
             found = tuple((stage.name, stage.key) for stage in stages(experiment))
             shown = _settings(sweep.columns, row, experiment)
-            trials.append(Trial(line.id, line.label, seed, control, shown, experiment, found))
+            trials.append(Trial(line.id, line.label, seed, is_control, shown, experiment, found))
     return in_running_order(trials, sweep.reference)
 
 
-def _settings(columns: list[Column], row: Row, experiment: Experiment) -> dict[str, Any]:
+def _settings(columns: Iterable[Column], row: Row, experiment: Experiment) -> dict[str, Any]:
     """What the table shows of a trial; settings of CnD mean nothing to another decoder."""
     if not isinstance(experiment.decoder, CndDecoder):
         return {column.key: "-" for column in columns}
@@ -285,7 +293,7 @@ def in_running_order(trials: list[Trial], reference: str) -> list[Trial]:
 
 def in_table_order(sweep: Sweep, trials: list[Trial]) -> list[Trial]:
     """Trials sorted by row as the sweep lists them, then by seed."""
-    place = {line.id: index for index, line in enumerate([*sweep.rows, *sweep.controls])}
+    place = {line.id: index for index, line in enumerate(sweep.lines)}
     return sorted(trials, key=lambda trial: (place[trial.row], trial.seed))
 
 

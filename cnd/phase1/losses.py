@@ -72,18 +72,18 @@ def count_views(config: Phase1Config) -> int:
     return 3 if config.alpha_s > 0 and config.self_contrast_view == "independent" else 2
 
 
-def draw_masks(
-    model: MaskedAutoencoder, n_patterns: int, config: Phase1Config, generator: torch.Generator
-) -> Int[Tensor, "views_x_batch patches"]:
-    """Independent masks (orders of patches) of every view of every pattern, view by view."""
-    device = model.encoder.class_token.device
-    return random_order(count_views(config) * n_patterns, model.encoder.n_patches, generator, device)
+def draw_inputs(
+    model: MaskedAutoencoder, sparsified: Patterns, config: Phase1Config, generator: torch.Generator
+) -> tuple[Float[Tensor, "rows voxels"], Int[Tensor, "rows patches"]]:
+    """Every pattern once a view, view by view, each row with an own random mask (order of patches)."""
+    inputs = sparsified.repeat(count_views(config), 1)
+    return inputs, random_order(len(inputs), model.encoder.n_patches, generator, inputs.device)
 
 
 def combine(
     views: Float[Tensor, "views batch voxels"],
     fmri: Patterns,
-    order: Int[Tensor, "views_x_batch patches"],
+    order: Int[Tensor, "rows patches"],
     patch_size: int,
     config: Phase1Config,
 ) -> tuple[Scalar, dict[str, Scalar]]:
@@ -92,7 +92,7 @@ def combine(
     Args:
         views: predictions of all voxels from each masked view.
         fmri: the original patterns, neither masked nor sparsified.
-        order: the masks, as drawn by :func:`draw_masks`.
+        order: the masks, as drawn by :func:`draw_inputs`.
     """
     parts: dict[str, Scalar] = {}
     if config.alpha_c > 0:
@@ -123,11 +123,10 @@ def double_contrastive_loss(
     Returns:
         total and its unweighted parts, among "cross_contrast", "self_contrast", "reconstruction".
     """
-    order = draw_masks(model, len(fmri), config, generator)
-    inputs = sparsified.repeat(count_views(config), 1)
-    chunks = zip(inputs.split(ROWS_AT_ONCE), order.split(ROWS_AT_ONCE), strict=True)
-    views = torch.cat([model.predict(rows, masks, config.mask_ratio) for rows, masks in chunks])
-    return combine(views.unflatten(0, (-1, len(fmri))), fmri, order, model.encoder.config.patch_size, config)
+    inputs, order = draw_inputs(model, sparsified, config, generator)
+    chunks = _slices(len(inputs), ROWS_AT_ONCE)
+    views = torch.cat([model.predict(inputs[rows], order[rows], config.mask_ratio) for rows in chunks])
+    return combine(views.view(-1, *fmri.shape), fmri, order, model.encoder.config.patch_size, config)
 
 
 def backward_in_micro_batches(
@@ -144,15 +143,17 @@ def backward_in_micro_batches(
     with respect to them, and a second pass with the same masks carries that on into the weights. The gradient is
     the full batch's but for rounding; the price is one more forward pass.
     """
-    order = draw_masks(model, len(fmri), config, generator)
-    inputs = sparsified.repeat(count_views(config), 1)
-    chunks = list(zip(inputs.split(micro_batch_size), order.split(micro_batch_size), strict=True))
+    inputs, order = draw_inputs(model, sparsified, config, generator)
+    chunks = _slices(len(inputs), micro_batch_size)
     with torch.no_grad():
-        views = torch.cat([model.predict(rows, masks, config.mask_ratio) for rows, masks in chunks])
+        views = torch.cat([model.predict(inputs[rows], order[rows], config.mask_ratio) for rows in chunks])
     views.requires_grad_()
-    patch_size = model.encoder.config.patch_size
-    total, parts = combine(views.unflatten(0, (-1, len(fmri))), fmri, order, patch_size, config)
+    total, parts = combine(views.view(-1, *fmri.shape), fmri, order, model.encoder.config.patch_size, config)
     (gradient,) = torch.autograd.grad(total, views)
-    for (rows, masks), part in zip(chunks, gradient.split(micro_batch_size), strict=True):
-        model.predict(rows, masks, config.mask_ratio).backward(part)
-    return total, parts
+    for rows in chunks:
+        torch.autograd.backward(model.predict(inputs[rows], order[rows], config.mask_ratio), gradient[rows])
+    return total.detach(), parts
+
+
+def _slices(n_rows: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, n_rows, size)]
