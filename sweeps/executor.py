@@ -81,6 +81,9 @@ def run_jobs(
         try:
             _start_ray(resources)
             _tune(jobs, cache, folder, resources, watcher, pipeline)
+        except KeyboardInterrupt:
+            print("stopping the workers ...", file=sys.stderr, flush=True)
+            raise
         finally:
             _stop_ray()
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,227 @@
+"""MLflow: a run for a sweep, a child run for each of its trials, and a run for each shared Phase 1.
+
+One process writes, from one thread: MLflow's SQLite store breaks when several processes meet it fresh, and a run
+that two processes end races. Everything here may be repeated: a run is found by the content key of what it
+shows, so a trial that was interrupted, or logged halfway, ends as exactly one run. MLflow is imported when a
+:class:`Tracker` is made; that takes a second or two.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+BATCH = 1000  # metrics in one call, MLflow's limit
+NAME, KEY = "cnd.name", "cnd.key"
+STAGES = "stages"  # the MLflow experiment of runs that sweeps share
+GRID_ITEMS, GRID_SAMPLES = 12, 3
+
+
+def sqlite_uri(output: Path) -> str:
+    """The default store below an output folder."""
+    return f"sqlite:///{output / 'mlflow.db'}"
+
+
+def metric_name(name: str) -> str:
+    """A name that MLflow accepts: letters, digits and ``_ - . : /`` and spaces."""
+    return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` to ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+class Tracker:
+    """Runs of one sweep over one base experiment.
+
+    Args:
+        uri: of the MLflow store, such as :func:`sqlite_uri`.
+        artifacts: folder of the artifacts of a local store; None leaves them where a server keeps them.
+        sweep: name of the MLflow experiment that holds the runs.
+
+    Raises:
+        mlflow.exceptions.MlflowException: the store cannot be used.
+    """
+
+    def __init__(self, uri: str, artifacts: Path | None, sweep: str) -> None:
+        self.client = _client(uri)
+        self.location = artifacts.absolute().as_uri() if artifacts else None
+        self.sweep = self._experiment(sweep)
+        self.known = self._runs(self.sweep)
+        self.parent = self._run(self.sweep, f"sweep {sweep}", "", {"cnd.kind": "sweep"})
+        self._stages: str | None = None
+        self._stage_runs: dict[tuple[str, str], str] = {}
+
+    # ---- trials
+
+    def start(self, name: str, key: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        """The id of a trial's run, now running: a new run, or the one it had when it was interrupted.
+
+        Args:
+            key: content key of the trial's result; another key is another run.
+            params: written once.
+        """
+        return self._run(self.sweep, name, key, {"mlflow.parentRunId": self.parent, **tags}, params)
+
+    def progress(self, run: str, metrics: Mapping[str, float], samples_seen: int) -> None:
+        """Live values of a running trial, under ``live/``; the whole curves come with its record."""
+        values = {f"live/{name}": value for name, value in metrics.items()}
+        self._log(run, ((name, value, samples_seen) for name, value in values.items()), int(time.time() * 1000))
+
+    def record(self, run: str, folder: Path, phase1: Iterable[str] = ()) -> None:
+        """Log a finished trial from its record folder and end its run.
+
+        Args:
+            phase1: keys of the Phase 1 stages that it used, by fold; linked as ``stage.phase1.run_id``.
+        """
+        import pandas as pd
+
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        when = int((folder / "items.parquet").stat().st_mtime * 1000)  # the same when it is logged again
+        history = pd.read_parquet(folder / "history.parquet")
+        values = dict(summary["scores"]) | {f"seconds/{k}": v for k, v in summary.get("seconds", {}).items()}
+        self._log(run, ((name, value, 0) for name, value in values.items()), when)
+        self._log(run, _curves(history), when)
+        for name in ("items.parquet", "history.parquet", "attention.parquet", "experiment.json", "summary.json"):
+            if (folder / name).exists():
+                self.client.log_artifact(run, str(folder / name))
+        if (folder / "images.safetensors").exists():
+            self.client.log_image(run, image_grid(folder / "images.safetensors"), artifact_file="reconstructions.png")
+        stages = [self._phase1(key, fold, history, when, folder) for fold, key in enumerate(phase1)]
+        if stages:
+            self.client.set_tag(run, "stage.phase1.run_id", ",".join(stages))
+        self.end(run, "FINISHED")
+
+    def fail(self, run: str, error: str) -> None:
+        """End a trial's run as failed."""
+        self.client.set_tag(run, "error", error)
+        self.end(run, "FAILED")
+
+    def end(self, run: str, status: str) -> None:
+        """End a run: FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(run, status)
+
+    # ---- runs
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        return str(found.experiment_id if found else self.client.create_experiment(name, self.location))
+
+    def _runs(self, experiment: str) -> dict[tuple[str, str], str]:
+        """Run ids by (name, key), the oldest of each."""
+        found: dict[tuple[str, str], str] = {}
+        page: str | None = None
+        while True:
+            runs = self.client.search_runs([experiment], order_by=["attributes.start_time DESC"], page_token=page)
+            found |= {(r.data.tags[NAME], r.data.tags[KEY]): r.info.run_id for r in runs if NAME in r.data.tags}
+            page = runs.token
+            if not page:
+                return found
+
+    def _run(
+        self, experiment: str, name: str, key: str, tags: Mapping[str, str], params: Mapping[str, Any] | None = None
+    ) -> str:
+        from mlflow.entities import Param
+
+        run = self.known.get((name, key))
+        if run is None:
+            everything = {**tags, NAME: name, KEY: key}
+            run = self.client.create_run(experiment, tags=everything, run_name=name).info.run_id
+            self.known[name, key] = run
+        elif self.client.get_run(run).info.status != "RUNNING":
+            self.client.update_run(run, status="RUNNING")
+        written = self.client.get_run(run).data.params
+        new = [Param(k, str(v)[:6000]) for k, v in (params or {}).items() if k not in written]
+        self.client.log_batch(run, params=new)
+        return str(run)
+
+    def _phase1(self, key: str, fold: int, history: pd.DataFrame, when: int, folder: Path) -> str:
+        """The run of one Phase 1 training, written when the first trial that used it is."""
+        from mlflow.entities import Param
+
+        if self._stages is None:
+            self._stages = self._experiment(STAGES)
+            self._stage_runs = self._runs(self._stages)
+        name = "phase1"
+        if (found := self._stage_runs.get((name, key))) is not None:
+            return found
+        run = str(
+            self.client.create_run(self._stages, tags={NAME: name, KEY: key}, run_name=f"{name} {key[:8]}").info.run_id
+        )
+        self._stage_runs[name, key] = run
+        experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
+        used = {part: experiment[part] for part in ("data", "encoder", "phase1", "seed")} | {"fold": fold}
+        self.client.log_batch(run, params=[Param(k, str(v)[:6000]) for k, v in flatten(used).items()])
+        mine = history[(history["fold"] == fold) & history["phase"].str.startswith("phase1")]
+        self._log(run, _curves(mine), when)
+        self.end(run, "FINISHED")
+        return run
+
+    def _log(self, run: str, values: Iterable[tuple[str, float, int]], when: int) -> None:
+        """Metrics (name, value, step) in batches; a value that is not finite is left out."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(metric_name(n), float(v), when, int(step)) for n, v, step in values if math.isfinite(v)]
+        for start in range(0, len(metrics), BATCH):
+            self.client.log_batch(run, metrics=metrics[start : start + BATCH])
+
+
+def _client(uri: str) -> Any:
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from filelock import FileLock
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):  # MLflow sets its own levels when imported
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not uri.startswith("sqlite:///"):
+        return MlflowClient(tracking_uri=uri)
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.with_name(f".{database.name}.lock")):  # two sweeps may share an output folder
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)  # creates the tables
+    return client
+
+
+def _curves(history: pd.DataFrame) -> Iterable[tuple[str, float, int]]:
+    """Learning curves as (name, value, samples seen), averaged over folds."""
+    mean = history.groupby(["phase", "name", "samples_seen"], sort=True, as_index=False)["value"].mean()
+    names = mean["phase"].astype(str) + "/" + mean["name"].astype(str)
+    return zip(names, mean["value"], mean["samples_seen"], strict=True)
+
+
+def image_grid(path: Path) -> np.ndarray:
+    """Stimuli (first line) above their reconstructions, uint8 [height, width, 3], of items spread over the test set.
+
+    Args:
+        path: safetensors with ``stimuli`` [item, C, H, W] and ``reconstructions`` [item, sample, C, H, W], uint8.
+    """
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    tensors = load_file(path)
+    stimuli, drawn = tensors["stimuli"], tensors["reconstructions"]
+    items = np.unique(np.linspace(0, len(stimuli) - 1, GRID_ITEMS).astype(int))
+    lines = [stimuli[items], *(drawn[items, sample] for sample in range(min(GRID_SAMPLES, drawn.shape[1])))]
+    padded = np.pad(np.stack(lines), [(0, 0)] * 3 + [(1, 1), (1, 1)], constant_values=255)
+    line, item, channel, height, width = padded.shape
+    grid = padded.transpose(0, 3, 1, 4, 2).reshape(line * height, item * width, channel)
+    return np.broadcast_to(grid, (*grid.shape[:2], 3)).copy()

@@ -1,0 +1,204 @@
+"""What a sweep leaves in ``OUTPUT/sweeps/<sweep>-<experiment>/``: its definition, and a small JSON file a trial.
+
+One process at a time writes here, the one that holds the folder's lock. The scores are not here but in the stage
+cache; a trial's file says where.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cnd.cache import StageCache, write_json
+from cnd.config import Experiment
+from cnd.errors import UserError
+from sweeps.spec import Sweep, Trial, in_table_order
+
+DEFINITION = "sweep.json"
+
+
+class SweepFolder:
+    """Folder of one sweep over one experiment.
+
+    Args:
+        output: the ``--output`` folder.
+        name: ``<sweep>-<experiment>``.
+    """
+
+    def __init__(self, output: Path, name: str) -> None:
+        self.output, self.name = output, name
+        self._writing = threading.Lock()  # the run and its tracking thread both write trials
+        self.path = output / "sweeps" / name
+        self.report = output / "reports" / f"{name}.html"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder while writing to it.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._lock)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{self.path}: another process is running this sweep; wait for it or choose --output"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / ".lock"
+
+    def in_use(self) -> bool:
+        """Whether a process is running this sweep now."""
+        from filelock import FileLock, Timeout
+
+        if not self._lock.exists():
+            return False
+        try:
+            with FileLock(self._lock).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    # ---- the definition
+
+    def define(self, sweep: Sweep, base: Experiment, trials: list[Trial], edits: dict[str, Any]) -> None:
+        """Write what this sweep is now: the rows chosen by the last command, and every stage ever used."""
+        first = {trial.row: trial for trial in reversed(in_table_order(sweep, trials))}
+        used = {tuple(stage) for stage in self._definition().get("stages", [])}
+        used |= {stage for trial in trials for stage in trial.stages}
+        content = sweep.model_dump(mode="json", include={"name", "title", "description", "reference", "paper_metric"})
+        content |= {
+            "experiment": base.name,
+            "set": {key: edits[key] for key in sorted(edits)},
+            "columns": [{"key": column.key, "title": column.title} for column in sweep.columns],
+            "rows": [
+                {
+                    "id": line.id,
+                    "label": line.label,
+                    "settings": first[line.id].settings,
+                    "set": line.set,
+                    "paper": getattr(line, "paper", None),
+                    "control": first[line.id].control,
+                }
+                for line in sweep.lines
+                if line.id in first
+            ],
+            "seeds": sorted({trial.seed for trial in trials}),
+            "factors": [factor.model_dump(mode="json") for factor in sweep.factors],
+            "trials": [trial.name for trial in in_table_order(sweep, trials)],
+            "stages": sorted(used),
+        }
+        write_json(self.path / DEFINITION, content)
+
+    def definition(self) -> dict[str, Any]:
+        """The content of sweep.json.
+
+        Raises:
+            UserError: the sweep was never run here.
+        """
+        content = self._definition()
+        if not content:
+            raise UserError(f"{self.path}: there is no such sweep; run it first, or give its --experiment and --output")
+        return content
+
+    def _definition(self) -> dict[str, Any]:
+        return _read_json(self.path / DEFINITION)
+
+    # ---- trials
+
+    def trial_file(self, name: str) -> Path:
+        return self.path / "trials" / f"{name}.json"
+
+    def traceback_file(self, name: str) -> Path:
+        return self.path / "trials" / f"{name}.traceback.txt"
+
+    def read(self, name: str) -> dict[str, Any]:
+        """What is known of a trial; empty when nothing is."""
+        return _read_json(self.trial_file(name))
+
+    def write(self, trial: Trial, **changes: Any) -> None:
+        """Change what is known of a trial. Of an earlier trial with another key nothing is kept."""
+        content: dict[str, Any] = {
+            "row": trial.row,
+            "seed": trial.seed,
+            "control": trial.control,
+            "state": "pending",
+            "record": None,
+        }
+        content |= {"key": trial.key, "run_id": None, "tracking_uri": None, "seconds": None, "error": None}
+        with self._writing:
+            before = self.read(trial.name)
+            content |= before if before.get("key") == trial.key else {}
+            write_json(self.trial_file(trial.name), content | changes)
+
+    def record_name(self, record: Path) -> str:
+        """How a trial's file names its record: relative to the output folder, where it lies inside."""
+        return record.relative_to(self.output).as_posix() if record.is_relative_to(self.output) else str(record)
+
+    def trials(self) -> list[dict[str, Any]]:
+        """What is known of each trial of the last command, in the table's order.
+
+        A trial that ran when its process was killed has the state ``interrupted``.
+        """
+        names, busy = self.definition()["trials"], self.in_use()
+        found = []
+        for name in names:
+            row, _, seed = name.rpartition("-seed")
+            trial = {"row": row, "seed": int(seed), "state": "pending", "seconds": None, "error": None} | self.read(
+                name
+            )
+            if trial["state"] == "running" and not busy:
+                trial["state"] = "interrupted"
+            found.append(trial)
+        return found
+
+    def is_complete(self, trial: Trial) -> bool:
+        """Whether this very trial (row, seed and key) was finished by an earlier command."""
+        known = self.read(trial.name)
+        return known.get("key") == trial.key and known.get("state") == "complete"
+
+    def typical_seconds(self) -> float | None:
+        """Mean duration of the trials that ran here, whatever their settings; None before there is any."""
+        seconds = [_read_json(file).get("seconds") for file in sorted(self.path.glob("trials/*.json"))]
+        known = [float(s) for s in seconds if s is not None]
+        return sum(known) / len(known) if known else None
+
+    # ---- stages
+
+    def stages(self) -> list[tuple[str, str]]:
+        """(name, key) of every stage that this sweep has used."""
+        return [(name, key) for name, key in self._definition().get("stages", [])]
+
+    def own_stages(self) -> list[tuple[str, str]]:
+        """Stages that no other sweep of the output folder uses."""
+        others = [SweepFolder(self.output, p.name) for p in self.path.parent.iterdir() if p.is_dir() and p != self.path]
+        shared = {stage for other in others for stage in other.stages()}
+        return [stage for stage in self.stages() if stage not in shared]
+
+
+def damaged(cache: StageCache, stages: list[tuple[str, str]]) -> dict[str, str]:
+    """What is wrong with each damaged result, by ``stage/key``; results that are not there are left out."""
+    problems = {f"{name}/{key}": cache.problem(name, key) for name, key in stages if cache.path(name, key).exists()}
+    return {name: problem for name, problem in problems.items() if problem}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,180 @@
+"""One run of a sweep: what is missing is computed, every event goes to the table, the trial files and MLflow."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnd.cache import StageCache
+from sweeps.executor import Job, Resources, run_jobs
+from sweeps.folder import SweepFolder
+from sweeps.live import Board
+from sweeps.spec import Trial
+
+if TYPE_CHECKING:
+    from cnd.tracking import Tracker
+
+SECONDS_BETWEEN_METRICS = 5.0
+
+
+class Scribe:
+    """Writes to MLflow in a thread of its own, so that neither its import nor its store holds up a trial.
+
+    Every call only queues the work. An error of the tracking never stops the trials; it is kept in ``error``.
+    """
+
+    def __init__(self, folder: SweepFolder, uri: str, local: bool) -> None:
+        self.folder, self.uri = folder, uri
+        self.artifacts = folder.output / "mlartifacts" if local else None
+        self.error: Exception | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        self._tracker: Tracker | None = None
+        self._runs: dict[str, str] = {}  # ids of runs that are open, by trial
+        self._told: dict[str, float] = {}
+        self._used = False
+
+    def wants(self, trial: Trial) -> bool:
+        """Whether a finished trial is not in the store yet."""
+        known = self.folder.read(trial.name)
+        return not known.get("run_id") or known.get("tracking_uri") != self.uri
+
+    def start(self, trial: Trial) -> None:
+        self._queue(lambda tracker: self._open(tracker, trial))
+
+    def progress(self, trial: Trial, metrics: dict[str, float], samples_seen: int) -> None:
+        now = time.monotonic()
+        if metrics and now - self._told.get(trial.name, 0.0) >= SECONDS_BETWEEN_METRICS:
+            self._told[trial.name] = now
+            self._queue(lambda tracker: tracker.progress(self._runs[trial.name], metrics, samples_seen))
+
+    def record(self, trial: Trial, record: Path) -> None:
+        def write(tracker: Tracker) -> None:
+            self._open(tracker, trial)
+            tracker.record(self._runs[trial.name], record, trial.keys("phase1"))
+            del self._runs[trial.name]
+            self.folder.write(trial, tracking_uri=self.uri)
+
+        self._queue(write)
+
+    def fail(self, trial: Trial, error: str) -> None:
+        def write(tracker: Tracker) -> None:
+            self._open(tracker, trial)
+            tracker.fail(self._runs.pop(trial.name), error)
+
+        self._queue(write)
+
+    def close(self, status: str) -> None:
+        """End the sweep's run, and as KILLED those of trials that were running; wait until all is written."""
+        if self._used:
+            self._queue(lambda tracker: self._end(tracker, status))
+        self._thread.shutdown(wait=True)
+
+    def _open(self, tracker: Tracker, trial: Trial) -> None:
+        if trial.name not in self._runs:
+            params = {"row": trial.row, "label": trial.label or "", "control": trial.control, **trial.settings}
+            params |= _flat(trial)
+            stages = {name: ",".join(trial.keys(name)) for name, _ in trial.stages}
+            tags = {f"stage.{name}.key": keys for name, keys in stages.items()}
+            self._runs[trial.name] = tracker.start(trial.name, trial.key, params, tags)
+            self.folder.write(trial, run_id=self._runs[trial.name])
+
+    def _end(self, tracker: Tracker, status: str) -> None:
+        for run in self._runs.values():
+            tracker.end(run, "KILLED")
+        tracker.end(tracker.parent, status)
+
+    def _queue(self, work: Callable[[Tracker], None]) -> None:
+        def do() -> None:
+            from cnd.tracking import Tracker
+
+            if self.error is None:
+                if self._tracker is None:
+                    self._tracker = Tracker(self.uri, self.artifacts, self.folder.name)
+                work(self._tracker)
+
+        def keep(future: Future[None]) -> None:
+            if isinstance(error := future.exception(), Exception) and self.error is None:
+                self.error = error
+
+        self._used = True
+        self._thread.submit(do).add_done_callback(keep)
+
+
+def _flat(trial: Trial) -> dict[str, Any]:
+    from cnd.tracking import flatten
+
+    return flatten(trial.experiment.model_dump(mode="json", exclude={"name", "description"}))
+
+
+class Session:
+    """Runs trials and hears of them (:class:`sweeps.executor.Watcher`)."""
+
+    def __init__(self, folder: SweepFolder, trials: list[Trial], board: Board, scribe: Scribe) -> None:
+        self.folder, self.board, self.scribe = folder, board, scribe
+        self.trials = {trial.name: trial for trial in trials}
+        self.failed_trials: dict[str, str] = {}
+
+    def run(self, cache: StageCache, resources: Resources, pipeline: str) -> None:
+        """Run all trials.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; what was finished is kept.
+        """
+        jobs = [
+            Job(trial.name, trial.experiment.model_dump(mode="json"), self.folder.traceback_file(trial.name))
+            for trial in self.trials.values()
+        ]
+        for trial in self.trials.values():
+            self.folder.write(trial, state="pending", error=None, record=None)
+            self.folder.traceback_file(trial.name).unlink(missing_ok=True)
+        with self.board:
+            run_jobs(jobs, cache.root, self.folder.path / "ray", resources, self, pipeline)
+
+    def started(self, name: str) -> None:
+        self.board.started(name)
+        self.folder.write(self.trials[name], state="running")
+        self.scribe.start(self.trials[name])
+
+    def progressed(self, name: str, progress: dict[str, Any]) -> None:
+        self.board.progressed(name, progress["phase"], progress["fraction"], progress["metrics"])
+        self.scribe.progress(self.trials[name], progress["metrics"], progress["samples_seen"])
+
+    def finished(self, name: str, record: Path, seconds: float) -> None:
+        trial = self.trials[name]
+        self.board.finished(name, table_score(trial, record), seconds)
+        done = {"state": "complete", "record": self.folder.record_name(record), "seconds": round(seconds, 3)}
+        self.folder.write(trial, **done)
+        self.scribe.record(trial, record)
+
+    def failed(self, name: str, error: str) -> None:
+        self.failed_trials[name] = error
+        self.board.failed(name, error)
+        self.folder.write(self.trials[name], state="failed", error=error)
+        self.scribe.fail(self.trials[name], error)
+
+
+def adopt(folder: SweepFolder, cache: StageCache, trials: list[Trial], scribe: Scribe) -> list[Trial]:
+    """Note the trials whose records are in the cache already; the rest is returned, in order."""
+    missing = []
+    for trial in trials:
+        record = cache.find("record", trial.key)
+        if record is None:
+            missing.append(trial)
+            continue
+        if not folder.is_complete(trial):
+            folder.write(trial, state="complete", error=None, record=folder.record_name(record))
+        if scribe.wants(trial):
+            scribe.record(trial, record)
+    return missing
+
+
+def table_score(trial: Trial, record: Path) -> float | None:
+    """The table's score of a record in %, None where it has none."""
+    evaluation = trial.experiment.evaluation
+    scores = json.loads((record / "summary.json").read_text(encoding="utf-8"))["scores"]
+    score = scores.get(f"nway{evaluation.n_way[0]}_top{evaluation.top_k}")
+    return None if score is None else 100 * float(score)
