@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from cnd.config import CndDecoder, Config, Experiment, explain, load_experiment, override, read_yaml
 from cnd.errors import UserError, nearest
@@ -19,7 +19,15 @@ SWEEPS = ROOT / "sweeps"
 EXPERIMENTS = ROOT / "experiments"
 
 Id = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
-NamedId = Annotated[Id, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]*$")]  # it becomes part of a file name
+
+
+def _fits_in_a_file_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", value):
+        raise ValueError("use letters, digits, '_' and '.', because it becomes part of a file name")
+    return value
+
+
+NamedId = Annotated[Id, AfterValidator(_fits_in_a_file_name)]
 
 
 class Column(Config):

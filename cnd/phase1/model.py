@@ -161,7 +161,8 @@ class FmriDecoder(nn.Module):
             self.norm = nn.LayerNorm(width, eps=1e-6)
             self.head = nn.Linear(width, config.patch_size)
         n_patches = count_patches(n_voxels, config.patch_size)
-        self.register_buffer("positions", sincos_positions(n_patches, width), persistent=False)
+        positions = nn.functional.pad(sincos_positions(n_patches, width), (0, 0, 1, 0))  # none for the class token
+        self.register_buffer("positions", positions, persistent=False)
         initialise(self, torch.Generator().manual_seed(seed))
 
     def forward(
@@ -172,13 +173,13 @@ class FmriDecoder(nn.Module):
         The blocks work in the masks' order (attention does not care, each token carries its position), so only
         the narrow output has to be put back in place.
         """
-        embedded = self.embed(encoded)  # [b, 1 + k, w]
         n_masked = order.shape[1] + 1 - encoded.shape[1]
-        tokens = torch.cat([embedded[:, 1:], self.mask_token.expand(len(order), n_masked, -1)], dim=1)  # [b, p, w]
-        tokens = torch.cat([embedded[:, :1], tokens + self.positions[order]], dim=1)  # [b, 1 + p, w]
-        patches = self.head(self.norm(self.blocks(tokens))[:, 1:])  # [b, p, patch_size]
+        mask_tokens = self.mask_token.expand(len(order), n_masked, -1)
+        tokens = torch.cat([self.embed(encoded), mask_tokens], dim=1)  # [b, 1 + p, w]
+        rank = nn.functional.pad(order + 1, (1, 0))  # 0 is the class token
+        patches = self.head(self.norm(self.blocks(tokens + self.positions[rank])))  # [b, 1 + p, patch_size]
         ids_restore = order.argsort(dim=1)
-        return _take(patches, ids_restore).flatten(1)[:, : self.n_voxels]
+        return _take(patches, ids_restore + 1).flatten(1)[:, : self.n_voxels]
 
 
 class MaskedAutoencoder(nn.Module):

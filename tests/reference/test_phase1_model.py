@@ -155,7 +155,9 @@ def test_padded_voxels_are_cut_off() -> None:
     order = random_order(3, 3, generator())
 
     def spoil_padding(module: nn.Module, inputs: tuple[Tensor], patches: Tensor) -> Tensor:
-        padded = (order == 2)[:, :, None] & torch.tensor([False, False, True, True])
+        last = nn.functional.pad(order == 2, (1, 0))  # the class token is no patch
+        padded = last[:, :, None] & torch.tensor([False, False, True, True])
+        assert padded.sum() == 6
         return torch.where(padded, torch.nan, patches)
 
     clean = model.predict(fmri, order, 0.5)

@@ -1,0 +1,98 @@
+"""The embedded generators: weights that load, quality that holds, a training script that still reproduces."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cnd import generators
+from cnd.config import GeneratorConfig, SamplingConfig
+from cnd.evaluation.classifiers import ImageClassifier
+from cnd.evaluation.nway import n_way_accuracy
+from cnd.phase2.sampling import reconstruct
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ["simulated", "digits"]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_generators", ROOT / "experiments" / "generators" / "train.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def recorded(name: str) -> dict:
+    return json.loads((generators.WEIGHTS / name / "training.json").read_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_classifier_knows_fresh_images(script: ModuleType, name: str):
+    images, labels = script.draw_images(name, 300, np.random.default_rng(12345))
+    judge = ImageClassifier.from_folder(generators.WEIGHTS / name / "classifier")
+    assert (judge.probabilities(images).argmax(1) == labels).mean() >= 0.95
+
+
+@pytest.mark.parametrize(("name", "n_way", "least"), [("simulated", 50, 0.9), ("digits", 10, 0.9)])
+def test_oracle_classes_are_generated(name: str, n_way: int, least: float):
+    """True class in, 25 DDIM steps: the judge recognises what the generator draws."""
+    generator = generators.load(GeneratorConfig(name=name))
+    judge = ImageClassifier.from_folder(generators.WEIGHTS / name / "classifier")
+    category = torch.arange(0, len(generator.concept_bank), 2 if name == "simulated" else 1).repeat(1 if n_way == 50 else 6)
+    config = SamplingConfig(steps=25, guidance=2.0, samples_per_item=1)
+    images = reconstruct(config, generator, generator.class_condition(category), seed=0)[:, 0]
+    assert n_way_accuracy(judge.probabilities(images), category.numpy(), n_way).mean() >= least
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_latents_have_unit_variance_and_decode(script: ModuleType, name: str):
+    images, _ = script.draw_images(name, 100, np.random.default_rng(5))
+    generator = generators.load(GeneratorConfig(name=name))
+    latents = generator.encode(images)
+    assert latents.shape[1:] == generator.latent_shape and abs(latents.std().item() - 1) < 0.1
+    error = (generator.decode(latents).astype(float) - images) ** 2
+    assert 10 * np.log10(255**2 / error.mean()) > 22  # dB
+
+
+def test_shipped_weights_are_small():
+    files = [*generators.WEIGHTS.rglob("*"), *(ROOT / "cnd" / "data" / "weights").rglob("*")]
+    assert sum(f.stat().st_size for f in files if f.is_file()) < 40e6
+
+
+def first_latents(script: ModuleType, name: str, images: Tensor, steps: int) -> Tensor:
+    """Latents of the images of the first batches; the others are not needed and stay zero."""
+    recipe = script.RECIPES[name]
+    generator = generators.load(GeneratorConfig(name=name))
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.cat(list(script.batches(len(images), recipe.unet_batch, steps, rng)))
+    latents = torch.zeros(len(images), *generator.latent_shape)
+    latents[rows] = generator.encode(images[rows].numpy())
+    return latents
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_first_steps_of_the_training_reproduce(script: ModuleType, name: str):
+    """Two steps of every part give the recorded losses, to the precision in which processors differ."""
+    recipe, steps = script.RECIPES[name], 2
+    pool, targets = script.draw_images(name, recipe.n_images, np.random.default_rng(0))
+    images, labels = torch.from_numpy(pool), torch.from_numpy(targets)
+    losses = {
+        "classifier": script.train_classifier(recipe, images, labels, 0, steps)[-1],
+        "autoencoder": script.train_autoencoder(recipe, images, 0, steps)[-1],
+        "unet": script.train_unet(recipe, first_latents(script, name, images, steps), labels, 0, steps)[-1],
+    }
+    if recipe.network_channels:
+        losses["network"] = script.train_network(recipe, images, labels, 2, steps)[-1]
+    for part, values in losses.items():
+        np.testing.assert_allclose(values, recorded(name)["parts"][part]["first_losses"][:steps], rtol=0.02, err_msg=part)
