@@ -67,7 +67,10 @@ class Board:
 
             console = Console(file=self.stream)
             self._live = Live(
-                get_renderable=self.table, console=console, refresh_per_second=2, redirect_stdout=False, transient=False
+                get_renderable=lambda: self.table(console.size.height),
+                console=console,
+                refresh_per_second=2,
+                redirect_stdout=False,
             )
             self._live.start()
         return self
@@ -128,13 +131,12 @@ class Board:
             counts.append(f"about {clock(self.left())} left")
         return f"{', '.join(counts)}, {clock(time.monotonic() - self.began)} elapsed"
 
-    def table(self) -> Table:
-        """The table as it is now, cut to the height of the terminal: what runs and what failed comes first."""
+    def table(self, height: int) -> Table:
+        """The table as it is now, at most ``height`` lines: what runs and what failed has precedence."""
         from rich.table import Table
         from rich.text import Text
 
-        assert self._live is not None  # only drawn while live
-        room = max(3, self._live.console.size.height - 7)
+        room = max(3, height - 7)
         shown = list(self.lines.values())
         if len(shown) > room:
             chosen = sorted(shown, key=lambda line: ORDER[line.state])[:room]

@@ -194,7 +194,7 @@ def run(request: Request) -> int:
     uri = options.tracking_uri or sqlite_uri(options.output)
     _say(plan_text(request, request.plan(trials)))
     with folder.locked():
-        _define(request, trials)
+        define(request, trials)
         scribe, status = Scribe(folder, uri, local=not options.tracking_uri), "KILLED"
         try:
             missing = adopt(folder, request.cache, trials, scribe)
@@ -213,7 +213,7 @@ def run(request: Request) -> int:
     return 1 if session.failed_trials or scribe.error is not None else 0
 
 
-def _define(request: Request, chosen: list[Trial]) -> None:
+def define(request: Request, chosen: list[Trial]) -> None:
     """Write the sweep's definition: the chosen trials, and those of earlier commands that are still what they were."""
     seeds = len(request.folder.definition()["seeds"]) if (request.folder.path / "sweep.json").exists() else 0
     names = {trial.name for trial in chosen}

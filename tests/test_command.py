@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import fake_pipeline
 import pytest
-from sweeps.run import columns, main, parse
 
-from cnd.cache import StageCache
-from cnd.config import Experiment
 from cnd.errors import UserError
+from sweeps.run import Request, columns, define, main, parse, result_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = ["ablation_table1", "--experiment", "smoke"]
@@ -108,112 +107,143 @@ def test_columns_are_aligned() -> None:
 # ---------------------------------------------------------------- a sweep whose results are there
 
 
-@pytest.fixture
-def built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """An output folder whose cache holds rows 8 and 10 and the controls, as a pipeline wrote them."""
-    words = ["plan", *SWEEP, "--rows", "8,10", "--json", "--output", str(tmp_path)]
-    assert main(words, "fake_pipeline") == 0
-    capsys.readouterr()
-    _fill(tmp_path, ["8", "10"], [])
-    return tmp_path
+def _request(output: Path, rows: str, *edits: str) -> Request:
+    output.joinpath("cache").mkdir(parents=True, exist_ok=True)
+    words = [*SWEEP, "--rows", rows, "--output", str(output)]
+    return Request(parse(words + [word for edit in edits for word in ("--set", edit)]), "fake_pipeline")
 
 
-def _fill(output: Path, rows: list[str], edits: list[str]) -> None:
-    request = _request(output, rows, edits)
+def _fill(output: Path, rows: str, *edits: str) -> None:
+    """Put the results of rows and controls into the cache, as a pipeline would."""
+    request = _request(output, rows, *edits)
     for trial in request.chosen():
         fake_pipeline.run(trial.experiment, request.cache, lambda progress: None)
-
-
-def _request(output: Path, rows: list[str], edits: list[str]) -> Any:
-    from sweeps.run import Request
-
-    output.joinpath("cache").mkdir(parents=True, exist_ok=True)
-    words = [*SWEEP, "--rows", ",".join(rows), "--output", str(output)]
-    return Request(parse(words + [w for edit in edits for w in ("--set", edit)]), "fake_pipeline")
 
 
 def _run(output: Path, *words: str) -> int:
     return main([*words, *SWEEP, "--output", str(output)], "fake_pipeline")
 
 
-def test_what_is_there_is_reported_and_tracked_without_ray(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(built, "--rows", "8,10", "--json") == 0
-    out, error = capsys.readouterr()
-    result = json.loads(out)
-    assert {(t["row"], t["state"]) for t in result["trials"]} == {
-        (row, "complete") for row in ["8", "10", "ridge", "shuffled", "oracle"]
-    }
-    assert all((built / t["record"] / "items.parquet").exists() and t["run_id"] for t in result["trials"])
-    assert Path(result["report"]).read_text().startswith("<!") and "mlflow ui --backend-store-uri sqlite:///" in error
-    assert not list((built / "sweeps").glob("*/ray"))
-    assert _run(built, "--rows", "8,10") == 0  # again, as text
-    assert "paper" in capsys.readouterr().out
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output folder after a run of rows 8 and 10 that found everything in the cache."""
+    output = tmp_path_factory.mktemp("finished")
+    _fill(output, "8,10")
+    assert _run(output, "--rows", "8,10") == 0
+    return output
 
 
-def test_status_report_and_verify(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(built, "status") == 2 and "run it first" in capsys.readouterr().err
-    assert _run(built, "--rows", "8,10") == 0
-    capsys.readouterr()
-    assert _run(built, "status", "--json") == 0
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+AGAIN = """
+import sys
+from sweeps.run import main
+code = main(sys.argv[1:], "fake_pipeline")
+print(*sorted({"ray", "torch", "mlflow"} & set(sys.modules)), code, file=sys.stderr)
+"""
+
+
+def test_the_same_command_again_reports_without_ray_torch_or_mlflow(finished: Path) -> None:
+    command = [sys.executable, "-c", AGAIN, *SWEEP, "--rows", "8,10", "--json", "--output", str(finished)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "0"
+    result = json.loads(done.stdout)
+    names = {(t["row"], t["state"]) for t in result["trials"]}
+    assert names == {(row, "complete") for row in ["8", "10", "ridge", "shuffled", "oracle"]}
+    assert all((finished / t["record"] / "items.parquet").exists() and t["run_id"] for t in result["trials"])
+    assert Path(result["report"]).read_text().startswith("<!")
+    assert "mlflow ui --backend-store-uri sqlite:///" in done.stderr
+
+
+def test_the_result_table_as_text(finished: Path) -> None:
+    from reports.build import result_table
+
+    request = _request(finished, "8,10")
+    lines = result_text(request, result_table(finished, request.folder.path)).splitlines()
+    assert [line.split()[0] for line in lines] == ["row", "8", "10", "ridge", "shuffled", "oracle"]
+    assert "paper %" in lines[0] and lines[1].endswith("7.92") and "vs row 10" in lines[0]
+
+
+def test_status_lists_the_trials(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(tmp_path, "status") == 2 and "run it first" in capsys.readouterr().err
+    assert _run(finished, "status", "--json") == 0
     assert [t["row"] for t in json.loads(capsys.readouterr().out)["trials"]][:2] == ["8", "10"]
-    assert _run(built, "report") == 0
-    assert Path(capsys.readouterr().out.strip()).exists()
-    assert _run(built, "verify", "--json") == 0
+    assert _run(finished, "status") == 0 and "complete" in capsys.readouterr().out
+
+
+def test_verify_finds_a_changed_file(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(copy, "verify", "--json") == 0
     checked = json.loads(capsys.readouterr().out)["checked"]
-    assert checked > 5
-    record = next((built / "cache" / "record").glob("[0-9a-f]*/items.parquet"))
+    record = next((copy / "cache" / "record").glob("[0-9a-f]*/items.parquet"))
     record.write_bytes(record.read_bytes()[:-1])
-    assert _run(built, "verify", "--json") == 1
+    assert _run(copy, "verify", "--json") == 1
     verified = json.loads(capsys.readouterr().out)
-    assert verified["checked"] == checked and list(verified["damaged"]) == [f"record/{record.parent.name}"]
+    assert verified["checked"] == checked > 5 and list(verified["damaged"]) == [f"record/{record.parent.name}"]
 
 
 def test_clean_deletes_only_when_forced_and_only_what_no_other_sweep_uses(
-    built: Path, capsys: pytest.CaptureFixture[str]
+    copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _run(built, "--rows", "8,10") == 0
-    other = built / "sweeps" / "other-smoke"
+    other = copy / "sweeps" / "other-smoke"
     other.mkdir()
-    shared = next((built / "cache" / "phase1").glob("[0-9a-f]*"))
+    shared = next((copy / "cache" / "phase1").glob("[0-9a-f]*"))
     (other / "sweep.json").write_text(json.dumps({"stages": [["phase1", shared.name]]}))
-    records = list((built / "cache" / "record").glob("[0-9a-f]*"))
-    capsys.readouterr()
-    assert _run(built, "clean") == 0
+    records = list((copy / "cache" / "record").glob("[0-9a-f]*"))
+    assert _run(copy, "clean") == 0
     listed = capsys.readouterr().out
     assert all(f"would delete {record}\n" in listed for record in records) and str(shared) not in listed
     assert all(record.exists() for record in records)
-    assert _run(built, "clean", "--force") == 0
+    assert _run(copy, "clean", "--force") == 0
     assert not any(record.exists() for record in records) and shared.exists()
-    assert not (built / "sweeps" / "ablation_table1-smoke").exists() and other.exists()
-    assert not list((built / "reports").iterdir())
+    assert not (copy / "sweeps" / "ablation_table1-smoke").exists() and other.exists()
+    assert not list((copy / "reports").iterdir())
 
 
-def test_rows_of_earlier_commands_stay_in_the_report_while_they_are_what_they_were(built: Path) -> None:
-    definition = built / "sweeps" / "ablation_table1-smoke" / "sweep.json"
+def test_rows_of_earlier_commands_stay_in_the_table_while_they_are_what_they_were(copy: Path) -> None:
+    def rows(*chosen: str) -> list[str]:
+        request = _request(copy, *chosen)
+        define(request, request.chosen())
+        return [row["id"] for row in request.folder.definition()["rows"] if not row["control"]]
 
-    def rows() -> list[str]:
-        return [row["id"] for row in json.loads(definition.read_text())["rows"] if not row["control"]]
-
-    assert _run(built, "--rows", "8,10") == 0
-    assert _run(built, "--rows", "10") == 0 and rows() == ["8", "10"]
-    _fill(built, ["10"], ["phase2.lr=0.5"])
-    assert _run(built, "--rows", "10", "--set", "phase2.lr=0.5") == 0 and rows() == ["10"]
-    assert len(json.loads(definition.read_text())["stages"]) > 10  # earlier stages stay known, for clean and verify
-
-
-def test_two_processes_cannot_run_one_sweep(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with _request(built, ["10"], []).folder.locked():
-        assert _run(built, "--rows", "10") == 2
-    assert "running already" in capsys.readouterr().err
+    before = _request(copy, "10").folder.stages()
+    assert rows("10") == ["8", "10"]
+    assert rows("0") == ["0", "8", "10"]
+    assert rows("10", "phase2.lr=0.5") == ["10"]
+    assert set(before) < set(_request(copy, "10").folder.stages())  # clean and verify still know the earlier ones
 
 
-def test_measured_times_replace_the_experiments_guess(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    request = _request(built, ["10"], [])
-    guess = 60 * Experiment.model_validate(request.base.model_dump()).minutes_per_trial
-    assert request.expected_seconds() == guess
+def test_two_processes_cannot_run_one_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with _request(tmp_path, "10").folder.locked():
+        assert _run(tmp_path, "--rows", "10") == 2
+    assert "another process is running this sweep" in capsys.readouterr().err
+
+
+def test_a_trial_whose_process_was_killed_is_shown_as_interrupted(tmp_path: Path) -> None:
+    request = _request(tmp_path, "10")
+    trial = request.chosen()[0]
+    with request.folder.locked():
+        define(request, request.chosen())
+        request.folder.write(trial, state="running")
+        assert request.folder.trials()[0]["state"] == "running"
+    assert request.folder.trials()[0]["state"] == "interrupted"
+
+
+def test_measured_times_replace_the_experiments_guess(tmp_path: Path) -> None:
+    request = _request(tmp_path, "10")
+    assert request.expected_seconds() == 60 * request.base.minutes_per_trial
     for trial, seconds in zip(request.chosen(), [1.0, 2.0, 6.0], strict=False):
         request.folder.write(trial, seconds=seconds)
     assert request.expected_seconds() == 3.0
-    plan = request.plan(request.trials(["0"], 1))
-    assert plan["expected_minutes"] == 0.1 and [t["done"] for t in plan["trials"]] == [False]
-    assert StageCache(built / "cache").has("record", plan["controls"][0]["key"]) and plan["controls"][0]["done"]
+
+
+def test_the_plan_counts_only_what_is_missing(finished: Path) -> None:
+    request = _request(finished, "0,10")
+    plan = request.plan(request.chosen())
+    assert [(t["row"], t["done"]) for t in plan["trials"]] == [("0", False), ("10", True)]
+    assert all(t["done"] for t in plan["controls"])
+    assert plan["expected_minutes"] == round(request.expected_seconds() / 60, 1)

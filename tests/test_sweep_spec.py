@@ -7,10 +7,10 @@ from typing import Any
 
 import fake_pipeline
 import pytest
-from sweeps.spec import count_stages, find_file, in_table_order, load_base, load_sweep, resolve
 
 from cnd.config import Experiment, SimulatedData
 from cnd.errors import UserError
+from sweeps.spec import count_stages, find_file, in_table_order, load_base, load_sweep, resolve
 
 # id, alpha_S, alpha_C, mask ratio, CL depth, duplicate self-contrast, score: the paper's Table 1
 TABLE1 = """
@@ -34,7 +34,9 @@ TABLE1 = """
 BASE = Experiment(name="base", data=SimulatedData())
 
 
-def _trials(rows: list[str] | None = None, seeds: int = 1, edits: dict[str, Any] | None = None, base: Experiment = BASE):
+def _trials(
+    rows: list[str] | None = None, seeds: int = 1, edits: dict[str, Any] | None = None, base: Experiment = BASE
+):
     return resolve(load_sweep("ablation_table1"), base, fake_pipeline.stages, rows, seeds, edits or {})
 
 

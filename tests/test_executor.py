@@ -1,0 +1,174 @@
+"""Trials through Ray, with a pipeline that computes nothing: failures stay alone, and a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.live import Board, clock
+
+ROOT = Path(__file__).resolve().parents[1]
+DRIVER = "import sys; from sweeps.run import main; sys.exit(main(sys.argv[1:], 'fake_pipeline'))"
+
+
+class Command:
+    """``run.py ablation_table1`` on some rows, in a process of its own, into one output folder."""
+
+    def __init__(self, output: Path, rows: str) -> None:
+        self.output, self.errors = output, output / "stderr.txt"
+        self.cache = output / "cache"
+        self.cache.mkdir()
+        self.folder = output / "sweeps" / "ablation_table1-smoke"
+        words = ["ablation_table1", "--experiment", "smoke", "--rows", rows, "--max-concurrent", "2", "--json"]
+        self.words = [sys.executable, "-c", DRIVER, *words, "--output", str(output)]
+        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+
+    def start(self) -> subprocess.Popen[str]:
+        with self.errors.open("w") as errors:
+            return subprocess.Popen(
+                self.words, env=self.environment, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=self.output
+            )
+
+    def run(self) -> tuple[int, dict[str, dict[str, Any]]]:
+        process = self.start()
+        out, _ = process.communicate(timeout=300)
+        trials = json.loads(out)["trials"]
+        return process.returncode, {trial["row"]: trial for trial in trials}
+
+    def wait_until(self, condition: Any) -> None:
+        for _ in range(3000):
+            if condition():
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"it never happened:\n{self.errors.read_text()}")
+
+    def state(self, row: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.folder / "trials" / f"{row}-seed0.json").read_text()))
+        except OSError:
+            return {"state": "pending", "run_id": None}
+
+    def built(self) -> Counter[str]:
+        """How often each stage was built."""
+        return Counter((self.cache / "built.txt").read_text().split("\n")[:-1])
+
+    def tracked(self) -> list[tuple[str, str]]:
+        """(name, status) of every run of the sweep in MLflow."""
+        with sqlite3.connect(self.output / "mlflow.db") as database:
+            runs = database.execute(
+                "select r.name, r.status from runs r join experiments e using (experiment_id) where e.name like 'abl%'"
+            )
+            return sorted(runs.fetchall())
+
+
+def _names(*rows: str) -> list[tuple[str, str]]:
+    return sorted([(f"{row}-seed0", "FINISHED") for row in rows] + [("sweep ablation_table1-smoke", "FINISHED")])
+
+
+def test_a_failure_stops_no_other_trial_and_only_it_runs_again(tmp_path: Path) -> None:
+    command = Command(tmp_path, "8,9,10,ridge")
+    (command.cache / "fail-2").touch()  # row 8 raises
+    (command.cache / "die-6").touch()  # the process of row 9 dies
+    code, trials = command.run()
+    assert code == 1
+    assert {row: t["state"] for row, t in trials.items()} == {
+        "8": "failed", "9": "failed", "10": "complete", "ridge": "complete"
+    }  # fmt: skip
+    assert trials["8"]["error"] == "FloatingPointError: loss is nan at step 2"
+    assert "process died" in trials["9"]["error"]
+    assert "raise FloatingPointError" in (command.folder / "trials" / "8-seed0.traceback.txt").read_text()
+    assert "failed: 8-seed0: FloatingPointError: loss is nan at step 2" in command.errors.read_text()
+    assert dict(command.tracked())["8-seed0"] == "FAILED"
+
+    (command.cache / "fail-2").unlink()
+    (command.cache / "die-6").unlink()
+    code, again = command.run()
+    assert code == 0 and {t["state"] for t in again.values()} == {"complete"}
+    assert again["10"] == trials["10"]  # untouched
+    assert again["8"]["run_id"] == trials["8"]["run_id"] and again["8"]["error"] is None
+    assert set(command.built().values()) == {1} and command.tracked() == _names("8", "9", "10", "ridge")
+    assert not (command.folder / "ray").exists()
+    assert not (command.folder / "trials" / "8-seed0.traceback.txt").exists()
+
+
+def test_a_run_that_was_interrupted_and_then_killed_goes_on(tmp_path: Path) -> None:
+    command = Command(tmp_path, "8,10,oracle")
+    (command.cache / "hang-4").touch()  # rows with depth 4 do not finish
+
+    process = command.start()
+    command.wait_until(lambda: command.state("8")["state"] == "complete" and command.state("10")["run_id"])
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "the same command goes on" in command.errors.read_text().splitlines()[-1]
+    assert dict(command.tracked())["10-seed0"] == "KILLED"
+
+    process = command.start()
+    command.wait_until(lambda: "10-seed0  running  record" in command.errors.read_text())
+    command.wait_until(lambda: dict(command.tracked())["10-seed0"] == "RUNNING")
+    process.kill()
+    process.wait(60)
+    before = command.state("8")
+
+    (command.cache / "hang-4").unlink()
+    code, trials = command.run()
+    assert code == 0 and {t["state"] for t in trials.values()} == {"complete"}
+    assert trials["8"] == before  # finished before the first interruption, not touched since
+    assert set(command.built().values()) == {1} and command.tracked() == _names("8", "10", "oracle")
+
+
+# ---------------------------------------------------------------- the table of trials
+
+
+def test_the_table_tells_each_change_once_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Board("title", ["a", "b"], 1, 10.0) as board:
+        board.started("a")
+        for fraction in (0.1, 0.2, 0.3):
+            board.progressed("a", "phase1", fraction, {"phase1/loss": 1 - fraction})
+        board.finished("a", 12.34, 61.0)
+        board.started("b")
+        board.failed("b", "ValueError: no")
+    told = [line.partition("] ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert told == [
+        "a  running", "a  running  phase1", "a  complete  12.3 %  in 1:01", "b  running", "b  failed  ValueError: no"
+    ]  # fmt: skip
+    assert board.lines["a"].loss == 0.7
+
+
+def test_the_time_left_counts_what_runs_and_what_waits() -> None:
+    board = Board("title", ["a", "b", "c", "d"], 2, 100.0)
+    assert board.left() == 200  # four trials of 100 s, two at once
+    board.finished("a", 1.0, 10.0)
+    board.finished("b", 1.0, 30.0)
+    assert board.left() == 20  # two trials of the 20 s that trials took
+    assert "2 complete, 2 pending, about 0:20 left" in board.summary()
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_the_table_and_a_low_one_what_runs_first() -> None:
+    stream = Terminal()
+    with Board("Some table", [f"t{i}" for i in range(60)], 1, 1.0, stream) as board:
+        board.started("t59")
+        board.failed("t58", "ValueError: [no]")
+        shown = [str(cell) for cell in board.table(height=20).columns[0].cells]
+    assert {"t58", "t59"} <= set(shown) and len(shown) == 13
+    assert len(board.table(height=100).rows) == 60
+    assert all(text in stream.getvalue() for text in ["Some table", "ValueError: [no]", "58 pending"])
+
+
+def test_clock() -> None:
+    assert [clock(s) for s in (0, 75, 3700.4)] == ["0:00", "1:15", "1:01:40"]
