@@ -104,8 +104,9 @@ def setting(decoder_width: int, batch_size: int) -> tuple[MaskedAutoencoder, Ten
 def peak(step: Step | None, config: Phase1Config, decoder_width: int, batch_size: int) -> float:
     """MiB resident at most after two steps (None: after building the model)."""
     model, fmri = setting(decoder_width, batch_size)
-    for seed in range(2) if step is not None else ():
-        step(model, fmri, config, seed)
+    if step is not None:
+        for seed in range(2):
+            step(model, fmri, config, seed)
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
