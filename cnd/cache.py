@@ -156,7 +156,7 @@ def _problem(path: Path) -> str | None:
             size = (path / name).stat().st_size
             if size != expected["size"]:
                 return f"{name} has {size} bytes instead of {expected['size']}"
-            if file_hash(path / name) != expected["sha256"]:
+            if _read_and_hash(path / name) != expected["sha256"]:
                 return f"{name} has changed since it was written"
     except OSError as error:
         return f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
@@ -168,7 +168,7 @@ def _problem(path: Path) -> str | None:
 def _seal(folder: Path) -> None:
     """Write the manifest, and everything to the disk."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    files = {name: {"size": (folder / name).stat().st_size, "sha256": file_hash(folder / name)} for name in names}
+    files = {name: {"size": (folder / name).stat().st_size, "sha256": _read_and_hash(folder / name)} for name in names}
     write_json(folder / MANIFEST, {"files": files})
     for name in [*names, MANIFEST, "."]:
         _sync(folder / name)
@@ -206,7 +206,17 @@ def content_hash(content: Any) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits."""
+    """SHA-256 of a file's bytes, 64 hex digits. A file of unchanged time and size is read once in a process."""
+    status = path.stat()
+    return _known_file_hash(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _known_file_hash(path: Path, modified: int, size: int) -> str:
+    return _read_and_hash(path)
+
+
+def _read_and_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -154,6 +154,8 @@ def test_content_hash_sees_values_and_not_the_order_of_keys() -> None:
 def test_file_hash_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert file_hash(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    (tmp_path / "x").write_bytes(b"abcd")
+    assert file_hash(tmp_path / "x").startswith("88d4266fd4e6338d13b845fcf289579d")
 
 
 _SOURCE = '''"""Doc."""
