@@ -7,10 +7,12 @@ Importing this module, and :func:`stages`, load no torch.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -199,16 +201,20 @@ class Run:
 
         if self.cache.find(fold.data.name, fold.data.key) is None:
             self.report("data", 0.0)
-        return load_dataset(
-            self.build(fold.data, lambda folder: save_dataset(data.load(self.experiment.data, fold.index), folder))
-        )
+
+        def make(folder: Path) -> None:
+            with _every_core():
+                save_dataset(data.load(self.experiment.data, fold.index), folder)
+
+        return load_dataset(self.build(fold.data, make))
 
     def latents(self, fold: Fold, dataset: FmriDataset) -> Tensor:
         """Latents of the training images, [n, c, h, w]: encoded once for all rows."""
         from safetensors.torch import load_file, save_file
 
         def make(folder: Path) -> None:
-            encoded = self.generator.encode(dataset.train.images).cpu().contiguous()
+            with _every_core():
+                encoded = self.generator.encode(dataset.train.images).cpu().contiguous()
             save_file({"train": encoded}, folder / "latents.safetensors")
 
         return load_file(self.build(fold.latents, make) / "latents.safetensors")["train"]
@@ -464,6 +470,22 @@ class Run:
 
 
 HISTORY = ["phase", "samples_seen", "name", "value"]
+
+
+@contextlib.contextmanager
+def _every_core() -> Iterator[None]:
+    """Let torch use all cores for a stage that the other trials wait for; trials themselves use one each.
+
+    The number of threads is the same whoever builds the stage, so its bytes are too.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _device() -> Any:
