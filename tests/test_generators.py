@@ -49,7 +49,8 @@ def test_oracle_classes_are_generated(name: str, n_way: int, least: float):
     """True class in, 25 DDIM steps: the judge recognises what the generator draws."""
     generator = generators.load(GeneratorConfig(name=name))
     judge = ImageClassifier.from_folder(generators.WEIGHTS / name / "classifier")
-    category = torch.arange(0, len(generator.concept_bank), 2 if name == "simulated" else 1).repeat(1 if n_way == 50 else 6)
+    every, repeats = (2, 1) if name == "simulated" else (1, 6)
+    category = torch.arange(0, len(generator.concept_bank), every).repeat(repeats)
     config = SamplingConfig(steps=25, guidance=2.0, samples_per_item=1)
     images = reconstruct(config, generator, generator.class_condition(category), seed=0)[:, 0]
     assert n_way_accuracy(judge.probabilities(images), category.numpy(), n_way).mean() >= least
@@ -95,4 +96,5 @@ def test_first_steps_of_the_training_reproduce(script: ModuleType, name: str):
     if recipe.network_channels:
         losses["network"] = script.train_network(recipe, images, labels, 2, steps)[-1]
     for part, values in losses.items():
-        np.testing.assert_allclose(values, recorded(name)["parts"][part]["first_losses"][:steps], rtol=0.02, err_msg=part)
+        expected = recorded(name)["parts"][part]["first_losses"][:steps]
+        np.testing.assert_allclose(values, expected, rtol=0.02, err_msg=part)
