@@ -44,12 +44,12 @@ class Resources:
     """How many trials run at once and what each may use.
 
     Attributes:
-        concurrency: trials at once; on a cluster (``address``) at most.
+        concurrency: trials at once; None, for clusters, as many as fit.
         gpus: for each trial; fractions share a GPU.
         address: of a running Ray cluster; None starts Ray on this machine, closed to others.
     """
 
-    concurrency: int
+    concurrency: int | None
     gpus: float = 0.0
     address: str | None = None
 
@@ -107,7 +107,7 @@ def _start_ray(resources: Resources) -> None:
     threading.Thread(target=importlib.import_module, args=("ray.tune",), daemon=True).start()
     settings: dict[str, Any] = {"address": resources.address or "local"}
     if resources.address is None:
-        settings |= {"num_cpus": resources.concurrency, "object_store_memory": OBJECT_STORE_BYTES}
+        settings |= {"num_cpus": resources.concurrency or 1, "object_store_memory": OBJECT_STORE_BYTES}
         settings |= {"include_dashboard": False}
     ray.init(
         **settings,
@@ -120,7 +120,7 @@ def _start_ray(resources: Resources) -> None:
 
 
 def _worker_environment(resources: Resources) -> dict[str, str]:
-    threads = "1" if not resources.gpus else str(max(1, (os.cpu_count() or 1) // resources.concurrency))
+    threads = "1" if not resources.gpus else str(max(1, (os.cpu_count() or 1) // (resources.concurrency or 1)))
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     environment = dict.fromkeys(names, threads)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)

@@ -16,7 +16,7 @@ import shutil
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 if __name__ == "__main__":  # Python put sweeps/ first, where our file names could hide libraries
     _here = Path(__file__).resolve().parent
@@ -24,93 +24,11 @@ if __name__ == "__main__":  # Python put sweeps/ first, where our file names cou
 
 from cnd.cache import StageCache
 from cnd.config import Experiment, parse_assignments
-from cnd.errors import UserError, nearest
+from cnd.errors import UserError
 from sweeps.folder import SweepFolder, damaged
-from sweeps.spec import (
-    EXPERIMENTS,
-    SWEEPS,
-    Sweep,
-    Trial,
-    count_stages,
-    in_table_order,
-    load_base,
-    load_sweep,
-    names_in,
-    resolve,
-)
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-COMMANDS = ("run", "plan", "status", "report", "verify", "clean")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments: "):
-            option = message.split()[2].partition("=")[0]
-            message += nearest(option, [o for o in self._option_string_actions if o.startswith("--")])
-        raise UserError(f"{message} (see --help)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    names = {"sweeps": names_in(SWEEPS), "experiments": names_in(EXPERIMENTS)}
-    parser = _Parser(
-        prog="python sweeps/run.py",
-        usage="%(prog)s [plan|status|report|verify|clean] SWEEP [options]",
-        description="Run every trial of a sweep that is not done yet, in parallel, and report.",
-        epilog="".join(f"{what}: {', '.join(found) or 'none'}\n" for what, found in names.items())
-        + "\nplan    the trials, the stages they share and the expected time; runs nothing\n"
-        "status  the state of every trial\n"
-        "report  build the HTML report again\n"
-        "verify  check the files of every result against the hashes written with them\n"
-        "clean   list what the sweep alone uses, and delete it with --force\n"
-        "\nThe same command again goes on where it stopped. Exit code 0: complete, 1: some trials failed,\n"
-        "2: wrong settings or usage, 130: interrupted.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("words", nargs="+", metavar="[COMMAND] SWEEP", help="name of a sweep, or path of its YAML file")
-    add("--experiment", default="simulated", metavar="NAME|PATH", help="base experiment (default: simulated)")
-    add("--rows", metavar="IDS", help="only these rows, e.g. 0,10; all controls come along unless one is named")
-    add("--seeds", type=int, default=1, metavar="N", help="how many training seeds (default: 1)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. data.path=FILE")
-    add("--output", type=Path, default=Path("runs"), metavar="DIR", help="everything goes here (default: runs/)")
-    add("--cache", type=Path, metavar="DIR", help="where stage results are kept (default: OUTPUT/cache)")
-    add("--max-concurrent", type=int, metavar="N", help="trials at once (default: one a CPU core, or as GPUs allow)")
-    add("--gpus-per-trial", type=float, default=0.0, metavar="N", help="GPUs for a trial, e.g. 0.5 (default: 0)")
-    add("--ray-address", metavar="ADDRESS", help="of a running Ray cluster that shares the file system")
-    add("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite below OUTPUT)")
-    add("--force", action="store_true", help="clean: really delete")
-    add("--json", action="store_true", help="print JSON")
-    return parser
-
-
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line, with ``command``, ``sweep``, ``rows`` (list or None) and absolute folders.
-
-    Raises:
-        UserError: wrong usage.
-    """
-    options = _parser().parse_intermixed_args(argv)
-    command, *rest = options.words if options.words[0] in COMMANDS else ["run", *options.words]
-    if len(rest) != 1:
-        found = f"found {' '.join(rest)}" if rest else "none is given"
-        hint = nearest(rest[0], COMMANDS) if len(rest) > 1 else f"; sweeps: {', '.join(names_in(SWEEPS))}"
-        raise UserError(f"expected one sweep, {found}{hint} (see --help)")
-    options.command, options.sweep = command, rest[0]
-    for name, least in (("seeds", 1), ("max_concurrent", 1), ("gpus_per_trial", 0)):
-        value = getattr(options, name)
-        if value is not None and not value >= least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-    if options.rows is not None:
-        options.rows = [row.strip() for row in options.rows.split(",") if row.strip()]
-        if not options.rows:
-            raise UserError("--rows: name at least one row, e.g. --rows 0,10")
-    options.output = options.output.expanduser().absolute()
-    options.cache = options.cache or options.output / "cache"
-    return options
+from sweeps.options import parse
+from sweeps.spec import Sweep, Trial, count_stages, in_table_order, load_base, load_sweep, resolve
+from sweeps.text import columns, plan_text, result_text
 
 
 class Request:
@@ -189,18 +107,18 @@ def run(request: Request) -> int:
     from sweeps.session import Scribe, Session, adopt
 
     options, folder = request.options, request.folder
-    trials = request.chosen()
-    resources = Resources(request.concurrency(), options.gpus_per_trial, options.ray_address)
+    trials, at_once = request.chosen(), request.concurrency()
+    limit = options.max_concurrent if options.ray_address else at_once  # a cluster knows its own size
+    resources = Resources(limit, options.gpus_per_trial, options.ray_address)
     uri = options.tracking_uri or sqlite_uri(options.output)
-    _say(plan_text(request, request.plan(trials)))
+    _say(plan_text(request.sweep, request.plan(trials), at_once))
     with folder.locked():
         define(request, trials)
         scribe, status = Scribe(folder, uri, local=not options.tracking_uri), "KILLED"
         try:
             missing = adopt(folder, request.cache, trials, scribe)
-            board = Board(
-                request.sweep.title, [t.name for t in missing], resources.concurrency, request.expected_seconds()
-            )
+            names = [trial.name for trial in missing]
+            board = Board(request.sweep.title, names, at_once, request.expected_seconds())
             session = Session(folder, missing, board, scribe)
             if missing:
                 session.run(request.cache, resources, request.pipeline)
@@ -232,7 +150,7 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
         content = {"sweep": request.sweep.name, "experiment": request.base.name, "trials": known}
         print(json.dumps(content | {"report": str(path) if path else None, "mlflow": uri}, indent=1))
     elif path:
-        print(result_text(request, result_table(folder.output, folder.path)))
+        print(result_text(request.sweep, result_table(folder.output, folder.path)))
     for trial in known:
         if trial["state"] == "failed":
             name = f"{trial['row']}-seed{trial['seed']}"
@@ -246,7 +164,10 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
 def plan(request: Request) -> int:
     """Print what a run would do."""
     content = request.plan(request.chosen())
-    print(json.dumps(content, indent=1) if request.options.json else plan_text(request, content))
+    if request.options.json:
+        print(json.dumps(content, indent=1))
+    else:
+        print(plan_text(request.sweep, content, request.concurrency()), end="")
     return 0
 
 
@@ -313,56 +234,6 @@ def clean(request: Request) -> int:
     return 0
 
 
-# ---------------------------------------------------------------- text
-
-
-def plan_text(request: Request, plan: dict[str, Any]) -> str:
-    """The plan in words and a table."""
-    trials = [*plan["trials"], *plan["controls"]]
-    seeds = sorted({trial["seed"] for trial in trials})
-    rows = [t for t in plan["trials"] if t["seed"] == seeds[0]]
-    titles = [column.title for column in request.sweep.columns]
-    lines = [["row", "", *titles, "done"]]
-    for trial in (t for t in trials if t["seed"] == seeds[0]):
-        done = [t["done"] for t in trials if t["row"] == trial["row"]]
-        shown = [str(trial["settings"][column.key]) for column in request.sweep.columns]
-        lines.append([trial["row"], trial["label"] or "", *shown, f"{sum(done)}/{len(done)}"])
-    n_done = sum(trial["done"] for trial in trials)
-    stages = ", ".join(f"{name} {count}" for name, count in plan["stages"].items())
-    return (
-        f"{request.sweep.title}\n"
-        f"experiment {request.base.name}: {len(rows)} rows x {len(seeds)} seed{'s' if len(seeds) > 1 else ''} and"
-        f" {len(plan['controls'])} control trials; {n_done} of {len(trials)} trials are done\n"
-        f"distinct stages: {stages}\n"
-        f"expected: {plan['expected_minutes']:g} minutes with {request.concurrency()} trials at once\n\n"
-        f"{columns(lines)}"
-    )
-
-
-def result_text(request: Request, table: pd.DataFrame) -> str:
-    """The result table: scores with 95 % intervals, differences from the reference row, the paper's figures."""
-    settings = request.sweep.columns
-    head = [table.attrs.get("metric", "score") + " % [95 %]", f"vs row {request.sweep.reference} [95 %]", "paper %", ""]
-    lines = [["row", "", *(column.title for column in settings), *head]]
-    for _, line in table.iterrows():
-        shown = [str(line[column.key]) for column in settings]
-        score = _interval(line["score"], line["low"], line["high"])
-        difference = _interval(line["difference"], line["difference_low"], line["difference_high"], "+")
-        paper = "" if line["paper"] != line["paper"] else f"{line['paper']:g}"
-        lines.append([str(line["row"]), line["label"], *shown, score, difference, paper, line["state"]])
-    return columns(lines)
-
-
-def _interval(value: float, low: float, high: float, sign: str = "") -> str:
-    return "" if value != value else f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
-
-
-def columns(lines: list[list[str]]) -> str:
-    """Lines of cells as text in columns."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -381,6 +252,9 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.pipeline") -> int:
     except UserError as error:
         _say(f"error: {error}")
         return 2
+    except BrokenPipeError:  # whoever read our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from here")
         return 130

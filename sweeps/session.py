@@ -31,6 +31,7 @@ class Scribe:
         self.folder, self.uri = folder, uri
         self.artifacts = folder.output / "mlartifacts" if local else None
         self.error: Exception | None = None
+        self._lost = local and not (folder.output / "mlflow.db").exists()  # a new folder, or someone deleted it
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
         self._tracker: Tracker | None = None
         self._runs: dict[str, str] = {}  # ids of runs that are open, by trial
@@ -40,7 +41,7 @@ class Scribe:
     def wants(self, trial: Trial) -> bool:
         """Whether a finished trial is not in the store yet."""
         known = self.folder.read(trial.name)
-        return not known.get("run_id") or known.get("tracking_uri") != self.uri
+        return self._lost or not known.get("run_id") or known.get("tracking_uri") != self.uri
 
     def start(self, trial: Trial) -> None:
         self._queue(lambda tracker: self._open(tracker, trial))

@@ -13,7 +13,10 @@ import fake_pipeline
 import pytest
 
 from cnd.errors import UserError
-from sweeps.run import Request, columns, define, main, parse, result_text
+from sweeps.options import parse
+from sweeps.run import Request, define, main
+from sweeps.session import Scribe
+from sweeps.text import columns, result_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = ["ablation_table1", "--experiment", "smoke"]
@@ -164,7 +167,7 @@ def test_the_result_table_as_text(finished: Path) -> None:
     from reports.build import result_table
 
     request = _request(finished, "8,10")
-    lines = result_text(request, result_table(finished, request.folder.path)).splitlines()
+    lines = result_text(request.sweep, result_table(finished, request.folder.path)).splitlines()
     assert [line.split()[0] for line in lines] == ["row", "8", "10", "ridge", "shuffled", "oracle"]
     assert "paper %" in lines[0] and lines[1].endswith("7.92") and "vs row 10" in lines[0]
 
@@ -174,6 +177,16 @@ def test_status_lists_the_trials(finished: Path, tmp_path: Path, capsys: pytest.
     assert _run(finished, "status", "--json") == 0
     assert [t["row"] for t in json.loads(capsys.readouterr().out)["trials"]][:2] == ["8", "10"]
     assert _run(finished, "status") == 0 and "complete" in capsys.readouterr().out
+
+
+def test_a_store_that_was_deleted_or_changed_is_written_again(copy: Path) -> None:
+    request = _request(copy, "10")
+    trial = request.chosen()[0]
+    uri = request.folder.read(trial.name)["tracking_uri"]
+    assert not Scribe(request.folder, uri, local=True).wants(trial)
+    assert Scribe(request.folder, "http://127.0.0.1:5000", local=False).wants(trial)
+    (copy / "mlflow.db").unlink()
+    assert Scribe(request.folder, uri, local=True).wants(trial)
 
 
 def test_verify_finds_a_changed_file(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,80 @@
+"""The command line of ``sweeps/run.py``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from cnd.errors import UserError, nearest
+from sweeps.spec import EXPERIMENTS, SWEEPS, names_in
+
+COMMANDS = ("run", "plan", "status", "report", "verify", "clean")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            option = message.split()[2].partition("=")[0]
+            message += nearest(option, [o for o in self._option_string_actions if o.startswith("--")])
+        raise UserError(f"{message} (see --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    names = {"sweeps": names_in(SWEEPS), "experiments": names_in(EXPERIMENTS)}
+    parser = _Parser(
+        prog="python sweeps/run.py",
+        usage="%(prog)s [plan|status|report|verify|clean] SWEEP [options]",
+        description="Run every trial of a sweep that is not done yet, in parallel, and report.",
+        epilog="".join(f"{what}: {', '.join(found) or 'none'}\n" for what, found in names.items())
+        + "\nplan    the trials, the stages they share and the expected time; runs nothing\n"
+        "status  the state of every trial\n"
+        "report  build the HTML report again\n"
+        "verify  check the files of every result against the hashes written with them\n"
+        "clean   list what the sweep alone uses, and delete it with --force\n"
+        "\nThe same command again goes on where it stopped. Exit code 0: complete, 1: some trials failed,\n"
+        "2: wrong settings or usage, 130: interrupted.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("words", nargs="+", metavar="[COMMAND] SWEEP", help="name of a sweep, or path of its YAML file")
+    add("--experiment", default="simulated", metavar="NAME|PATH", help="base experiment (default: simulated)")
+    add("--rows", metavar="IDS", help="only these rows, e.g. 0,10; all controls come along unless one is named")
+    add("--seeds", type=int, default=1, metavar="N", help="how many training seeds (default: 1)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. data.path=FILE")
+    add("--output", type=Path, default=Path("runs"), metavar="DIR", help="everything goes here (default: runs/)")
+    add("--cache", type=Path, metavar="DIR", help="where stage results are kept (default: OUTPUT/cache)")
+    add("--max-concurrent", type=int, metavar="N", help="trials at once (default: one a CPU core, or as GPUs allow)")
+    add("--gpus-per-trial", type=float, default=0.0, metavar="N", help="GPUs for a trial, e.g. 0.5 (default: 0)")
+    add("--ray-address", metavar="ADDRESS", help="of a running Ray cluster that shares the file system")
+    add("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite below OUTPUT)")
+    add("--force", action="store_true", help="clean: really delete")
+    add("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, with ``command``, ``sweep``, ``rows`` (list or None) and absolute folders.
+
+    Raises:
+        UserError: wrong usage.
+    """
+    options = _parser().parse_intermixed_args(argv)
+    command, *rest = options.words if options.words[0] in COMMANDS else ["run", *options.words]
+    if len(rest) != 1:
+        found = f"found {' '.join(rest)}" if rest else "none is given"
+        hint = nearest(rest[0], COMMANDS) if len(rest) > 1 else f"; sweeps: {', '.join(names_in(SWEEPS))}"
+        raise UserError(f"expected one sweep, {found}{hint} (see --help)")
+    options.command, options.sweep = command, rest[0]
+    for name, least in (("seeds", 1), ("max_concurrent", 1), ("gpus_per_trial", 0)):
+        value = getattr(options, name)
+        if value is not None and not value >= least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    if options.rows is not None:
+        options.rows = [row.strip() for row in options.rows.split(",") if row.strip()]
+        if not options.rows:
+            raise UserError("--rows: name at least one row, e.g. --rows 0,10")
+    options.output = options.output.expanduser().absolute()
+    options.cache = options.cache or options.output / "cache"
+    return options

@@ -1,0 +1,68 @@
+"""What the command prints: the plan and the result as text in columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sweeps.spec import Sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int) -> str:
+    """The plan in words and a table, one line a row.
+
+    Args:
+        plan: what ``plan --json`` prints.
+        at_once: trials at once.
+    """
+    trials = [*plan["trials"], *plan["controls"]]
+    seeds = sorted({trial["seed"] for trial in trials})
+    lines = [["row", "", *(column.title for column in sweep.columns), "done"]]
+    for trial in (t for t in trials if t["seed"] == seeds[0]):
+        done = [t["done"] for t in trials if t["row"] == trial["row"]]
+        shown = [str(trial["settings"][column.key]) for column in sweep.columns]
+        lines.append([trial["row"], trial["label"] or "", *shown, f"{sum(done)}/{len(done)}"])
+    rows = f"{_count(len(plan['trials']) // len(seeds), 'row')} x {_count(len(seeds), 'seed')}"
+    stages = ", ".join(f"{name} {count}" for name, count in plan["stages"].items())
+    n_done = sum(trial["done"] for trial in trials)
+    return (
+        f"{sweep.title}\n"
+        f"experiment {plan['experiment']}: {rows} and {_count(len(plan['controls']), 'control trial')}; "
+        f"{n_done} of {len(trials)} are done\n"
+        f"distinct stages: {stages}\n"
+        f"expected: {plan['expected_minutes']:g} minutes, {_count(at_once, 'trial')} at once\n\n"
+        f"{columns(lines)}\n"
+    )
+
+
+def result_text(sweep: Sweep, table: pd.DataFrame) -> str:
+    """The result table: scores with 95 % intervals, differences from the reference row, the paper's figures.
+
+    Args:
+        table: of :func:`reports.build.result_table`.
+    """
+    head = [table.attrs.get("metric", "score") + " % [95 %]", f"vs row {sweep.reference} [95 %]", "paper %", ""]
+    lines = [["row", "", *(column.title for column in sweep.columns), *head]]
+    for _, line in table.iterrows():
+        shown = [str(line[column.key]) for column in sweep.columns]
+        score = _interval(line["score"], line["low"], line["high"])
+        difference = _interval(line["difference"], line["difference_low"], line["difference_high"], "+")
+        paper = "" if line["paper"] != line["paper"] else f"{line['paper']:g}"
+        lines.append([str(line["row"]), line["label"], *shown, score, difference, paper, line["state"]])
+    return columns(lines)
+
+
+def _interval(value: float, low: float, high: float, sign: str = "") -> str:
+    return "" if value != value else f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def columns(lines: list[list[str]]) -> str:
+    """Lines of cells as text in columns."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
