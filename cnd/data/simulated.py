@@ -59,6 +59,7 @@ AREAS = {
 RUN_LENGTH = 55  # trials a run, as in GOD's training sessions
 GRID = 16  # Gabor energy is kept on a 16 x 16 grid of positions
 QUANTUM = 1 / 1024
+BATCH = 100  # images in memory at once in float64
 
 
 @dataclass(frozen=True)
@@ -137,11 +138,20 @@ def gabor_energy(images: np.ndarray) -> np.ndarray:
     Quadrature pairs at four orientations and three spatial frequencies (Adelson & Bergen 1985) on luminance,
     compressed by a square root, plus luminance and two opponent colours.
     """
-    rgb = torch.from_numpy(images).double() / 255
-    red, green, blue = rgb.unbind(1)
-    luminance = (red + green + blue) / 3
-    opponent = torch.stack([luminance, red - green, blue - (red + green) / 2], 1)
-    small = F.avg_pool2d(luminance[:, None], 2)
+    kernels = _gabor_kernels()
+    maps = []
+    for part in torch.from_numpy(images).split(BATCH):
+        red, green, blue = (part.double() / 255).unbind(1)
+        luminance = (red + green + blue) / 3
+        opponent = torch.stack([luminance, red - green, blue - (red + green) / 2], 1)
+        padded = F.pad(F.avg_pool2d(luminance[:, None], 2), (7, 7, 7, 7), mode="replicate")
+        energy = F.conv2d(padded, kernels).unflatten(1, (12, 2)).square().sum(2).sqrt()
+        maps.append(torch.cat([F.avg_pool2d(energy, 2), F.avg_pool2d(opponent, 4)], 1).flatten(2))
+    return torch.cat(maps).numpy()
+
+
+def _gabor_kernels() -> torch.Tensor:
+    """Zero-mean Gabor patches float64 [24, 1, 15, 15]: 3 periods x 4 orientations x 2 phases."""
     axis = torch.arange(-7, 8, dtype=torch.float64)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     kernels = []
@@ -152,16 +162,14 @@ def gabor_energy(images: np.ndarray) -> np.ndarray:
             for phase in (0.0, np.pi / 2):
                 kernel = envelope * torch.cos(2 * np.pi * along / period + phase)
                 kernels.append((kernel - envelope * kernel.sum() / envelope.sum()) / envelope.sum())
-    response = F.conv2d(F.pad(small, (7, 7, 7, 7), mode="replicate"), torch.stack(kernels)[:, None])
-    energy = response.unflatten(1, (12, 2)).square().sum(2).sqrt()
-    return torch.cat([F.avg_pool2d(energy, 2), F.avg_pool2d(opponent, 4)], 1).flatten(2).numpy()
+    return torch.stack(kernels)[:, None]
 
 
 def deep_features(images: np.ndarray) -> np.ndarray:
     """Spatially averaged last two stages of the frozen network, float64 [n, features]."""
     network: Any = load_resnet(NETWORK).double()
     stages: list[torch.Tensor] = []
-    for part in torch.from_numpy(images).split(250):
+    for part in torch.from_numpy(images).split(BATCH):
         maps = network.forward_intermediates(part.double() / 127.5 - 1, indices=2, intermediates_only=True)
         stages.append(torch.cat([m.mean((2, 3)) for m in maps], 1))
     return torch.cat(stages).numpy()
