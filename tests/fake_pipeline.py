@@ -95,5 +95,8 @@ def _record(experiment: Experiment, folder: Path) -> None:
     (folder / "experiment.json").write_text(json.dumps(experiment.model_dump(mode="json")))
     scores = {f"nway{n}_top1": float(np.mean(items[f"nway{n}_top1"])) for n in experiment.evaluation.n_way}
     chance = {f"nway{n}_top1": 1 / n for n in experiment.evaluation.n_way}
-    summary = {"scores": scores, "chance": chance, "n_items": 6, "n_samples": 1, "seconds": {}, "simulated": True}
-    (folder / "summary.json").write_text(json.dumps(summary | {"deviations": [], "warnings": [], "data": {}}))
+    summary: dict[str, Any] = {"scores": scores, "chance": chance, "n_items": 6, "n_samples": 1, "seconds": {}}
+    summary |= {"simulated": True, "deviations": [], "warnings": [], "data": {}}
+    summary["worker"] = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+    summary["worker"]["folder"] = os.getcwd()
+    (folder / "summary.json").write_text(json.dumps(summary))

@@ -90,6 +90,9 @@ def test_a_failure_stops_no_other_trial_and_only_it_runs_again(tmp_path: Path) -
     assert "raise FloatingPointError" in (command.folder / "trials" / "8-seed0.traceback.txt").read_text()
     assert "failed: 8-seed0: FloatingPointError: loss is nan at step 2" in command.errors.read_text()
     assert dict(command.tracked())["8-seed0"] == "FAILED"
+    worker = json.loads((tmp_path / trials["10"]["record"] / "summary.json").read_text())["worker"]
+    # one thread a trial, no GPU that it did not ask for, and relative paths mean what they mean to the user
+    assert worker == {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "folder": str(tmp_path)}
 
     (command.cache / "fail-2").unlink()
     (command.cache / "die-6").unlink()
