@@ -240,6 +240,8 @@ class Experiment(Config):
 
 # ---------------------------------------------------------------- reading, editing, explaining
 
+_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C version is five times faster, where there is one
+
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     """A YAML mapping and the line (from 1) of each key path in it.
@@ -252,8 +254,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=_YamlLoader)
+        content = yaml.load(text, Loader=_YamlLoader)  # the safe loader
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if root is None or not isinstance(content, dict):
@@ -308,7 +310,8 @@ def explain(error: ValidationError, model: type[BaseModel], where: Any) -> UserE
     Args:
         where: function from a key path (tuple) to what the user typed, such as ``file.yaml:12``.
     """
-    first = error.errors()[0]
+    # A misspelt key is reported as missing and as unknown: the second says what to do.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     location = tuple(str(part) for part in first["loc"])
     path = _without_tags(model, location)
     key = ".".join(path)

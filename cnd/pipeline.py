@@ -503,6 +503,23 @@ def _conditions(module: ConditionModule, fmri: np.ndarray) -> tuple[Condition, T
     return condition, attention
 
 
+def check(experiment: Experiment) -> None:
+    """Look at the experiment's data before anything runs; loads no torch.
+
+    Raises:
+        UserError: a data file is missing or malformed.
+    """
+    data.check(experiment.data)
+
+
+def warm_up() -> None:
+    """Import what a trial needs; takes seconds, so a worker does it while another one prepares."""
+    import cnd.evaluation.scores
+    import cnd.generators.latent_diffusion
+    import cnd.phase1.training
+    import cnd.phase2.training  # noqa: F401
+
+
 def prepare(experiment: Experiment, cache: StageCache, listener: Listener = _ignore) -> None:
     """Build the stages that all rows share: data and latents. Uses every core of the calling process."""
     run_ = Run(experiment, cache, listener)

@@ -71,7 +71,7 @@ def run_jobs(
     Args:
         cache: root of the stage cache.
         folder: for Ray's own files; deleted before and after. Shared by all machines of a cluster.
-        pipeline: module with ``prepare`` and ``run``.
+        pipeline: module with ``warm_up``, ``prepare`` and ``run``.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the workers are stopped before it is passed on.
@@ -214,6 +214,7 @@ def _run(job: dict[str, Any], cache_root: Path, pipeline: str) -> tuple[Path, fl
             told_phase, told_at = progress.phase, now
             tune.report({ENTRY: {"progress": asdict(progress)}})
 
+    module.warm_up()
     cache_root.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_root / ".prepare.lock"):  # the first trial prepares with every core, the others wait
         module.prepare(experiment, cache, report)

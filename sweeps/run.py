@@ -112,6 +112,8 @@ def run(request: Request) -> int:
     resources = Resources(limit, options.gpus_per_trial, options.ray_address)
     uri = options.tracking_uri or sqlite_uri(options.output)
     _say(plan_text(request.sweep, request.plan(trials), at_once))
+    if not all(request.cache.has("record", trial.key) for trial in trials):
+        importlib.import_module(request.pipeline).check(request.base)
     with folder.locked():
         define(request, trials)
         scribe, status = Scribe(folder, uri, local=not options.tracking_uri), "KILLED"
@@ -242,7 +244,7 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.pipeline") -> int:
     """The command; returns its exit code.
 
     Args:
-        pipeline: module with ``stages``, ``prepare`` and ``run``.
+        pipeline: module with ``stages``, ``check``, ``prepare`` and ``run``.
     """
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")

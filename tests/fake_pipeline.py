@@ -45,6 +45,14 @@ def _note(cache: StageCache, line: str) -> None:
         file.write(line + "\n")
 
 
+def check(experiment: Experiment) -> None:
+    pass
+
+
+def warm_up() -> None:
+    pass
+
+
 def prepare(experiment: Experiment, cache: StageCache, report: Callable[[Progress], None]) -> None:
     _build(stages(experiment)[0], cache)
 

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnd.cache import code_version, file_hash
 from cnd.config import Digits69Data, SimulatedData
+from cnd.errors import UserError
 
 if TYPE_CHECKING:
     from cnd.protocols import FmriDataset
@@ -27,23 +29,45 @@ def fingerprint(config: SimulatedData | Digits69Data) -> dict[str, Any]:
     Raises:
         UserError: a file is missing.
     """
-    from pathlib import Path
-
+    here = Path(__file__).parent
     if isinstance(config, SimulatedData):
-        here = Path(__file__).parent
         weights = file_hash(here / "weights" / "visual_network" / "model.safetensors")
         return config.model_dump(mode="json") | {
             "code": code_version(here / "simulated.py", here / "stimuli.py"),
             "network": weights,
         }
-    from cnd.data.digits69 import data_file
-
     return {
         "kind": config.kind,
         "n_folds": config.n_folds,
         "file": file_hash(data_file(config)),
-        "code": code_version(Path(__file__).parent / "digits69.py"),
+        "code": code_version(here / "digits69.py"),
     }
+
+
+def data_file(config: Digits69Data) -> Path:
+    """The file, checked to be there.
+
+    Raises:
+        UserError: no path was given, or nothing lies there.
+    """
+    remedy = "pass the file with --set data.path=/path/to/digit69_28x28.mat (see README.md, digits69)"
+    if config.path is None:
+        raise UserError(f"data.path is not set: digits69 reads a file that cannot be shipped; {remedy}")
+    if not config.path.is_file():
+        raise UserError(f"{config.path}: no such file (data.path); {remedy}")
+    return config.path
+
+
+def check(config: SimulatedData | Digits69Data) -> None:
+    """Read real data once, without torch, so that a malformed file is told before any training starts.
+
+    Raises:
+        UserError: a file is missing or malformed.
+    """
+    if isinstance(config, Digits69Data):
+        from cnd.data.digits69 import read
+
+        read(config)
 
 
 def load(config: SimulatedData | Digits69Data, fold: int) -> FmriDataset:

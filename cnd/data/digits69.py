@@ -1,8 +1,9 @@
 """Real fMRI: one subject sees 100 handwritten sixes and nines (van Gerven et al. 2010).
 
 The file ``digit69_28x28.mat`` is not redistributable and is given by path. It holds ``fmriTrn`` (90, 3092),
-``fmriTest`` (10, 3092), ``stimTrn`` / ``stimTest`` (n, 784; stored transposed) and ``labelTrn`` / ``labelTest`` (1: six, 2: nine).
-The published split has ten test items, too few to compare anything, so all 100 items are cross-validated.
+``fmriTest`` (10, 3092), ``stimTrn`` and ``stimTest`` (n, 784; stored transposed), ``labelTrn`` and ``labelTest``
+(1: six, 2: nine). The published split has ten test items, too few to compare anything, so all 100 items are
+cross-validated.
 """
 
 from __future__ import annotations
@@ -10,27 +11,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from cnd.config import Digits69Data
+from cnd.data import data_file
 from cnd.errors import UserError
 from cnd.protocols import FmriDataset, FmriSplit
 
 SHAPES = {"fmriTrn": (90, 3092), "fmriTest": (10, 3092), "stimTrn": (90, 784), "stimTest": (10, 784)}
 FOLD_SEED = 69  # the folds belong to the data set: every row and every seed is judged on the same ones
-
-
-def data_file(config: Digits69Data) -> Path:
-    """The file, checked to be there.
-
-    Raises:
-        UserError: no path was given, or nothing lies there.
-    """
-    remedy = "pass the file with --set data.path=/path/to/digit69_28x28.mat (see README.md, digits69)"
-    if config.path is None:
-        raise UserError(f"data.path is not set: digits69 reads a file that cannot be shipped; {remedy}")
-    if not config.path.is_file():
-        raise UserError(f"{config.path}: no such file (data.path); {remedy}")
-    return config.path
 
 
 def read(config: Digits69Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -39,9 +29,6 @@ def read(config: Digits69Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Raises:
         UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
     """
-    from scipy.io import loadmat  # slow to import, and the plan needs only data_file
-    from scipy.io.matlab import MatReadError
-
     path = data_file(config)
     try:
         content = loadmat(path)

@@ -5,6 +5,7 @@ The only part of the package that imports diffusers.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ def folder(config: GeneratorConfig) -> Path:
     return WEIGHTS / config.name
 
 
+@lru_cache  # the plan asks for every trial and fold
 def fingerprint(config: GeneratorConfig) -> dict[str, str]:
     """Content hash of every file that decides what the generator and its judge compute."""
     files = sorted(p for p in folder(config).rglob("*") if p.suffix in {".json", ".safetensors"})

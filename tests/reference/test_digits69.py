@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
+from cnd import data
 from cnd.config import Digits69Data
 from cnd.data import digits69
 from cnd.errors import UserError
@@ -72,6 +73,6 @@ def test_no_matlab_file(tmp_path: Path):
 
 def test_missing_path():
     with pytest.raises(UserError, match=r"--set data.path="):
-        digits69.data_file(Digits69Data())
+        data.data_file(Digits69Data())
     with pytest.raises(UserError, match="no such file"):
-        digits69.data_file(Digits69Data(path=Path("/nowhere/d.mat")))
+        data.data_file(Digits69Data(path=Path("/nowhere/d.mat")))
