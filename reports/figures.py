@@ -109,6 +109,8 @@ def factor_curves(points: pd.DataFrame) -> Figure:
             axes.set_axis_off()
         for axes in panels[::n_columns]:
             axes.set_ylabel("accuracy, %")
+        highest = 100 * points[["score", "high", "chance"]].max().max()
+        panels[0].set_ylim(0, min(104.0, 1.08 * highest) if highest > 0 else 1)  # shared by all panels
     return figure
 
 
@@ -128,7 +130,6 @@ def _factor_panel(axes: Axes, curve: pd.DataFrame, factor: str) -> None:
         axes.axhline(100 * curve["chance"].iloc[0], color=GREY, lw=1.2, ls="--", zorder=1)
     axes.set_xticks(x, [f"{at}\nrow {row}" for at, row in zip(curve["x"], curve["row"], strict=True)])
     axes.set_xlim(-0.5, len(curve) - 0.5)
-    axes.set_ylim(bottom=0)
     axes.set_xlabel(curve["x_title"].iloc[0])
     axes.set_title(shorten(str(factor), 44, placeholder="…"), fontsize=9.5)
     axes.grid(axis="y", color="#e3e3e3", lw=0.8)
@@ -151,7 +152,7 @@ def image_grid(images: pd.DataFrame) -> Figure:
         picture = _rgb(line["pixels"])
         canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     inches = min(0.78, 7.6 / max(1, len(columns)))
-    margin = 0.4 + 0.09 * min(34, max(len(title) for title in rows))
+    margin = 0.5 + 0.1 * min(34, max(len(title) for title in rows))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(margin + inches * len(columns), 0.6 + inches * len(rows)))
         axes = figure.subplots()

@@ -20,19 +20,8 @@ from torch import Tensor
 
 IMAGE_SIZE = 64
 
-SURFACES = (
-    "red_plain",
-    "blue_stripes",
-    "green_bars",
-    "yellow_checker",
-    "white_dots",
-    "cyan_rings",
-    "orange_glow",
-    "violet_diagonal",
-    "pink_waves",
-    "black_grid",
-)
-"""Names of the surfaces, in the order of their index."""
+SURFACES = ("red", "stripes", "bars", "checker", "dots", "rings", "glow", "diagonal", "waves", "grid")
+"""Names of the surfaces, in the order of their index; each has its own two colours."""
 
 
 def _box(x: Tensor, y: Tensor, half_width: float, half_height: float) -> Tensor:
@@ -73,7 +62,7 @@ _S = math.sqrt(0.5)
 SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "disc": _disc,
     "ring": lambda x, y: (_disc(x, y, 0.68)).abs() - 0.2,
-    "half_disc": lambda x, y: torch.maximum(_disc(x, y, 0.95, 0, -0.4), -y - 0.4),
+    "half-disc": lambda x, y: torch.maximum(_disc(x, y, 0.95, 0, -0.4), -y - 0.4),
     "crescent": lambda x, y: torch.maximum(_disc(x, y, 0.9), -_disc(x, y, 0.75, 0.45, 0.1)),
     "lens": lambda x, y: torch.maximum(_disc(x, y, 1.2, 0.75), _disc(x, y, 1.2, -0.75)),
     "square": lambda x, y: _box(x, y, 0.75, 0.75),
