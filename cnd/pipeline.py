@@ -2,6 +2,7 @@
 
 A stage is a pure function of its config, its inputs and its seed, and is kept under the hash of those and of its code
 (:class:`cnd.cache.StageCache`). Rows that share a stage compute it once; a run that was killed goes on where it was.
+A sweep calls ``check``, ``stages``, ``warm_up``, ``prepare`` and ``run``.
 Importing this module, and :func:`stages`, load no torch.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cnd import data, generators
-from cnd.cache import StageCache, code_version, content_hash
-from cnd.config import CndDecoder, Experiment, OracleDecoder, RidgeDecoder
-from cnd.paper import deviations, warnings_of
+from cnd.cache import StageCache
+from cnd.config import Experiment, OracleDecoder, RidgeDecoder
+from cnd.stages import Fold, Stage, code, fold_stages, record_stage, stages
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
     from torch import Tensor
 
     from cnd.evaluation.classifiers import ImageClassifier
@@ -32,7 +31,8 @@ if TYPE_CHECKING:
     from cnd.phase2.model import ConditionModule
     from cnd.protocols import Condition, FmriDataset
 
-HERE = Path(__file__).parent
+__all__ = ["Progress", "Run", "check", "prepare", "run", "stages", "warm_up"]
+
 SHARE = {"phase1": 0.2, "phase2": 0.65, "sample": 0.15}
 """Expected share of a trial's time, for its progress."""
 
@@ -52,100 +52,6 @@ Listener = Callable[[Progress], None]
 
 def _ignore(progress: Progress) -> None:
     """The listener of a run that nobody watches."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A cached computation: its name, the content hash it is kept under, and what went into the hash."""
-
-    name: str
-    key: str
-    inputs: dict[str, Any] = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Fold:
-    """The stages of one train / test partition."""
-
-    index: int
-    data: Stage
-    latents: Stage
-    phase1: Stage | None
-    phase2: Stage | None
-    sample: Stage
-
-
-def _stage(name: str, **inputs: Any) -> Stage:
-    return Stage(name, content_hash({"stage": name, **inputs}), inputs)
-
-
-def _code(*parts: str) -> str:
-    return code_version(*(HERE / part for part in parts))
-
-
-def fold_stages(experiment: Experiment, index: int) -> Fold:
-    """Stages of one fold, with keys that name everything their result depends on."""
-    e = experiment
-    data_stage = _stage("data", data=data.fingerprint(e.data), fold=index)
-    generator = generators.fingerprint(e.generator)
-    latents = _stage("latents", data=data_stage.key, generator=generator, code=_code("generators"))
-    phase1 = phase2 = None
-    if isinstance(e.decoder, CndDecoder):
-        if e.phase1.enabled:
-            phase1 = _stage(
-                "phase1",
-                data=data_stage.key,
-                encoder=e.encoder.model_dump(mode="json"),
-                phase1=e.phase1.model_dump(mode="json"),
-                seed=e.seed,
-                code=_code("phase1"),
-            )
-        chosen_by_test = e.phase2.checkpoint == "test_best"
-        phase2 = _stage(
-            "phase2",
-            latents=latents.key,
-            phase1=phase1.key if phase1 else None,
-            encoder=e.encoder.model_dump(mode="json"),
-            phase2=e.phase2.model_dump(mode="json"),
-            shuffle_pairs=e.shuffle_pairs,
-            seed=e.seed,
-            code=_code("phase1/model.py", "phase2", "generators"),
-            test_score=[e.sampling.model_dump(mode="json"), e.evaluation.model_dump(mode="json")]
-            if chosen_by_test
-            else None,
-        )
-    sample = _stage(
-        "sample",
-        decoder=e.decoder.model_dump(mode="json"),
-        latents=latents.key,
-        phase2=phase2.key if phase2 else None,
-        shuffle_pairs=e.shuffle_pairs,
-        sampling=e.sampling.model_dump(mode="json"),
-        seed=e.seed,
-        code=_code("phase2/sampling.py", "phase2/model.py", "generators", "baselines"),
-    )
-    return Fold(index, data_stage, latents, phase1, phase2, sample)
-
-
-def record_stage(experiment: Experiment, folds: list[Fold]) -> Stage:
-    """The last stage: scores, histories and images of all folds."""
-    return _stage(
-        "record",
-        samples=[fold.sample.key for fold in folds],
-        evaluation=experiment.evaluation.model_dump(mode="json"),
-        code=_code("pipeline.py", "evaluation"),
-    )
-
-
-def stages(experiment: Experiment) -> list[Stage]:
-    """Every stage of a run in order of computation; the last one is the record.
-
-    Raises:
-        UserError: a data file is missing.
-    """
-    folds = [fold_stages(experiment, index) for index in data.folds(experiment.data)]
-    found = [s for f in folds for s in (f.data, f.latents, f.phase1, f.phase2, f.sample) if s is not None]
-    return [*found, record_stage(experiment, folds)]
 
 
 # ---------------------------------------------------------------- stages
@@ -233,6 +139,7 @@ class Run:
 
             from cnd.phase1.model import MaskedAutoencoder
             from cnd.phase1.training import fit
+            from cnd.record import HISTORY
 
             e, start, history = self.experiment, time.time(), []
             model = MaskedAutoencoder(e.encoder, dataset.train.fmri.shape[1], seed=e.seed).to(_device())
@@ -284,6 +191,7 @@ class Run:
 
             from cnd.phase2.model import count_parameters
             from cnd.phase2.training import fit, split_validation, validation_score
+            from cnd.record import HISTORY
 
             e, start = self.experiment, time.time()
             latents = self.latents(fold, dataset)
@@ -395,81 +303,19 @@ class Run:
         """Everything that reports need, pooled over folds; see README.md, 'What a run leaves behind'."""
 
         def make(folder: Path) -> None:
-            import numpy as np
-            import pandas as pd
-            from safetensors.numpy import load_file, save_file
+            from cnd.record import FoldResult, write_record
 
-            from cnd.evaluation.scores import score_items, top_concepts
-
-            e = self.experiment
-            items, histories, stimuli, reconstructions, concepts = [], [], [], [], []
-            infos: list[dict[str, Any]] = []
-            offset = 0
+            results = []
             for fold in self.folds:
-                samples = self.sample(fold)
-                dataset = self.dataset(fold)
-                tensors = load_file(samples / "samples.safetensors")
-                table = score_items(e.evaluation, self.judge, dataset, tensors["reconstructions"], fold.index)
-                items.append(table.assign(item=table["item"] + offset))
-                if "attention" in tensors:
-                    found = top_concepts(tensors["attention"], dataset.class_names)
-                    concepts.append(found.assign(item=found["item"] + offset))
-                offset += len(dataset.test)
-                stimuli.append(dataset.test.images)
-                reconstructions.append(tensors["reconstructions"])
-                for stage in (fold.phase1, fold.phase2, fold.sample):
+                folders = {"sample": self.sample(fold)}
+                for stage in (fold.phase1, fold.phase2):
                     path = self.cache.find(stage.name, stage.key) if stage else None
-                    if stage is None or path is None:
-                        continue
-                    infos.append({"stage": stage.name} | _read_json(path / "info.json"))
-                    if (path / "history.parquet").exists():
-                        histories.append(pd.read_parquet(path / "history.parquet").assign(fold=fold.index))
-            scores = pd.concat(items, ignore_index=True)
-            scores.to_parquet(folder / "items.parquet")
-            history = pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(columns=[*HISTORY, "fold"])
-            history.to_parquet(folder / "history.parquet")
-            images = {"stimuli": np.concatenate(stimuli), "reconstructions": np.concatenate(reconstructions)}
-            save_file(images, folder / "images.safetensors")
-            if concepts:
-                pd.concat(concepts, ignore_index=True).to_parquet(folder / "attention.parquet")
-            _write_json(folder / "experiment.json", e.model_dump(mode="json"))
-            _write_json(folder / "summary.json", self._summary(scores, dataset, infos))
+                    if stage and path:
+                        folders[stage.name] = path
+                results.append(FoldResult(fold.index, self.dataset(fold), folders))
+            write_record(folder, self.experiment, results, self.judge, code("."))
 
         return self.build(record_stage(self.experiment, self.folds), make)
-
-    def _summary(self, items: pd.DataFrame, dataset: FmriDataset, infos: list[dict[str, Any]]) -> dict[str, Any]:
-        import torch
-
-        from cnd.evaluation.scores import chance, mean_scores
-
-        e = self.experiment
-        trained = [i for i in infos if i["stage"] == "phase2"]
-        n_items = int(items["item"].nunique())
-        return dict(
-            scores=mean_scores(e.evaluation, items),
-            chance=chance(e.evaluation),
-            n_items=n_items,
-            n_samples=e.sampling.samples_per_item,
-            parameters={k: trained[0][k] for k in ("trainable", "frozen")} if trained else {},
-            seconds={s: sum(i["seconds"] for i in infos if i["stage"] == s) for s in ("phase1", "phase2", "sample")},
-            notes=[{k: v for k, v in i.items() if k in ("ridge_alpha", "chosen_step")} for i in infos],
-            simulated=dataset.simulated,
-            deviations=deviations(e),
-            warnings=warnings_of(e),
-            data=dict(
-                description=dataset.description,
-                n_voxels=dataset.train.fmri.shape[1],
-                n_train=len(dataset.train),
-                n_test=n_items,
-                n_unlabelled=len(dataset.unlabelled),
-                **dataset.facts,
-            ),
-            versions=dict(python=platform.python_version(), torch=torch.__version__, machine=platform.machine()),
-            code_version=_code("."),
-        )
-
-
-HISTORY = ["phase", "samples_seen", "name", "value"]
 
 
 @contextlib.contextmanager
@@ -514,10 +360,10 @@ def check(experiment: Experiment) -> None:
 
 def warm_up() -> None:
     """Import what a trial needs; takes seconds, so a worker does it while another one prepares."""
-    import cnd.evaluation.scores
     import cnd.generators.latent_diffusion
     import cnd.phase1.training
-    import cnd.phase2.training  # noqa: F401
+    import cnd.phase2.training
+    import cnd.record  # noqa: F401
 
 
 def prepare(experiment: Experiment, cache: StageCache, listener: Listener = _ignore) -> None:

@@ -160,6 +160,8 @@ def _ranking(records: Records, differences: pd.DataFrame, plan: Design) -> list[
     count = {0: "none differs", 1: "one differs"}.get(n_different, f"{n_different} differ")
     others = f"Of the {len(compared)} other rows" if len(compared) > 1 else "Of the one other row"
     sentences = [f"{others} {count} from the reference after Holm's correction."]
+    if len(records.seeds) == 1:
+        sentences.append("Each row was trained once, so a difference may be the luck of one training: see --seeds.")
     if math.isfinite(plan.detectable):
         sentences.append(
             f"With {plan.n_units} {_units(plan)} as the sample, a single comparison finds a true difference of "

@@ -1,0 +1,111 @@
+"""The command as a user types it, on ``smoke``: run, run again, kill and go on, report, MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = ["ablation_table1", "--experiment", "smoke", "--rows", "0,10,oracle"]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, str(ROOT / "sweeps" / "run.py"), *words]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=300)
+
+
+def items(output: Path) -> dict[str, pd.DataFrame]:
+    """Per-item scores of every finished trial, by trial name."""
+    trials = (output / "sweeps" / "ablation_table1-smoke" / "trials").glob("*.json")
+    states = {path.stem: json.loads(path.read_text()) for path in trials}
+    return {
+        name: pd.read_parquet(output / state["record"] / "items.parquet")
+        for name, state in states.items()
+        if state["state"] == "complete"
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    output = tmp_path_factory.mktemp("runs")
+    return output, run(*WORDS, "--output", str(output))
+
+
+def test_a_run_is_complete_and_says_where_everything_is(finished):
+    output, done = finished
+    assert done.returncode == 0, done.stderr
+    assert set(items(output)) == {"0-seed0", "10-seed0", "oracle-seed0"}
+    report = output / "reports" / "ablation_table1-smoke.html"
+    assert str(report) in done.stderr + done.stdout and "mlflow ui" in done.stderr + done.stdout
+    page = report.read_text()
+    assert "SIMULATED DATA" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_mlflow_holds_one_run_a_trial(finished):
+    output, _ = finished
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{output / 'mlflow.db'}")
+    runs = mlflow.search_runs(search_all_experiments=True)
+    rows = runs[runs["params.row"].notna()] if "params.row" in runs else runs.iloc[:0]
+    assert sorted(rows["params.row"]) == ["0", "10", "oracle"]
+    assert rows["status"].eq("FINISHED").all() and rows["metrics.nway50_top1"].notna().all()
+    assert rows["tags.mlflow.parentRunId"].nunique() == 1
+
+
+def test_again_does_nothing_twice(finished):
+    output, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in (output / "cache").rglob("*") if p.is_file()}
+    again = run(*WORDS, "--output", str(output))
+    assert again.returncode == 0
+    after = {p: p.stat().st_mtime_ns for p in (output / "cache").rglob("*") if p.is_file()}
+    assert before == after
+
+
+def test_killed_half_way_goes_on_to_the_same_scores(finished, tmp_path: Path):
+    """SIGKILL of the whole process group once the first trial is complete."""
+    reference, _ = finished
+    process = subprocess.Popen(
+        command(*WORDS, "--output", str(tmp_path), "--max-concurrent", "1"),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    folder = tmp_path / "sweeps" / "ablation_table1-smoke" / "trials"
+    deadline = time.monotonic() + 240
+    while not any('"complete"' in path.read_text() for path in folder.glob("*.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    survivors = set(items(tmp_path))
+    assert survivors and survivors != set(items(reference))
+    records = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache" / "record").rglob("*") if p.is_file()}
+
+    assert run(*WORDS, "--output", str(tmp_path)).returncode == 0
+    assert all(path.stat().st_mtime_ns == at for path, at in records.items())
+    for name, table in items(reference).items():
+        pd.testing.assert_frame_equal(table, items(tmp_path)[name], check_exact=True)
+
+
+def test_plan_counts_eleven_phase1_trainings(tmp_path: Path):
+    done = run("plan", "ablation_table1", "--output", str(tmp_path), "--json")
+    plan = json.loads(done.stdout)
+    assert len(plan["trials"]) == 16 and plan["stages"]["phase1"] == 11
+
+
+def test_malformed_data_file_is_told_before_anything_runs(tmp_path: Path):
+    path = tmp_path / "digit69_28x28.mat"
+    path.write_text("not a matrix")
+    words = ["ablation_table1", "--experiment", "digits69", "--set", f"data.path={path}", "--output", str(tmp_path)]
+    done = run(*words)
+    assert done.returncode == 2 and str(path) in done.stderr and not (tmp_path / "cache" / "phase1").exists()
