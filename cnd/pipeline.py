@@ -195,6 +195,8 @@ class Run:
 
             e, start = self.experiment, time.time()
             latents = self.latents(fold, dataset)
+            if e.phase2.train_unet_cross_attention:
+                self._generator = None  # the fold before left its own weights in it
             module = self.condition_module(dataset)
             if phase1 is not None:
                 weights = load_file(phase1 / "model.safetensors")
@@ -255,7 +257,7 @@ class Run:
         if isinstance(decoder, RidgeDecoder):
             from cnd.baselines.ridge import fit_predict
 
-            predicted, alpha = fit_predict(decoder, dataset.train, dataset.test.fmri, bank.numpy())
+            predicted, alpha = fit_predict(decoder, dataset.train, dataset.test.fmri, bank.cpu().numpy())
             embedding = torch.from_numpy(predicted)
             return Condition(embedding[:, None], embedding), None, {"ridge_alpha": alpha}
         trained = self.phase2(fold, dataset, self.phase1(fold, dataset))
