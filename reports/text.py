@@ -126,7 +126,10 @@ def _controls(table: Lines, differences: Lines) -> list[str]:
         row = table["shuffled"]
         verdict = "at chance, as it must be"
         if row["low"] > row["chance"]:
-            verdict = "ABOVE chance: look for a leak or a biased judge"
+            verdict = (
+                "ABOVE one in n: a leak, a biased judge, or knowledge of which classes occur at all, where the "
+                "stimuli show few of the judge's classes"
+            )
         elif row["high"] < row["chance"]:
             verdict = "below chance"
         sentences.append(f"Trained on shuffled pairs it reaches {_score(row)}, {verdict}.")

@@ -193,7 +193,7 @@ def headline_of(output: Path, sweep_dir: Path) -> str:
         ({"ridge": 0.7}, "concept bank beats CnD"),
         ({"ridge": 0.15}, "concept bank does not beat CnD"),
         ({"ridge": 0.4}, "cannot be told apart from CnD"),
-        ({"shuffled": 0.3}, "ABOVE chance"),
+        ({"shuffled": 0.3}, "ABOVE one in n"),
         ({"0": 0.15}, "Phase 1 helps"),
         ({"0": 0.7}, "Phase 1 makes the score worse"),
         ({"0": 0.4}, "no effect of Phase 1 can be shown"),
