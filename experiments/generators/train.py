@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnd._compat import make_torchvision_importable
+from cnd.config import SamplingConfig
 from cnd.data.digit_images import augmented_digits
 from cnd.data.stimuli import N_CATEGORIES, N_SHAPES, N_SURFACES, render
 
@@ -33,7 +34,11 @@ make_torchvision_importable()
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # noqa: E402
 
+from cnd.evaluation.classifiers import ImageClassifier  # noqa: E402
+from cnd.evaluation.nway import n_way_accuracy  # noqa: E402
+from cnd.generators.latent_diffusion import LatentDiffusion  # noqa: E402
 from cnd.networks import build_resnet, load_resnet, save_half, save_resnet  # noqa: E402
+from cnd.phase2.sampling import reconstruct  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = ROOT / "cnd" / "data" / "weights" / "visual_network"
@@ -382,6 +387,19 @@ def train(name: str, recipe: Recipe, seed: int, out: Path) -> None:
     scheduler.save_pretrained(out / "scheduler")
     save_half({"weight": table.weight()}, out / "class_embedding.safetensors")
     note(out, "unet", losses, start, recipe, seed)
+    quality = {f"oracle_guidance_{guidance:g}": oracle_accuracy(out, guidance) for guidance in (1.0, 2.0)}
+    note(out, "unet", None, start, recipe, seed, **quality)
+
+
+def oracle_accuracy(out: Path, guidance: float) -> float:
+    """50-way (or as many ways as there are classes) top-1 of images generated from true classes, 25 DDIM steps."""
+    generator = LatentDiffusion.from_folder(out)
+    n_classes = len(generator.concept_bank)
+    category = torch.arange(n_classes).repeat(-(-200 // n_classes))
+    config = SamplingConfig(steps=25, guidance=guidance, samples_per_item=1)
+    images = reconstruct(config, generator, generator.class_condition(category), seed=0)[:, 0]
+    probabilities = ImageClassifier.from_folder(out / "classifier").probabilities(images)
+    return float(n_way_accuracy(probabilities, category.numpy(), min(50, n_classes)).mean())
 
 
 def note(out: Path, part: str, losses: list[float] | None, start: float, recipe: Recipe, seed: int, **quality: float):
