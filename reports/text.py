@@ -148,9 +148,10 @@ def _without_phase1(records: Records, differences: Lines) -> list[str]:
         experiments = [trial.experiment for trial in records.of(row.id) if trial.folder is not None]
         if all(_setting(e, "phase1", "enabled") is False for e in experiments):
             line = differences[row.id]
-            verdict = _verdict(
-                line, "Phase 1 makes the score worse", "Phase 1 helps", "no effect of Phase 1 can be shown"
-            )
+            unclear = "no effect of Phase 1 can be shown after Holm's correction"
+            verdict = unclear
+            if line["p_holm"] <= 0.05:
+                verdict = _verdict(line, "Phase 1 makes the score worse", "Phase 1 helps", unclear)
             sentences.append(f"Without Phase 1 (row {row.id}) the score changes by {_difference(line)}: {verdict}.")
     return sentences
 
