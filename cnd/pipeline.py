@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "Run", "check", "prepare", "run", "stages", "warm_up"]
 
-SHARE = {"phase1": 0.2, "phase2": 0.65, "sample": 0.15}
-"""Expected share of a trial's time, for its progress."""
+SPAN = {"phase1": (0.0, 0.2), "phase2": (0.2, 0.85), "sample": (0.85, 1.0)}
+"""Where a phase begins and ends in the expected time of a fold, for the progress of a trial."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Run:
         self.experiment, self.cache, self.listener = experiment, cache, listener
         self.folds = [fold_stages(experiment, index) for index in data.folds(experiment.data)]
         self._generator: LatentDiffusion | None = None
-        self.done = 0.0  # folds and phases finished, in units of a fold
+        self.folds_done = 0
 
     @property
     def generator(self) -> LatentDiffusion:
@@ -95,8 +95,8 @@ class Run:
         self, phase: str, fraction: float, samples_seen: int = 0, metrics: dict[str, float] | None = None
     ) -> None:
         """Tell the listener how far the whole run is."""
-        share = SHARE.get(phase, 0.0) * fraction
-        whole = min(1.0, (self.done + share) / len(self.folds))
+        begin, end = SPAN.get(phase, (0.0, 0.0))
+        whole = (self.folds_done + begin + (end - begin) * fraction) / len(self.folds)
         self.listener(Progress(phase, whole, samples_seen, metrics or {}))
 
     # ---- data
@@ -143,10 +143,14 @@ class Run:
 
             e, start, history = self.experiment, time.time(), []
             model = MaskedAutoencoder(e.encoder, dataset.train.fmri.shape[1], seed=e.seed).to(_device())
-            for phase, patterns, epochs in self._phase1_parts(dataset):
+            parts = self._phase1_parts(dataset)
+            for index, (phase, patterns, epochs) in enumerate(parts):
+
+                def on_step(fraction: float, seen: int, metrics: dict[str, float], part: int = index) -> None:
+                    self.report("phase1", (part + fraction) / len(parts), seen, metrics)
+
                 history += fit(
-                    model, patterns, e.phase1, epochs, e.seed, phase,
-                    on_step=lambda fraction, seen, metrics: self.report("phase1", fraction, seen, metrics),
+                    model, patterns, e.phase1, epochs, e.seed, phase, on_step,
                     resume=self.cache.scratch(stage.name, stage.key),
                 )  # fmt: skip
             save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
@@ -293,10 +297,8 @@ class Run:
             save_file(tensors, folder / "samples.safetensors")
             _write_json(folder / "info.json", {"seconds": time.time() - start} | notes)
 
-        before = self.done
-        self.done = before + SHARE["phase1"]
         path = self.build(fold.sample, make)
-        self.done = before + 1.0
+        self.folds_done += 1
         return path
 
     # ---- scores

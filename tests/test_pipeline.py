@@ -78,6 +78,12 @@ def test_interrupted_run_goes_on_with_the_missing_stage(smoke: Experiment, recor
     pd.testing.assert_frame_equal(one, two, check_exact=True)
 
 
+def test_progress_never_goes_back(smoke: Experiment, tmp_path: Path):
+    fractions: list[float] = []
+    pipeline.run(smoke, StageCache(tmp_path), lambda progress: fractions.append(progress.fraction))
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+
+
 def keys(experiment: Experiment) -> dict[str, str]:
     return {stage.name: stage.key for stage in pipeline.stages(experiment)}
 
