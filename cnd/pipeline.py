@@ -167,7 +167,8 @@ class Run:
         if config.transductive:
             labelled = np.concatenate([labelled, dataset.test.fmri])
         parts: list[tuple[Literal["pretrain", "tune"], np.ndarray, int]]
-        parts = [("pretrain", dataset.unlabelled, config.pretrain_epochs), ("tune", labelled, config.tune_epochs)]
+        parts = [("pretrain", pool, config.pretrain_epochs) for pool in dataset.unlabelled]
+        parts.append(("tune", labelled, config.tune_epochs))
         return [part for part in parts if len(part[1]) and part[2]]
 
     # ---- Phase 2

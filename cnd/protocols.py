@@ -22,19 +22,23 @@ class FmriSplit:
         images: uint8 [n, channels, height, width].
         category: int64 [n], index into the data set's ``class_names``.
         stimulus: name of each item.
+        seen: bool [n], True where generator and judge have probably been trained on the very stimulus; None: nowhere.
     """
 
     fmri: np.ndarray
     images: np.ndarray
     category: np.ndarray
     stimulus: list[str]
+    seen: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.fmri)
 
     def take(self, rows: np.ndarray) -> FmriSplit:
         """The items at integer positions ``rows``."""
-        return FmriSplit(self.fmri[rows], self.images[rows], self.category[rows], [self.stimulus[i] for i in rows])
+        names = [self.stimulus[i] for i in rows]
+        seen = None if self.seen is None else self.seen[rows]
+        return FmriSplit(self.fmri[rows], self.images[rows], self.category[rows], names, seen)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class FmriDataset:
     """One training / test partition of one subject (a fold, where there is cross-validation).
 
     Attributes:
-        unlabelled: float32 [m, voxels] for pre-training; m may be 0.
+        unlabelled: pools for pre-training, each float32 [m, voxels of the pool]: of this subject's voxels or of others.
         roi: area of each voxel, e.g. ``L_V1``.
         vertex: fs_LR 32k cortical index (0..59411) of each voxel, or None where it is unknown.
         facts: numbers worth reporting, e.g. the noise ceiling.
@@ -50,7 +54,7 @@ class FmriDataset:
 
     train: FmriSplit
     test: FmriSplit
-    unlabelled: np.ndarray
+    unlabelled: tuple[np.ndarray, ...]
     class_names: list[str]
     description: str
     simulated: bool

@@ -88,7 +88,7 @@ def _summary(e: Experiment, items: pd.DataFrame, results: list[FoldResult]) -> d
             n_voxels=dataset.train.fmri.shape[1],
             n_train=len(dataset.train),
             n_test=n_items,
-            n_unlabelled=len(dataset.unlabelled),
+            n_unlabelled=sum(map(len, dataset.unlabelled)),
             **dataset.facts,
         ),
         versions=dict(python=platform.python_version(), torch=torch.__version__, machine=platform.machine()),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cnd import generators
-from cnd.config import GeneratorConfig, SamplingConfig
+from cnd.config import EmbeddedGenerator, SamplingConfig
 from cnd.evaluation.classifiers import ImageClassifier
 from cnd.evaluation.nway import n_way_accuracy
 from cnd.phase2.sampling import reconstruct
@@ -47,7 +47,7 @@ def test_classifier_knows_fresh_images(script: ModuleType, name: str):
 @pytest.mark.parametrize(("name", "n_way", "least"), [("simulated", 50, 0.9), ("digits", 10, 0.9)])
 def test_oracle_classes_are_generated(name: str, n_way: int, least: float):
     """True class in, 25 DDIM steps: the judge recognises what the generator draws."""
-    generator = generators.load(GeneratorConfig(name=name))
+    generator = generators.load(EmbeddedGenerator(name=name))
     judge = ImageClassifier.from_folder(generators.WEIGHTS / name / "classifier")
     every, repeats = (2, 1) if name == "simulated" else (1, 6)
     category = torch.arange(0, len(generator.concept_bank), every).repeat(repeats)
@@ -59,7 +59,7 @@ def test_oracle_classes_are_generated(name: str, n_way: int, least: float):
 @pytest.mark.parametrize("name", NAMES)
 def test_latents_have_unit_variance_and_decode(script: ModuleType, name: str):
     images, _ = script.draw_images(name, 100, np.random.default_rng(5))
-    generator = generators.load(GeneratorConfig(name=name))
+    generator = generators.load(EmbeddedGenerator(name=name))
     latents = generator.encode(images)
     assert latents.shape[1:] == generator.latent_shape and abs(latents.std().item() - 1) < 0.1
     error = (generator.decode(latents).astype(float) - images) ** 2
@@ -74,7 +74,7 @@ def test_shipped_weights_are_small():
 def first_latents(script: ModuleType, name: str, images: Tensor, steps: int) -> Tensor:
     """Latents of the images of the first batches; the others are not needed and stay zero."""
     recipe = script.RECIPES[name]
-    generator = generators.load(GeneratorConfig(name=name))
+    generator = generators.load(EmbeddedGenerator(name=name))
     rng = torch.Generator().manual_seed(0)
     rows = torch.cat(list(script.batches(len(images), recipe.unet_batch, steps, rng)))
     latents = torch.zeros(len(images), *generator.latent_shape)

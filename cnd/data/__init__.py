@@ -1,76 +1,63 @@
 """Data sets: one file each, all giving :class:`cnd.protocols.FmriDataset`.
 
-:func:`folds` and :func:`fingerprint` need no torch; :func:`load` may.
+:func:`folds`, :func:`fingerprint` and :func:`check` need no torch; :func:`load` may. A data set read from files is a
+module with ``files``, ``check``, ``load`` and ``SETUP``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cnd.cache import code_version, file_hash
-from cnd.config import Digits69Data, SimulatedData
+from cnd.config import DataConfig, Digits69Data, FileData, SimulatedData
 from cnd.errors import UserError
 
 if TYPE_CHECKING:
     from cnd.protocols import FmriDataset
 
+HERE = Path(__file__).parent
 
-def folds(config: SimulatedData | Digits69Data) -> list[int]:
+
+def folds(config: DataConfig) -> list[int]:
     """Indices of the train / test partitions to run; one where the data set has a fixed split."""
-    if isinstance(config, SimulatedData):
-        return [0]
-    return list(range(config.n_folds)) if config.fold is None else [config.fold]
+    if isinstance(config, Digits69Data):
+        return list(range(config.n_folds)) if config.fold is None else [config.fold]
+    return [0]
 
 
-def fingerprint(config: SimulatedData | Digits69Data) -> dict[str, Any]:
-    """What identifies the data of a config: its settings for simulated data, the file's content for real data.
+def fingerprint(config: DataConfig) -> dict[str, Any]:
+    """What identifies the data of a config: its settings for simulated data, the files' content for real data.
 
     Raises:
         UserError: a file is missing.
     """
-    here = Path(__file__).parent
     if isinstance(config, SimulatedData):
-        weights = file_hash(here / "weights" / "visual_network" / "model.safetensors")
+        weights = file_hash(HERE / "weights" / "visual_network" / "model.safetensors")
         return config.model_dump(mode="json") | {
-            "code": code_version(here / "simulated.py", here / "stimuli.py"),
+            "code": code_version(HERE / "simulated.py", HERE / "stimuli.py"),
             "network": weights,
         }
-    return {
-        "kind": config.kind,
-        "n_folds": config.n_folds,
-        "file": file_hash(data_file(config)),
-        "code": code_version(here / "digits69.py"),
+    module = _module(config)
+    settings = config.model_dump(mode="json", exclude={"path", "images", "fold"})
+    return settings | {
+        "files": {path.name: file_hash(path) for path in module.files(config)},
+        "code": code_version(Path(str(module.__file__))),
     }
 
 
-def data_file(config: Digits69Data) -> Path:
-    """The file, checked to be there.
-
-    Raises:
-        UserError: no path was given, or nothing lies there.
-    """
-    remedy = "pass the file with --set data.path=/path/to/digit69_28x28.mat (see README.md, digits69)"
-    if config.path is None:
-        raise UserError(f"data.path is not set: digits69 reads a file that cannot be shipped; {remedy}")
-    if not config.path.is_file():
-        raise UserError(f"{config.path}: no such file (data.path); {remedy}")
-    return config.path
-
-
-def check(config: SimulatedData | Digits69Data) -> None:
+def check(config: DataConfig) -> None:
     """Read real data once, without torch, so that a malformed file is told before any training starts.
 
     Raises:
         UserError: a file is missing or malformed.
     """
-    if isinstance(config, Digits69Data):
-        from cnd.data.digits69 import read
-
-        read(config)
+    if not isinstance(config, SimulatedData):
+        _module(config).check(config)
 
 
-def load(config: SimulatedData | Digits69Data, fold: int) -> FmriDataset:
+def load(config: DataConfig, fold: int) -> FmriDataset:
     """One train / test partition.
 
     Raises:
@@ -80,6 +67,14 @@ def load(config: SimulatedData | Digits69Data, fold: int) -> FmriDataset:
         from cnd.data.simulated import simulate
 
         return simulate(config)
-    from cnd.data.digits69 import load_fold
+    dataset: FmriDataset = _module(config).load(config, fold)
+    return dataset
 
-    return load_fold(config, fold)
+
+def _module(config: FileData) -> ModuleType:
+    """The file that reads this kind of data."""
+    if isinstance(config, Digits69Data):
+        from cnd.data import digits69
+
+        return digits69
+    raise UserError(f"data.kind '{config.kind}' is not available yet")

@@ -11,16 +11,36 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from cnd.config import Digits69Data
-from cnd.data import data_file
 from cnd.errors import UserError
 from cnd.protocols import FmriDataset, FmriSplit
 
+SETUP = "pass the file with --set data.path=/path/to/digit69_28x28.mat (see README.md, digits69)"
 SHAPES = {"fmriTrn": (90, 3092), "fmriTest": (10, 3092), "stimTrn": (90, 784), "stimTest": (10, 784)}
 FOLD_SEED = 69  # the folds belong to the data set: every row and every seed is judged on the same ones
+
+
+def files(config: Digits69Data) -> list[Path]:
+    """The file, checked to be there.
+
+    Raises:
+        UserError: no path was given, or nothing lies there.
+    """
+    if config.path is None:
+        raise UserError(f"data.path is not set: digits69 reads a file that cannot be shipped; {SETUP}")
+    if not config.path.is_file():
+        raise UserError(f"{config.path}: no such file (data.path); {SETUP}")
+    return [config.path]
+
+
+def check(config: Digits69Data) -> None:
+    """Read the file once.
+
+    Raises:
+        UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
+    """
+    read(config)
 
 
 def read(config: Digits69Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -29,7 +49,10 @@ def read(config: Digits69Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Raises:
         UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
     """
-    path = data_file(config)
+    from scipy.io import loadmat  # not at the top: the plan asks this module for its files
+    from scipy.io.matlab import MatReadError
+
+    (path,) = files(config)
     try:
         content = loadmat(path)
     except (MatReadError, ValueError, OSError, NotImplementedError, TypeError) as error:
@@ -74,7 +97,7 @@ def fold_of_items(config: Digits69Data, digit: np.ndarray) -> np.ndarray:
     return fold
 
 
-def load_fold(config: Digits69Data, fold: int) -> FmriDataset:
+def load(config: Digits69Data, fold: int) -> FmriDataset:
     """Training and test set of one fold; voxels are z-scored with the statistics of the training items."""
     fmri, images, digit = read(config)
     inside = fold_of_items(config, digit) == fold
@@ -89,7 +112,7 @@ def load_fold(config: Digits69Data, fold: int) -> FmriDataset:
     return FmriDataset(
         train=split(~inside),
         test=split(inside),
-        unlabelled=np.empty((0, fmri.shape[1]), np.float32),
+        unlabelled=(),
         class_names=[str(d) for d in range(10)],
         description=f"digits69: real fMRI, 100 handwritten sixes and nines, {config.n_folds}-fold cross-validation",
         simulated=False,

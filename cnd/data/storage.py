@@ -13,9 +13,11 @@ from cnd.protocols import FmriDataset, FmriSplit
 
 def save_dataset(dataset: FmriDataset, folder: Path) -> None:
     """Write ``arrays.safetensors`` and ``meta.json``."""
-    arrays = {"unlabelled": dataset.unlabelled}
+    arrays = {f"unlabelled_{i}": pool for i, pool in enumerate(dataset.unlabelled)}
     for name, split in (("train", dataset.train), ("test", dataset.test)):
         arrays |= {f"{name}_fmri": split.fmri, f"{name}_images": split.images, f"{name}_category": split.category}
+        if split.seen is not None:
+            arrays[f"{name}_seen"] = split.seen
     if dataset.vertex is not None:
         arrays["vertex"] = dataset.vertex
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "arrays.safetensors")
@@ -36,7 +38,14 @@ def load_dataset(folder: Path) -> FmriDataset:
     arrays = load_file(folder / "arrays.safetensors")
     meta = json.loads((folder / "meta.json").read_text())
     train, test = (
-        FmriSplit(arrays[f"{n}_fmri"], arrays[f"{n}_images"], arrays[f"{n}_category"], meta.pop(f"{n}_stimulus"))
+        FmriSplit(
+            arrays[f"{n}_fmri"],
+            arrays[f"{n}_images"],
+            arrays[f"{n}_category"],
+            meta.pop(f"{n}_stimulus"),
+            arrays.get(f"{n}_seen"),
+        )
         for n in ("train", "test")
     )
-    return FmriDataset(train, test, arrays["unlabelled"], vertex=arrays.get("vertex"), **meta)
+    pools = tuple(arrays[f"unlabelled_{i}"] for i in range(sum(name.startswith("unlabelled_") for name in arrays)))
+    return FmriDataset(train, test, pools, vertex=arrays.get("vertex"), **meta)

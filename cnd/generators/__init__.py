@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnd.cache import file_hash
-from cnd.config import GeneratorConfig
+from cnd.config import EmbeddedGenerator, GeneratorConfig
+from cnd.errors import UserError
 
 if TYPE_CHECKING:
     from cnd.generators.latent_diffusion import LatentDiffusion
@@ -19,13 +20,15 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def folder(config: GeneratorConfig) -> Path:
-    """Folder of the generator's weights and of the classifier that belongs to its data."""
-    return WEIGHTS / config.name
+    """Folder of the generator's weights, in diffusers format."""
+    if isinstance(config, EmbeddedGenerator):
+        return WEIGHTS / config.name
+    raise UserError(f"generator.kind '{config.kind}' is not available yet")
 
 
 @lru_cache  # the plan asks for every trial and fold
 def fingerprint(config: GeneratorConfig) -> dict[str, str]:
-    """Content hash of every file that decides what the generator and its judge compute."""
+    """Content hash of every file that decides what the generator computes."""
     files = sorted(p for p in folder(config).rglob("*") if p.suffix in {".json", ".safetensors"})
     return {str(p.relative_to(folder(config))): file_hash(p) for p in files if p.name != "training.json"}
 

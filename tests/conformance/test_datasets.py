@@ -30,12 +30,13 @@ def test_shapes_and_types(case):
         assert split.images.dtype == np.uint8 and split.images.ndim == 4
         assert split.category.dtype == np.int64
         assert len(split.fmri) == len(split.images) == len(split.category) == len(split.stimulus) > 0
-    assert dataset.train.fmri.shape[1] == dataset.test.fmri.shape[1] == dataset.unlabelled.shape[1]
+    assert dataset.train.fmri.shape[1] == dataset.test.fmri.shape[1]
+    assert all(pool.dtype == np.float32 and pool.ndim == 2 and len(pool) for pool in dataset.unlabelled)
 
 
 def test_values_are_finite_and_normalised_by_training_statistics(case):
     _, dataset = case
-    for patterns in (dataset.train.fmri, dataset.test.fmri, dataset.unlabelled):
+    for patterns in (dataset.train.fmri, dataset.test.fmri, *dataset.unlabelled):
         assert np.isfinite(patterns).all()
     assert np.abs(dataset.train.fmri.mean(0)).max() < 2e-3  # rounding of the simulated voxels is 1e-3
     varying = dataset.train.fmri.std(0) > 0

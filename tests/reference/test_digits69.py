@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from cnd import data
 from cnd.config import Digits69Data
 from cnd.data import digits69
 from cnd.errors import UserError
@@ -30,7 +29,7 @@ def test_folds_partition_the_items(content, tmp_path: Path):
     config = Digits69Data(path=tmp_path / "d.mat")
     seen: list[str] = []
     for fold in range(config.n_folds):
-        dataset = digits69.load_fold(config, fold)
+        dataset = digits69.load(config, fold)
         assert len(dataset.train) == 90 and len(dataset.test) == 10
         assert np.array_equal(np.unique(dataset.test.category), [6, 9])
         seen += dataset.test.stimulus
@@ -73,6 +72,6 @@ def test_no_matlab_file(tmp_path: Path):
 
 def test_missing_path():
     with pytest.raises(UserError, match=r"--set data.path="):
-        data.data_file(Digits69Data())
+        digits69.files(Digits69Data())
     with pytest.raises(UserError, match="no such file"):
-        data.data_file(Digits69Data(path=Path("/nowhere/d.mat")))
+        digits69.files(Digits69Data(path=Path("/nowhere/d.mat")))

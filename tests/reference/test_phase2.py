@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cnd import generators
-from cnd.config import EncoderConfig, GeneratorConfig, Phase2Config, SamplingConfig
+from cnd.config import EmbeddedGenerator, EncoderConfig, Phase2Config, SamplingConfig
 from cnd.data.digit_images import augmented_digits
 from cnd.phase1.model import FmriEncoder
 from cnd.phase2 import training
@@ -24,7 +24,7 @@ N_VOXELS = 70
 
 @pytest.fixture(scope="module")
 def generator():
-    return generators.load(GeneratorConfig(name="digits"))
+    return generators.load(EmbeddedGenerator(name="digits"))
 
 
 def make_module(generator, **settings) -> ConditionModule:
@@ -127,7 +127,7 @@ def test_frozen_encoder_stays(generator):
 
 
 def test_dc_ldm_policy_trains_cross_attention_only():
-    generator = generators.load(GeneratorConfig(name="digits"))
+    generator = generators.load(EmbeddedGenerator(name="digits"))
     before = {k: v.clone() for k, v in generator.unet.state_dict().items()}
     run_fit(generator, Phase2Config(**SMALL, train_unet_cross_attention=True))
     changed = {k for k, v in generator.unet.state_dict().items() if not torch.equal(before[k], v)}

@@ -91,7 +91,7 @@ def test_null_pool_has_no_signal():
     """With the signal the pool's variance exceeds that of noise alone, without it it does not."""
     with_signal = simulated.simulate(SimulatedData(**SMALL, test_repetitions=1, snr=0.5))
     without = simulated.simulate(SimulatedData(**SMALL, test_repetitions=1, snr=0.5, unlabelled_signal=False))
-    assert with_signal.unlabelled.var() > 1.3 * without.unlabelled.var()
+    assert with_signal.unlabelled[0].var() > 1.3 * without.unlabelled[0].var()
 
 
 def test_subjects_differ():
