@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -48,7 +48,10 @@ class FmriDataset:
     Attributes:
         unlabelled: pools for pre-training, each float32 [m, voxels of the pool]: of this subject's voxels or of others.
         roi: area of each voxel, e.g. ``L_V1``.
-        vertex: fs_LR 32k cortical index (0..59411) of each voxel, or None where it is unknown.
+        vertex: index of each voxel in the cortical vertices of ``surface`` (fs_LR 32k: 0..59411, both hemispheres
+            without the medial wall; fsaverage5: 0..20483, left then right), or None for voxels of a volume.
+        surface: mesh that ``vertex`` counts in.
+        xyz: float32 [voxels, 3], millimetres, for voxels of a volume; None where it is unknown.
         facts: numbers worth reporting, e.g. the noise ceiling.
     """
 
@@ -60,6 +63,8 @@ class FmriDataset:
     simulated: bool
     roi: list[str] = field(default_factory=list)
     vertex: np.ndarray | None = None
+    surface: Literal["fs_LR_32k", "fsaverage5"] = "fs_LR_32k"
+    xyz: np.ndarray | None = None
     facts: dict[str, float] = field(default_factory=dict)
 
 

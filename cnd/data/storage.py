@@ -18,8 +18,7 @@ def save_dataset(dataset: FmriDataset, folder: Path) -> None:
         arrays |= {f"{name}_fmri": split.fmri, f"{name}_images": split.images, f"{name}_category": split.category}
         if split.seen is not None:
             arrays[f"{name}_seen"] = split.seen
-    if dataset.vertex is not None:
-        arrays["vertex"] = dataset.vertex
+    arrays |= {n: a for n, a in (("vertex", dataset.vertex), ("xyz", dataset.xyz)) if a is not None}
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "arrays.safetensors")
     meta = dict(
         train_stimulus=dataset.train.stimulus,
@@ -28,6 +27,7 @@ def save_dataset(dataset: FmriDataset, folder: Path) -> None:
         description=dataset.description,
         simulated=dataset.simulated,
         roi=dataset.roi,
+        surface=dataset.surface,
         facts=dataset.facts,
     )
     (folder / "meta.json").write_text(json.dumps(meta))
@@ -48,4 +48,4 @@ def load_dataset(folder: Path) -> FmriDataset:
         for n in ("train", "test")
     )
     pools = tuple(arrays[f"unlabelled_{i}"] for i in range(sum(name.startswith("unlabelled_") for name in arrays)))
-    return FmriDataset(train, test, pools, vertex=arrays.get("vertex"), **meta)
+    return FmriDataset(train, test, pools, vertex=arrays.get("vertex"), xyz=arrays.get("xyz"), **meta)
