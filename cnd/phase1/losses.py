@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cnd.config import Phase1Config
 from cnd.phase1.model import MaskedAutoencoder, patch_mask, random_order
+from cnd.training import autocast
 
 Patterns = Float[Tensor, "batch voxels"]
 Scalar = Float[Tensor, ""]
@@ -80,6 +81,18 @@ def draw_inputs(
     return inputs, random_order(len(inputs), model.encoder.n_patches, generator, inputs.device)
 
 
+def predict(
+    model: MaskedAutoencoder,
+    inputs: Float[Tensor, "rows voxels"],
+    order: Int[Tensor, "rows patches"],
+    config: Phase1Config,
+) -> Float[Tensor, "rows voxels"]:
+    """Predictions of all voxels; the network runs in ``config.precision``, the result has that of ``inputs``."""
+    with autocast(config.precision, inputs.device):
+        prediction = model.predict(inputs, order, config.mask_ratio)
+    return prediction.to(inputs.dtype)
+
+
 def combine(
     views: Float[Tensor, "views batch voxels"],
     fmri: Patterns,
@@ -125,7 +138,7 @@ def double_contrastive_loss(
     """
     inputs, order = draw_inputs(model, sparsified, config, generator)
     chunks = _slices(len(inputs), ROWS_AT_ONCE)
-    views = torch.cat([model.predict(inputs[rows], order[rows], config.mask_ratio) for rows in chunks])
+    views = torch.cat([predict(model, inputs[rows], order[rows], config) for rows in chunks])
     return combine(views.view(-1, *fmri.shape), fmri, order, model.encoder.config.patch_size, config)
 
 
@@ -136,22 +149,23 @@ def backward_in_micro_batches(
     config: Phase1Config,
     generator: torch.Generator,
     micro_batch_size: int,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> tuple[Scalar, dict[str, Scalar]]:
     """As :func:`double_contrastive_loss` then ``backward()``, with ``micro_batch_size`` patterns in memory at once.
 
     Every pattern keeps all its negatives: a first pass without graph gives the predictions, the loss its gradient
     with respect to them, and a second pass with the same masks carries that on into the weights. The gradient is
-    the full batch's but for rounding; the price is one more forward pass.
+    the full batch's but for rounding; the price is one more forward pass. With ``scaler`` it comes scaled.
     """
     inputs, order = draw_inputs(model, sparsified, config, generator)
     chunks = _slices(len(inputs), micro_batch_size)
     with torch.no_grad():
-        views = torch.cat([model.predict(inputs[rows], order[rows], config.mask_ratio) for rows in chunks])
+        views = torch.cat([predict(model, inputs[rows], order[rows], config) for rows in chunks])
     views.requires_grad_()
     total, parts = combine(views.view(-1, *fmri.shape), fmri, order, model.encoder.config.patch_size, config)
-    (gradient,) = torch.autograd.grad(total, views)
+    (gradient,) = torch.autograd.grad(total if scaler is None else scaler.scale(total), views)
     for rows in chunks:
-        torch.autograd.backward(model.predict(inputs[rows], order[rows], config.mask_ratio), gradient[rows])
+        torch.autograd.backward(predict(model, inputs[rows], order[rows], config), gradient[rows])
     return total.detach(), parts
 
 

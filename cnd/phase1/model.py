@@ -4,14 +4,18 @@ Parts: wrap padding, sin-cos positions, random masks, weights; then the encoder 
 The paper's size is ``EncoderConfig()``: 24 blocks of width 1024, patches of 16 voxels, MLP ratio 1.
 
 No parameter depends on the number of voxels, so a state dict of one subject or dataset loads strictly into a
-model built for another voxel count.
+model built for another voxel count. Positions follow a formula and are not in the state dict, unless they came with
+a checkpoint that has its own (:meth:`Positions.set_positions`).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cnd._compat import make_torchvision_importable
 from cnd.config import EncoderConfig
@@ -88,6 +92,47 @@ def _blocks(width: int, depth: int, heads: int, mlp_ratio: float) -> nn.Sequenti
     return nn.Sequential(*(Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True) for _ in range(depth)))
 
 
+def _run(blocks: nn.Sequential, tokens: Tensor, checkpointing: bool) -> Float[Tensor, "batch tokens width"]:
+    """The blocks one after the other; with ``checkpointing`` the backward pass computes each one's activations anew,
+    so that only what enters the blocks is kept (Chen et al. 2016)."""
+    if not (checkpointing and torch.is_grad_enabled()):
+        return blocks(tokens)
+    for block in blocks:  # nothing in a block is random, so no state of a generator has to be kept
+        tokens = checkpoint(block, tokens, use_reentrant=False, preserve_rng_state=False)
+    return tokens
+
+
+def interpolate_positions(positions: Float[Tensor, "tokens width"], n_tokens: int) -> Float[Tensor, "n_tokens width"]:
+    """Positions for another number of tokens: linear along the sequence, the first and the last stay what they are."""
+    if len(positions) == n_tokens:
+        return positions
+    stretched = nn.functional.interpolate(positions.T[None], size=n_tokens, mode="linear", align_corners=True)
+    return stretched[0].T.contiguous()
+
+
+class Positions(nn.Module):
+    """A module with a buffer ``positions``, one row a token: by formula, or a checkpoint's own.
+
+    Those of the formula are a constant and stay out of the state dict. A checkpoint's own are part of it; where such
+    a state dict is loaded into a model with another number of tokens, they are interpolated.
+    """
+
+    positions: Tensor
+    n_fixed = 0  # leading rows that are no place in the pattern: the class token's
+
+    def set_positions(self, positions: Float[Tensor, "tokens width"]) -> None:
+        """Take over positions, stretched to our number of tokens; from now on they are in the state dict."""
+        fixed, places = positions[: self.n_fixed], positions[self.n_fixed :]
+        places = interpolate_positions(places, len(self.positions) - self.n_fixed)
+        self.register_buffer("positions", torch.cat([fixed, places]).to(self.positions), persistent=True)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if f"{prefix}positions" in state_dict:
+            self.set_positions(state_dict[f"{prefix}positions"])
+            state_dict[f"{prefix}positions"] = self.positions
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
 def _take(rows: Float[Tensor, "batch tokens width"], ids: Int[Tensor, "batch k"]) -> Float[Tensor, "batch k width"]:
     """``rows[i, ids[i]]`` for every i; one flat index_select is several times faster than gather."""
     offsets = torch.arange(0, rows.shape[0] * rows.shape[1], rows.shape[1], device=ids.device)
@@ -97,15 +142,13 @@ def _take(rows: Float[Tensor, "batch tokens width"], ids: Int[Tensor, "batch k"]
 # ---------------------------------------------------------------- whole
 
 
-class FmriEncoder(nn.Module):
+class FmriEncoder(Positions):
     """ViT over patches of voxels. It sees the kept patches only, and is what Phase 2 takes over.
 
     Args:
         n_voxels: of the patterns it will be given; known from the data only.
         seed: of the initial weights. PyTorch's global generator is neither used nor advanced.
     """
-
-    positions: Tensor
 
     def __init__(self, config: EncoderConfig, n_voxels: int, seed: int = 0) -> None:
         super().__init__()
@@ -117,7 +160,7 @@ class FmriEncoder(nn.Module):
             self.class_token = nn.Parameter(torch.empty(1, 1, config.width))
             self.blocks = _blocks(config.width, config.depth, config.heads, config.mlp_ratio)
             self.norm = nn.LayerNorm(config.width, eps=1e-6)
-        # not in the state dict: it is a constant, and the only tensor whose shape depends on n_voxels
+        # the only tensor whose shape depends on n_voxels
         self.register_buffer("positions", sincos_positions(self.n_patches, config.width), persistent=False)
         initialise(self, torch.Generator().manual_seed(seed))
 
@@ -136,11 +179,11 @@ class FmriEncoder(nn.Module):
         tokens = nn.functional.linear(patches, self.patch_embed.weight.squeeze(1), self.patch_embed.bias)
         tokens = tokens + positions  # [b, k, w]
         tokens = torch.cat([self.class_token.expand(len(fmri), -1, -1), tokens], dim=1)  # [b, 1 + k, w]
-        encoded: Tensor = self.norm(self.blocks(tokens))
+        encoded: Tensor = self.norm(_run(self.blocks, tokens, self.config.activation_checkpointing))
         return encoded
 
 
-class FmriDecoder(nn.Module):
+class FmriDecoder(Positions):
     """Light decoder that predicts every patch from the encoded tokens of the kept ones.
 
     Args:
@@ -148,10 +191,11 @@ class FmriDecoder(nn.Module):
         seed: of the initial weights. PyTorch's global generator is neither used nor advanced.
     """
 
-    positions: Tensor
+    n_fixed = 1
 
     def __init__(self, config: EncoderConfig, n_voxels: int, seed: int = 0) -> None:
         super().__init__()
+        self.config = config
         self.n_voxels = n_voxels
         width = config.decoder_width
         with torch.random.fork_rng(devices=[]):
@@ -177,7 +221,8 @@ class FmriDecoder(nn.Module):
         mask_tokens = self.mask_token.expand(len(order), n_masked, -1)
         tokens = torch.cat([self.embed(encoded), mask_tokens], dim=1)  # [b, 1 + p, w]
         rank = nn.functional.pad(order + 1, (1, 0))  # 0 is the class token
-        patches = self.head(self.norm(self.blocks(tokens + self.positions[rank])))  # [b, 1 + p, patch_size]
+        tokens = _run(self.blocks, tokens + self.positions[rank], self.config.activation_checkpointing)
+        patches = self.head(self.norm(tokens))  # [b, 1 + p, patch_size]
         ids_restore = order.argsort(dim=1)
         return _take(patches, ids_restore + 1).flatten(1)[:, : self.n_voxels]
 

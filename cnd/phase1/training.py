@@ -5,11 +5,7 @@ A checkpoint carries over to another voxel count as it is: ``other.load_state_di
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cnd.config import Phase1Config
@@ -26,6 +20,15 @@ from cnd.errors import UserError
 from cnd.phase1.losses import backward_in_micro_batches, double_contrastive_loss, sparsify
 from cnd.phase1.model import MaskedAutoencoder
 from cnd.protocols import Report, no_report
+from cnd.training import (
+    StateFile,
+    load_optimizer,
+    loss_scaler,
+    may_overflow,
+    optimizer_tensors,
+    prefixed,
+    under,
+)
 
 HISTORY_POINTS = 200
 
@@ -97,12 +100,11 @@ def fit(
     starts = batch_starts(len(data), config.batch_size)
     n_steps = epochs * len(starts)
     progress = Progress(torch.Generator().manual_seed(seed), torch.arange(len(data)))
-    settings = dict(seed=seed, epochs=epochs, shape=list(data.shape), phase1=config.model_dump())
-    settings["encoder"] = model.encoder.config.model_dump()
-    state = resume / f"{phase}.safetensors" if resume is not None else None
-    if state is not None and state.exists():
-        load_state(state, model, optimizer, progress, settings)
-    saved = time.monotonic()
+    scaler = loss_scaler(config.precision, device)
+    settings = dict(seed=seed, epochs=epochs, shape=list(data.shape), phase1=config.model_dump(mode="json"))
+    settings["encoder"] = model.encoder.config.model_dump(mode="json")
+    state = StateFile(resume, phase, settings, save_every)
+    load_state(state, model, optimizer, scaler, progress)
     model.train()
     while progress.step < n_steps:
         epoch, batch = divmod(progress.step, len(starts))
@@ -110,7 +112,7 @@ def fit(
             progress.order = torch.randperm(len(data), generator=progress.generator)
         fmri = data[progress.order[starts[batch] : starts[batch] + config.batch_size].to(device)]
         lr = learning_rate(epoch + batch / len(starts), epochs, config)
-        metrics = train_step(model, fmri, optimizer, lr, config, progress.generator)
+        metrics = train_step(model, fmri, optimizer, lr, config, progress.generator, scaler)
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise FloatingPointError(f"phase1.{phase}: {name} is {value} at step {progress.step}")
@@ -119,11 +121,10 @@ def fit(
             progress.history += history_rows(f"phase1.{phase}", progress.samples_seen, metrics)
         progress.step += 1
         on_step(progress.step / n_steps, progress.samples_seen, metrics)
-        if state is not None and time.monotonic() - saved >= save_every:
-            save_state(state, model, optimizer, progress, settings)
-            saved = time.monotonic()
-    if state is not None and state.exists():  # a long one: should what follows be killed, it is not done again
-        save_state(state, model, optimizer, progress, settings)
+        if state.due():
+            save_state(state, model, optimizer, scaler, progress)
+    if state.exists():  # a long one: should what follows be killed, it is not done again
+        save_state(state, model, optimizer, scaler, progress)
     return progress.history
 
 
@@ -134,22 +135,33 @@ def train_step(
     lr: float,
     config: Phase1Config,
     generator: torch.Generator,
+    scaler: torch.amp.GradScaler,
 ) -> dict[str, float]:
-    """One update on one batch; a non-finite gradient leaves the weights as they were."""
+    """One update on one batch; a non-finite gradient leaves the weights as they were.
+
+    Returns:
+        metrics of the step; without "gradient_norm" where float16 overflowed, as it does while the scale settles.
+    """
     optimizer.zero_grad(set_to_none=True)
     sparsified = sparsify(fmri, config.sparsification, generator)
     if config.micro_batch_size is None:
         loss, parts = double_contrastive_loss(model, fmri, sparsified, config, generator)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(scaler.scale(loss))
     else:
-        loss, parts = backward_in_micro_batches(model, fmri, sparsified, config, generator, config.micro_batch_size)
+        size = config.micro_batch_size
+        loss, parts = backward_in_micro_batches(model, fmri, sparsified, config, generator, size, scaler)
+    scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
     for group in optimizer.param_groups:
         group["lr"] = lr
     values = torch.stack([*parts.values(), loss, norm]).tolist()  # one wait for the device
+    metrics = dict(zip([*parts, "loss", "gradient_norm"], values, strict=True)) | {"lr": lr}
     if all(map(math.isfinite, values)):
-        optimizer.step()
-    return dict(zip([*parts, "loss", "gradient_norm"], values, strict=True)) | {"lr": lr}
+        scaler.step(optimizer)
+    elif may_overflow(scaler) and math.isfinite(metrics["loss"]):
+        del metrics["gradient_norm"]
+    scaler.update()
+    return metrics
 
 
 def history_rows(phase: str, samples_seen: int, metrics: dict[str, float]) -> list[dict[str, Any]]:
@@ -160,56 +172,39 @@ def history_rows(phase: str, samples_seen: int, metrics: dict[str, float]) -> li
 # ---------------------------------------------------------------- state of an unfinished training
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, tensor in state.items():
-            yield f"optimizer.{index}.{name}", tensor
-
-
 def save_state(
-    path: Path,
+    file: StateFile,
     model: MaskedAutoencoder,
     optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     progress: Progress,
-    settings: dict[str, Any],
 ) -> None:
-    """Write one safetensors file, its metadata as JSON, so that a crash leaves the old one or the new one."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= dict(_optimizer_tensors(optimizer))
+    """Write all that :func:`load_state` needs to go on."""
+    tensors = prefixed("model", model.state_dict()) | prefixed("optimizer", optimizer_tensors(optimizer))
     tensors |= {"generator": progress.generator.get_state(), "order": progress.order}
-    plain = {"step": progress.step, "samples_seen": progress.samples_seen, "history": progress.history}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"progress": json.dumps(plain), "settings": json.dumps(settings)})
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())
-    partial.replace(path)
+    plain = {name: getattr(progress, name) for name in ("step", "samples_seen", "history")}
+    file.save(tensors, plain | {"scaler": scaler.state_dict()})
 
 
 def load_state(
-    path: Path,
+    file: StateFile,
     model: MaskedAutoencoder,
     optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     progress: Progress,
-    settings: dict[str, Any],
 ) -> None:
-    """Put model, optimiser and progress where :func:`save_state` found them.
+    """Put model, optimiser and progress where :func:`save_state` found them, if it ever did.
 
     Raises:
         UserError: the file was written by a training with other settings or other data.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    if metadata["settings"] != json.dumps(settings):
-        raise UserError(f"{path}: belongs to another training; delete it to start this one afresh")
-    states: dict[int, dict[str, Tensor]] = {}
-    for name in [name for name in tensors if name.startswith("optimizer.")]:
-        _, index, key = name.split(".")
-        states.setdefault(int(index), {})[key] = tensors.pop(name)
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    progress.generator.set_state(tensors.pop("generator"))
-    progress.order = tensors.pop("order")
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
-    for name, value in json.loads(metadata["progress"]).items():
+    if (saved := file.load()) is None:
+        return
+    tensors, plain = saved
+    model.load_state_dict(under("model", tensors))
+    load_optimizer(optimizer, under("optimizer", tensors))
+    progress.generator.set_state(tensors["generator"])
+    progress.order = tensors["order"]
+    scaler.load_state_dict(plain.pop("scaler"))
+    for name, value in plain.items():
         setattr(progress, name, value)
