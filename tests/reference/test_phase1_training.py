@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from cnd.config import EncoderConfig, Phase1Config
 from cnd.errors import UserError
 from cnd.phase1 import training
-from cnd.phase1.losses import double_contrastive_loss, sparsify
+from cnd.phase1.losses import backward_in_micro_batches, double_contrastive_loss, sparsify
 from cnd.phase1.model import MaskedAutoencoder, random_order
 from cnd.phase1.training import batch_starts, fit, learning_rate
 
@@ -254,3 +255,107 @@ def test_state_of_another_training_is_refused(tmp_path: Path) -> None:
     fit(build(), low_rank(16), QUICK, 2, 0, "tune", resume=tmp_path, save_every=0.0)
     with pytest.raises(UserError, match="another training"):
         fit(build(), low_rank(16), QUICK, 2, 1, "tune", resume=tmp_path)
+
+
+# ---------------------------------------------------------------- memory and precision
+
+
+def gradients(config: EncoderConfig, phase1: Phase1Config) -> list[Tensor]:
+    """Of one step's loss; with ``micro_batch_size`` accumulated."""
+    model, generator = MaskedAutoencoder(config, N_VOXELS), torch.Generator().manual_seed(0)
+    fmri = torch.from_numpy(low_rank(8))
+    if phase1.micro_batch_size:
+        backward_in_micro_batches(model, fmri, fmri, phase1, generator, phase1.micro_batch_size)
+    else:
+        torch.autograd.backward(double_contrastive_loss(model, fmri, fmri, phase1, generator)[0])
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_activation_checkpointing_changes_no_gradient(precision: Any, micro_batch_size: int | None) -> None:
+    phase1 = Phase1Config(precision=precision, micro_batch_size=micro_batch_size)
+    plain = gradients(TINY, phase1)
+    checkpointed = gradients(TINY.model_copy(update={"activation_checkpointing": True}), phase1)
+    assert len(plain) == len(checkpointed) == len(list(build().parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(plain, checkpointed, strict=True))
+
+
+def saved_for_backward(config: EncoderConfig) -> int:
+    """Numbers that the graph of one loss keeps besides the weights."""
+    model = MaskedAutoencoder(config, N_VOXELS)
+    kept: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        fmri = torch.from_numpy(low_rank(8))
+        loss, _ = double_contrastive_loss(model, fmri, fmri, QUICK, torch.Generator().manual_seed(0))
+    assert loss.requires_grad
+    return sum(size for pointer, size in kept.items() if pointer not in weights)
+
+
+def test_activation_checkpointing_keeps_less() -> None:
+    deep = TINY.model_copy(update={"depth": 6, "decoder_depth": 4})
+    assert saved_for_backward(deep.model_copy(update={"activation_checkpointing": True})) < saved_for_backward(deep) / 2
+
+
+@pytest.mark.parametrize(("precision", "relative"), [("bfloat16", 0.1), ("float16", 0.02)])
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+def test_reduced_precision_is_close_and_its_losses_are_float32(
+    precision: Any, relative: float, micro_batch_size: int | None
+) -> None:
+    exact = torch.cat([g.flatten() for g in gradients(TINY, Phase1Config())])
+    config = Phase1Config(precision=precision, micro_batch_size=micro_batch_size)
+    found = torch.cat([g.flatten() for g in gradients(TINY, config)])
+    assert found.dtype == torch.float32
+    assert 0 < (found - exact).norm() / exact.norm() < relative  # and it is not float32 in disguise
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_reduced_precision_learns(precision: Any) -> None:
+    values: list[float] = []
+    config = Phase1Config(**{**QUICK.model_dump(), "precision": precision})
+    model = build()
+    fit(model, low_rank(32), config, 40, 0, "tune", lambda fraction, seen, metrics: values.append(metrics["loss"]))
+    assert np.mean(values[-8:]) < 0.9 * np.mean(values[:8])
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_float16_leaves_out_steps_that_overflow_until_the_scale_fits() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    model, config = build(), Phase1Config(batch_size=8, precision="float16")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    generator, fmri = torch.Generator().manual_seed(0), torch.from_numpy(low_rank(8))
+    metrics = training.train_step(model, fmri, optimizer, 1e-3, config, generator, scaler)
+    assert "gradient_norm" not in metrics and math.isfinite(metrics["loss"]) and scaler.get_scale() == 2.0**39
+    assert_same_weights(model, build())
+    while "gradient_norm" not in metrics:
+        metrics = training.train_step(model, fmri, optimizer, 1e-3, config, generator, scaler)
+    assert not torch.equal(model.decoder.head.weight, build().decoder.head.weight)
+
+
+def test_float16_resumes_with_its_scale(tmp_path: Path) -> None:
+    config = Phase1Config(**{**QUICK.model_dump(), "precision": "float16"})
+    whole, resumed = build(), build(seed=9)
+    expected = fit(whole, low_rank(24), config, 4, 5, "tune")
+    with pytest.raises(Killed):
+        fit(build(), low_rank(24), config, 4, 5, "tune", kill_after(7), tmp_path, save_every=0.0)
+    assert fit(resumed, low_rank(24), config, 4, 5, "tune", resume=tmp_path, save_every=0.0) == expected
+    assert_same_weights(resumed, whole)
+
+
+def test_training_that_starts_from_a_checkpoint_resumes(tmp_path: Path) -> None:
+    """Its settings hold a path, and its positions are in the state."""
+    config = Phase1Config(**{**QUICK.model_dump(), "initial_weights": Path("some.pth")})
+    whole = build()
+    whole.encoder.set_positions(torch.randn(5, 8, generator=torch.Generator().manual_seed(1)))
+    interrupted, resumed = copy.deepcopy(whole), copy.deepcopy(whole)
+    fit(whole, low_rank(16), config, 3, 5, "tune")
+    with pytest.raises(Killed):
+        fit(interrupted, low_rank(16), config, 3, 5, "tune", kill_after(3), tmp_path, save_every=0.0)
+    fit(resumed, low_rank(16), config, 3, 5, "tune", resume=tmp_path)
+    assert_same_weights(resumed, whole)

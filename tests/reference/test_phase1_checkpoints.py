@@ -1,0 +1,331 @@
+"""Encoder checkpoints against a forward pass of MinD-Vis's network written for this test."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from cnd.config import EncoderConfig
+from cnd.errors import UserError
+from cnd.phase1.__main__ import main
+from cnd.phase1.checkpoints import export_mindvis, load_initial_weights, to_mindvis
+from cnd.phase1.model import FmriEncoder, MaskedAutoencoder, n_kept, random_order
+
+TINY = EncoderConfig(patch_size=4, width=8, depth=2, heads=2, decoder_width=6, decoder_depth=1, decoder_heads=3)
+N_VOXELS = 40
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # the layer norms differ by 9e-6 in epsilon
+
+
+def formula(n: int, width: int) -> np.ndarray:
+    """Sin-cos positions with a row of zeros for the class token, as MinD-Vis keeps them."""
+    angles = np.arange(n)[:, None] / 10000 ** (np.arange(width // 2) / (width / 2))
+    return np.concatenate([np.zeros((1, width)), np.concatenate([np.sin(angles), np.cos(angles)], 1)])
+
+
+def mindvis_tensors(n_patches: int = 10, seed: int = 0, trained_positions: bool = False) -> dict[str, Tensor]:
+    """A state dict in the published layout, every tensor random but the positions."""
+    rng = torch.Generator().manual_seed(seed)
+    shapes: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, 8),
+        "mask_token": (1, 1, 6),
+        "patch_embed.proj.weight": (8, 1, 4),
+        "patch_embed.proj.bias": (8,),
+        "norm.weight": (8,),
+        "norm.bias": (8,),
+        "decoder_embed.weight": (6, 8),
+        "decoder_embed.bias": (6,),
+        "decoder_norm.weight": (6,),
+        "decoder_norm.bias": (6,),
+        "decoder_pred.weight": (4, 6),
+        "decoder_pred.bias": (4,),
+    }
+    for prefix, w in {"blocks.0": 8, "blocks.1": 8, "decoder_blocks.0": 6}.items():
+        for layer, rows in {"attn.qkv": 3 * w, "attn.proj": w, "mlp.fc1": w, "mlp.fc2": w}.items():
+            shapes |= {f"{prefix}.{layer}.weight": (rows, w), f"{prefix}.{layer}.bias": (rows,)}
+        for norm in ("norm1", "norm2"):
+            shapes |= {f"{prefix}.{norm}.weight": (w,), f"{prefix}.{norm}.bias": (w,)}
+    tensors = {name: torch.randn(shape, generator=rng) for name, shape in shapes.items()}
+    for name, width in {"pos_embed": 8, "decoder_pos_embed": 6}.items():
+        tensors[name] = torch.from_numpy(formula(n_patches, width)).float()[None]
+        if trained_positions:
+            tensors[name] += torch.randn(tensors[name].shape, generator=rng)
+    return tensors
+
+
+def transformer(tensors: dict[str, Tensor], prefix: str, x: Tensor, heads: int) -> Tensor:
+    """Pre-norm blocks with layer norms of epsilon 1e-5, which is PyTorch's and MinD-Vis's."""
+
+    def linear(name: str, value: Tensor) -> Tensor:
+        return value @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+
+    def norm(name: str, value: Tensor) -> Tensor:
+        return F.layer_norm(value, value.shape[-1:], tensors[f"{name}.weight"], tensors[f"{name}.bias"], 1e-5)
+
+    depth = len({n.split(".")[1] for n in tensors if n.startswith(f"{prefix}blocks.")})
+    for block in (f"{prefix}blocks.{i}" for i in range(depth)):
+        qkv = linear(f"{block}.attn.qkv", norm(f"{block}.norm1", x))
+        q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(3) @ v
+        x = x + linear(f"{block}.attn.proj", attended.transpose(1, 2).flatten(2))
+        x = x + linear(f"{block}.mlp.fc2", F.gelu(linear(f"{block}.mlp.fc1", norm(f"{block}.norm2", x))))
+    return norm(f"{prefix}norm", x)
+
+
+def mindvis_encode(tensors: dict[str, Tensor], fmri: Tensor, ids_keep: Tensor) -> Tensor:
+    patches = F.conv1d(fmri[:, None], tensors["patch_embed.proj.weight"], tensors["patch_embed.proj.bias"], stride=4)
+    tokens = patches.transpose(1, 2) + tensors["pos_embed"][:, 1:]
+    kept = torch.stack([row[ids] for row, ids in zip(tokens, ids_keep, strict=True)])
+    first = (tensors["cls_token"] + tensors["pos_embed"][:, :1]).expand(len(fmri), -1, -1)
+    return transformer(tensors, "", torch.cat([first, kept], 1), 2)
+
+
+def mindvis_decode(tensors: dict[str, Tensor], encoded: Tensor, order: Tensor) -> Tensor:
+    embedded = encoded @ tensors["decoder_embed.weight"].T + tensors["decoder_embed.bias"]
+    tokens = tensors["mask_token"].repeat(len(order), 1 + order.shape[1], 1)
+    tokens[:, 0] = embedded[:, 0]
+    for row, ids, values in zip(tokens, order, embedded[:, 1:], strict=True):
+        row[1 + ids[: len(values)]] = values
+    decoded = transformer(tensors, "decoder_", tokens + tensors["decoder_pos_embed"], 3)
+    return (decoded @ tensors["decoder_pred.weight"].T + tensors["decoder_pred.bias"])[:, 1:].flatten(1)
+
+
+def save(path: Path, tensors: dict[str, Tensor], **more: Any) -> Path:
+    torch.save({"model": tensors, **more}, path)
+    return path
+
+
+def loaded(path: Path, n_voxels: int = N_VOXELS, seed: int = 3) -> MaskedAutoencoder:
+    model = MaskedAutoencoder(TINY, n_voxels, seed)
+    load_initial_weights(model, path)
+    return model
+
+
+@pytest.mark.parametrize("trained_positions", [False, True])
+def test_imported_network_computes_what_mindvis_does(tmp_path: Path, trained_positions: bool) -> None:
+    tensors = mindvis_tensors(trained_positions=trained_positions)
+    model = loaded(save(tmp_path / "checkpoint.pth", tensors))
+    fmri = torch.randn(3, N_VOXELS, generator=torch.Generator().manual_seed(1))
+    order = random_order(3, 10, torch.Generator().manual_seed(2))
+    ids_keep = order[:, : n_kept(10, 0.6)]
+    expected = mindvis_encode(tensors, fmri, ids_keep)
+    torch.testing.assert_close(model.encoder(fmri, ids_keep), expected, **CLOSE)
+    torch.testing.assert_close(model.predict(fmri, order, 0.6), mindvis_decode(tensors, expected, order), **CLOSE)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("trained_positions", [False, True])
+def test_round_trip_is_exact(tmp_path: Path, suffix: str, trained_positions: bool) -> None:
+    model = loaded(save(tmp_path / "first.pth", mindvis_tensors(trained_positions=trained_positions)))
+    export_mindvis(model, tmp_path / f"second{suffix}")
+    again = loaded(tmp_path / f"second{suffix}")
+    assert model.state_dict().keys() == again.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    assert torch.equal(model.encoder.positions, again.encoder.positions)
+    assert torch.equal(model.decoder.positions, again.decoder.positions)
+
+
+def test_export_has_the_published_names_shapes_and_values(tmp_path: Path) -> None:
+    published = mindvis_tensors()
+    exported = to_mindvis(loaded(save(tmp_path / "checkpoint.pth", published)))
+    assert exported.keys() == published.keys()
+    for name, tensor in exported.items():
+        torch.testing.assert_close(tensor, published[name])
+
+
+def test_positions_of_the_formula_are_not_stored(tmp_path: Path) -> None:
+    model = loaded(save(tmp_path / "checkpoint.pth", mindvis_tensors()))
+    fresh = MaskedAutoencoder(TINY, N_VOXELS)
+    assert model.state_dict().keys() == fresh.state_dict().keys()
+    assert torch.equal(model.encoder.positions, fresh.encoder.positions)
+
+
+@pytest.mark.parametrize("n_patches", [7, 16])
+def test_positions_are_interpolated_to_another_number_of_patches(tmp_path: Path, n_patches: int) -> None:
+    model = loaded(save(tmp_path / "checkpoint.pth", mindvis_tensors()), n_voxels=4 * n_patches - 1)
+    at = np.linspace(0, 9, n_patches)
+    for positions, width in ((model.encoder.positions, 8), (model.decoder.positions[1:], 6)):
+        expected = [np.interp(at, np.arange(10), channel) for channel in formula(10, width)[1:].T]
+        np.testing.assert_allclose(positions.numpy(), np.transpose(expected), atol=1e-6)
+    assert not model.decoder.positions[0].any()
+
+
+def test_own_positions_travel_with_the_weights(tmp_path: Path) -> None:
+    """Through our safetensors, into an encoder alone (Phase 2), and on to another voxel count."""
+    model = loaded(save(tmp_path / "checkpoint.pth", mindvis_tensors(trained_positions=True)))
+    save_file(model.state_dict(), tmp_path / "ours.safetensors")
+    assert torch.equal(loaded(tmp_path / "ours.safetensors").decoder.positions, model.decoder.positions)
+    stored = load_file(tmp_path / "ours.safetensors")
+    encoder = FmriEncoder(TINY, N_VOXELS, seed=5)
+    encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in stored.items() if k.startswith("encoder.")})
+    fmri = torch.randn(2, N_VOXELS)
+    assert torch.equal(encoder(fmri), model.encoder(fmri))
+    larger = MaskedAutoencoder(TINY, 76)
+    larger.load_state_dict(model.state_dict())
+    assert torch.equal(larger.encoder.positions[[0, -1]], model.encoder.positions[[0, -1]])
+    assert torch.equal(larger.encoder.positions[::2], model.encoder.positions)  # 19 patches: every second one is old
+
+
+# ---------------------------------------------------------------- what else a checkpoint may hold
+
+
+class Running:
+    """An object whose loading would call a function."""
+
+    def __init__(self, function: Any, path: Path) -> None:
+        self.call = function, (str(path),)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def mindvis_config(**attributes: Any) -> Any:
+    """An object of a class that the reader cannot import, as MinD-Vis's ``config.Config_MBM_fMRI`` is."""
+    module = ModuleType("config_of_mindvis")
+    module.Config_MBM_fMRI = type("Config_MBM_fMRI", (), {"__module__": module.__name__})  # type: ignore[attr-defined]
+    sys.modules[module.__name__] = module
+    config = module.Config_MBM_fMRI()
+    config.__dict__.update(attributes)
+    return config
+
+
+@pytest.fixture
+def with_config(tmp_path: Path) -> Any:
+    def write(**attributes: Any) -> Path:
+        config = mindvis_config(lr=np.float64(2.5e-4), root=Path("."), **attributes)
+        path = save(tmp_path / "checkpoint.pth", mindvis_tensors(), config=config, optimizer={"state": {}}, epoch=499)
+        del sys.modules["config_of_mindvis"]
+        return path
+
+    return write
+
+
+def test_foreign_config_objects_are_read_without_their_class(with_config: Any) -> None:
+    model = loaded(with_config(num_heads=2, decoder_num_heads=3))
+    torch.testing.assert_close(model.encoder.class_token, mindvis_tensors()["cls_token"])
+
+
+@pytest.mark.parametrize(("key", "attribute"), [("heads", "num_heads"), ("decoder_heads", "decoder_num_heads")])
+def test_another_number_of_heads_is_refused(with_config: Any, key: str, attribute: str) -> None:
+    """No tensor tells it, so without this check the network would silently compute something else."""
+    with pytest.raises(UserError, match=rf"encoder\.{key}: expected \d, found 4"):
+        loaded(with_config(**{attribute: 4}))
+
+
+def test_exported_config_is_what_mindvis_asks_for(tmp_path: Path) -> None:
+    export_mindvis(MaskedAutoencoder(TINY, N_VOXELS), tmp_path / "out.pth")
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        config = torch.load(tmp_path / "out.pth", weights_only=True)["config"]
+    assert (config.patch_size, config.embed_dim, config.depth, config.num_heads) == (4, 8, 2, 2)
+    assert (config.decoder_embed_dim, config.decoder_depth, config.decoder_num_heads) == (6, 1, 3)
+
+
+@pytest.mark.parametrize("function", [os.mkdir, os.makedirs, Path.touch])
+def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, function: Any) -> None:
+    target = tmp_path / "executed"
+    path = save(tmp_path / "checkpoint.pth", mindvis_tensors(), config=Running(os.makedirs, target))
+    torch.load(path, weights_only=False)
+    assert target.exists()  # such a file is as dangerous as it should be
+    target.rmdir()
+    path = save(tmp_path / "checkpoint.pth", mindvis_tensors(), config=Running(function, target))
+    with contextlib.suppress(UserError):  # refused, or read without the object
+        loaded(path)
+    assert not target.exists()
+
+
+def test_objects_that_cannot_be_left_out_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "checkpoint.pth", mindvis_tensors(), config=Running(os.mkdir, tmp_path / "executed"))
+    with pytest.raises(UserError, match=r"only its own code can build; .*keep the tensors alone"):
+        loaded(path)
+
+
+@pytest.mark.parametrize("wrap", [lambda t: t, lambda t: {"state_dict": t}, lambda t: {"model_state_dict": t}])
+def test_state_dict_is_found_wherever_it_is(tmp_path: Path, wrap: Any) -> None:
+    tensors = {f"module.{name}": tensor.half() for name, tensor in mindvis_tensors().items()}
+    torch.save(wrap(tensors | {"module.nature_img_mask_token": torch.zeros(1)}), tmp_path / "c.ckpt")
+    token = loaded(tmp_path / "c.ckpt").encoder.class_token
+    assert token.dtype == torch.float32
+    torch.testing.assert_close(token, mindvis_tensors()["cls_token"].half().float())
+
+
+# ---------------------------------------------------------------- broken input
+
+
+def without(name: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in mindvis_tensors().items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (without("decoder_pred.bias"), r"decoder\.head\.bias: expected \[4\], found no such tensor"),
+        (mindvis_tensors() | {"blocks.2.norm1.bias": torch.zeros(8)}, r"encoder\.blocks\.2\.norm1\.bias: expected no"),
+        (mindvis_tensors() | {"norm.weight": torch.zeros(9)}, r"encoder\.norm\.weight: expected \[8\], found \[9\]"),
+        (mindvis_tensors() | {"extra": torch.zeros(9)}, r"extra: expected no such tensor, found \[9\]"),
+        (
+            mindvis_tensors() | {"decoder_pos_embed": torch.zeros(1, 5, 8)},
+            r"decoder\.positions: expected \[tokens, 6\]",
+        ),
+        ({}, "expected a state dict"),
+    ],
+)
+def test_misfits_name_file_key_and_remedy(tmp_path: Path, tensors: dict[str, Tensor], message: str) -> None:
+    path = save(tmp_path / "checkpoint.pth", tensors)
+    with pytest.raises(UserError, match=message) as raised:
+        loaded(path)
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["missing.pth", "missing.safetensors"])
+def test_missing_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name}: .*phase1\.initial_weights"):
+        loaded(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+@pytest.mark.parametrize("size", [0, 100, 3000])
+def test_truncated_and_foreign_files(tmp_path: Path, name: str, size: int) -> None:
+    (tmp_path / name).write_bytes(save(tmp_path / "whole.pth", mindvis_tensors()).read_bytes()[:size])
+    with pytest.raises(UserError, match="expected a checkpoint of tensors") as raised:
+        loaded(tmp_path / name)
+    assert "\n" not in str(raised.value)
+
+
+# ---------------------------------------------------------------- command
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({"data": {"kind": "simulated"}, "encoder": TINY.model_dump()}))
+    return path
+
+
+def test_command_converts_there_and_back(tmp_path: Path, experiment: Path) -> None:
+    source = save(tmp_path / "theirs.pth", mindvis_tensors(trained_positions=True))
+    common = ["--experiment", str(experiment), "--voxels", str(N_VOXELS)]
+    assert main([str(source), str(tmp_path / "ours.safetensors"), *common]) == 0
+    assert main([str(tmp_path / "ours.safetensors"), str(tmp_path / "back.pth"), *common]) == 0
+    fmri = torch.randn(2, N_VOXELS)
+    assert torch.equal(loaded(tmp_path / "back.pth").encoder(fmri), loaded(source).encoder(fmri))
+
+
+def test_command_says_what_is_wrong_in_one_line(tmp_path: Path, experiment: Path, capsys: Any) -> None:
+    arguments = [str(tmp_path / "none.pth"), str(tmp_path / "x.pth"), "--experiment", str(experiment), "--voxels", "40"]
+    assert main(arguments) == 2
+    assert main([*arguments[:1], str(tmp_path / "x.bin"), *arguments[2:]]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "none.pth" in lines[0] and "x.bin" in lines[1]
