@@ -1,0 +1,258 @@
+"""The figures of the analysis. Each function takes arrays and data frames and returns a figure; no I/O."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from cnd.analysis.sheets import Sheet
+
+mpl.use("Agg")
+
+BLUE, ORANGE, GREY, INK = "#0072B2", "#E69F00", "#9AA0A6", "#222222"  # Okabe and Ito's palette
+SIDE_COLORS = {"encoder": BLUE, "decoder": ORANGE}
+EMPTY, HIDDEN, PALE = "#ececec", "#a3b1c0", "#f0d9d0"  # cortex without voxels; voxels not shown; not shown, signed
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+}
+HALO = [patheffects.withStroke(linewidth=2.2, foreground="white")]
+
+
+# ---------------------------------------------------------------- the cortex
+
+
+def cortex_maps(sheet: Sheet, maps: pd.DataFrame, unit: str, signed: bool = False, hidden: str = "") -> Figure:
+    """One picture of the cortex per panel, all on one colour scale.
+
+    Args:
+        maps: columns row, column (titles of the panel, in order of first appearance), voxel, value, shown.
+        unit: quantity and unit, for the colour bar.
+        signed: colours diverge from 0; a value that is not shown is pale instead of grey.
+        hidden: what it means that a voxel is not shown, for the legend.
+    """
+    rows, columns = list(dict.fromkeys(maps["row"])), list(dict.fromkeys(maps["column"]))
+    cmap, norm = color_scale(maps, signed)
+    height, width = sheet.voxel.shape
+    panel_width = 9.6 / len(columns) if len(columns) > 1 else 9.6
+    panel_height = panel_width * height / width + 0.32
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.9, panel_height * len(rows) + 0.95))
+        axes_of = figure.subplots(len(rows), len(columns), squeeze=False)
+        panels = maps.groupby(["row", "column"], sort=False)
+        present = {key: panel for key, panel in panels}
+        for (row, column), axes in zip([(r, c) for r in rows for c in columns], axes_of.ravel(), strict=True):
+            axes.set_axis_off()
+            if (row, column) in present:
+                _cortex_panel(axes, sheet, present[row, column], cmap, norm, signed)
+                axes.set_title(", ".join(text for text in (str(row), str(column)) if text))
+        bar = figure.colorbar(
+            ScalarMappable(norm, cmap), ax=axes_of, location="bottom", shrink=0.55, aspect=42, pad=0.02,
+            extend="both" if signed else "max",
+        )  # fmt: skip
+        bar.set_label(unit)
+        _map_legend(figure, bool((~maps["shown"]).any()), signed, hidden)
+    return figure
+
+
+def color_scale(maps: pd.DataFrame, signed: bool) -> tuple[Colormap, Normalize]:
+    """From 0 to the 99th percentile of what is shown, or symmetric about 0."""
+    values = maps["value"].to_numpy(dtype=float)
+    shown = maps["shown"].to_numpy(dtype=bool)
+    chosen = np.abs(values) if signed else values[shown] if shown.any() else values
+    chosen = chosen[np.isfinite(chosen)]
+    top = float(np.quantile(chosen, 0.99)) if len(chosen) else 1.0
+    top = top if top > 0 else 1.0
+    return mpl.colormaps["RdBu_r" if signed else "YlOrRd"], Normalize(-top if signed else 0.0, top)
+
+
+def paint(sheet: Sheet, panel: pd.DataFrame, cmap: Colormap, norm: Normalize, signed: bool) -> NDArray[np.float64]:
+    """RGB [height, width, 3] of a sheet with the values of ``panel`` (columns voxel, value, shown)."""
+    highest = int(max(sheet.voxel.max(), panel["voxel"].max()))
+    colors = np.tile(to_rgb(EMPTY), (highest + 2, 1))  # the last one, found by index -1, is cortex without voxels
+    rgb = cmap(norm(panel["value"].to_numpy(dtype=float)))[:, :3]
+    hidden = ~panel["shown"].to_numpy(dtype=bool) | ~np.isfinite(panel["value"].to_numpy(dtype=float))
+    rgb[hidden] = 1 - 0.3 * (1 - rgb[hidden]) if signed else to_rgb(HIDDEN)
+    colors[panel["voxel"].to_numpy()] = rgb
+    picture = colors[sheet.voxel] * sheet.shade[..., None]
+    picture[~sheet.cortex] = 1.0
+    return picture
+
+
+def _cortex_panel(
+    axes: Axes, sheet: Sheet, panel: pd.DataFrame, cmap: Colormap, norm: Normalize, signed: bool
+) -> None:
+    axes.imshow(paint(sheet, panel, cmap, norm, signed), interpolation="nearest")
+    axes.add_collection(LineCollection(list(sheet.outlines), colors=INK, linewidths=0.9))
+    for label in sheet.labels:
+        if label.point:
+            axes.plot(*zip(label.point, (label.x, label.y), strict=True), color=INK, lw=0.8)
+        axes.text(label.x, label.y, label.name, ha="center", va="center", fontsize=7.5, color=INK, path_effects=HALO)
+    for text, x in sheet.titles:
+        axes.text(x, sheet.voxel.shape[0], text, ha="center", va="top", fontsize=8, color="#57606a")
+
+
+def _map_legend(figure: Figure, some_hidden: bool, signed: bool, hidden: str) -> None:
+    patches = [Patch(color=EMPTY, label="no voxels")]
+    if some_hidden and hidden:
+        patches.insert(0, Patch(color=PALE if signed else HIDDEN, label=hidden))
+    figure.legend(handles=patches, loc="lower right", fontsize=8, frameon=False)  # beside the colour bar
+
+
+def volume_scatter(maps: pd.DataFrame, unit: str) -> Figure:
+    """Voxels of a volume in three projections, axes in mm; a row of panels for each map, one colour scale.
+
+    Args:
+        maps: columns row (title), x, y, z (mm), value, shown.
+    """
+    rows = list(dict.fromkeys(maps["row"]))
+    cmap, norm = color_scale(maps, signed=False)
+    planes = [("x", "y", "seen from above"), ("x", "z", "from behind"), ("y", "z", "from the side")]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.9, 2.9 * len(rows) + 0.8))
+        axes_of = figure.subplots(len(rows), 3, squeeze=False)
+        for title, line in zip(rows, axes_of, strict=True):
+            panel = maps[maps["row"] == title].sort_values("value", na_position="first")
+            for axes, (across, up, name) in zip(line, planes, strict=True):
+                dim = panel[~panel["shown"]]
+                axes.scatter(dim[across], dim[up], s=5, color=HIDDEN, linewidths=0)
+                lit = panel[panel["shown"]]
+                axes.scatter(lit[across], lit[up], s=7, c=lit["value"], cmap=cmap, norm=norm, linewidths=0)
+                axes.set(xlabel=f"{across}, mm", ylabel=f"{up}, mm", aspect="equal")
+                axes.set_title(f"{title}: {name}" if name == planes[0][2] else name, fontsize=9.5)
+        bar = figure.colorbar(ScalarMappable(norm, cmap), ax=axes_of, location="bottom", shrink=0.55, aspect=42)
+        bar.set_label(unit)
+    return figure
+
+
+# ---------------------------------------------------------------- layers, steps, areas
+
+
+def r2_heatmap(states: pd.DataFrame) -> Figure:
+    """Held-out R^2 of every layer and step beside the 95 % level of its null: a panel for each drive and side.
+
+    Args:
+        states: columns drive, side, layer, step, r2, r2_null_95, r2_p.
+    """
+    drives = list(dict.fromkeys(states["drive"]))
+    sides = [side for side in SIDE_COLORS if side in set(states["side"])]
+    top = max(0.01, float(states["r2"].max()))
+    n_layers = states["layer"].nunique()
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.9, len(drives) * (0.62 * n_layers + 0.75) + 0.8))
+        axes_of = figure.subplots(len(drives), len(sides), squeeze=False)
+        for drive, line in zip(drives, axes_of, strict=True):
+            for side, axes in zip(sides, line, strict=True):
+                cells = states[(states["drive"] == drive) & (states["side"] == side)]
+                _heat_panel(axes, cells, top)
+                axes.set_title(f"{side}, {drive}-driven")
+        scale = ScalarMappable(Normalize(0, top), mpl.colormaps["YlGnBu"])
+        bar = figure.colorbar(scale, ax=axes_of, location="bottom", shrink=0.5, aspect=42, extend="min")
+        bar.set_label("held-out R² of the hidden states' components (share of variance)")
+    return figure
+
+
+def _heat_panel(axes: Axes, cells: pd.DataFrame, top: float) -> None:
+    table = cells.pivot(index="layer", columns="step", values="r2")
+    axes.imshow(table, cmap="YlGnBu", vmin=0, vmax=top, aspect="auto")
+    layers, steps = list(table.index), list(table.columns)
+    for cell in cells.to_dict("records"):
+        x, y = steps.index(cell["step"]), layers.index(cell["layer"])
+        color = "white" if cell["r2"] > 0.6 * top else INK
+        star = "*" if np.isfinite(cell["r2_p"]) and cell["r2_p"] <= 0.05 else ""
+        number = f"{cell['r2']:.3f}".replace("-", "−")
+        null = f"{cell['r2_null_95']:.3f}".replace("-", "−")
+        axes.text(x, y - 0.12, f"{number}{star}", ha="center", va="center", color=color, fontsize=9.5)
+        axes.text(x, y + 0.26, f"null {null}", ha="center", va="center", color=color, fontsize=7.5)
+    axes.set_xticks(range(len(steps)), [f"{100 * step:.0f} %" for step in steps])
+    axes.set_yticks(range(len(layers)), [f"layer {layer}" for layer in layers])
+    axes.set_xlabel("denoising done")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def area_bars(areas: pd.DataFrame) -> Figure:
+    """Four quantities of every area, encoder and decoder beside each other.
+
+    Args:
+        areas: columns side, area, n_voxels, weight, pattern, encoding_r2, share_significant; in drawing order.
+    """
+    names = list(dict.fromkeys(areas["area"]))
+    panels = [
+        ("weight", "raw weight", "mean |W|", 1.0),
+        ("pattern", "Haufe pattern", "mean |pattern|", 1.0),
+        ("encoding_r2", "encoding R²", "held-out R² of a voxel", 1.0),
+        ("share_significant", "significant voxels", "% of voxels, FDR 5 %", 100.0),
+    ]
+    counts = areas.drop_duplicates("area").set_index("area")["n_voxels"]
+    titles = [f"{name or 'no area known'} ({counts[name]})" for name in names]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.9, 1.3 + 0.27 * max(2, len(names))))
+        axes_of = figure.subplots(1, 4, sharey=True)
+        for axes, (column, title, unit, factor) in zip(axes_of, panels, strict=True):
+            for offset, side in ((-0.19, "encoder"), (0.19, "decoder")):
+                mine = areas[areas["side"] == side].set_index("area")[column].reindex(names)
+                axes.barh(np.arange(len(names)) + offset, factor * mine, 0.36, color=SIDE_COLORS[side], label=side)
+            axes.set_title(title)
+            axes.set_xlabel(unit)
+            axes.locator_params(axis="x", nbins=4)
+            axes.axvline(0, color=INK, lw=0.8)
+            axes.grid(axis="x", color="#e3e3e3", lw=0.8)
+            axes.set_axisbelow(True)
+        axes_of[0].set_yticks(range(len(names)), titles, fontsize=9)
+        axes_of[0].set_ylim(len(names) - 0.4, -0.6)
+        handles, labels = axes_of[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def area_decoding(areas: pd.DataFrame, order: list[str]) -> Figure:
+    """Held-out R^2 of each layer from one area's voxels alone (mean over steps): a panel for each drive and side.
+
+    Args:
+        areas: columns drive, side, layer, area, n_voxels, r2 (a line per step is averaged here).
+        order: areas from left to right.
+    """
+    drives = list(dict.fromkeys(areas["drive"]))
+    sides = [side for side in SIDE_COLORS if side in set(areas["side"])]
+    layers = sorted(areas["layer"].unique())
+    colors = mpl.colormaps["viridis"](np.linspace(0.05, 0.85, len(layers)))
+    counts = areas.drop_duplicates("area").set_index("area")["n_voxels"]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.9, 2.6 * len(drives) + 0.7))
+        axes_of = figure.subplots(len(drives), len(sides), squeeze=False, sharex=True, sharey=True)
+        for drive, line in zip(drives, axes_of, strict=True):
+            for side, axes in zip(sides, line, strict=True):
+                mine = areas[(areas["drive"] == drive) & (areas["side"] == side)]
+                for layer, color, marker in zip(layers, colors, "os^Dv" * len(layers), strict=False):
+                    r2 = mine[mine["layer"] == layer].groupby("area")["r2"].mean().reindex(order)
+                    axes.plot(range(len(order)), r2, marker, color=color, ls="-", lw=0.8, ms=5, label=f"layer {layer}")
+                axes.axhline(0, color=INK, lw=0.8)
+                axes.set_title(f"{side}, {drive}-driven")
+                axes.grid(axis="y", color="#e3e3e3", lw=0.8)
+                axes.set_axisbelow(True)
+        for axes in axes_of[-1]:
+            axes.set_xticks(range(len(order)), [f"{area} ({counts[area]})" for area in order], rotation=45, ha="right")
+        for axes in axes_of[:, 0]:
+            axes.set_ylabel("held-out R²")
+        handles, labels = axes_of[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=len(layers), frameon=False, fontsize=9)
+    return figure

@@ -1,0 +1,252 @@
+"""From the tables of an analysis to what is drawn: maps of Figures 5 and 6, area means, differences of two runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from cnd.errors import UserError
+from cnd.statistics import benjamini_hochberg, sampling_units
+
+Drive = Literal["reconstruction", "stimulus"]
+SIDES = ("encoder", "decoder")
+FDR = 0.05
+N_FLIPS = 4999  # random sign patterns of a difference map's test; the smallest p is 1 / 5000
+KEYS = ["drive", "side", "layer", "step"]
+COLUMNS = {
+    "states": [*KEYS, "module", "n_components", "r2", "r2_p", "n_targets", "n_significant", "r2_null_95"],
+    "voxels": [*KEYS, "voxel", "weight", "pattern", "encoding_r2", "p", "q"],
+    "rois": [*KEYS, "roi", "n_voxels", "weight", "pattern", "encoding_r2", "share_significant"],
+    "cortex": ["voxel", "roi", "vertex", "x", "y", "z"],
+    "areas": [*KEYS, "area", "n_voxels", "r2"],
+}
+HIERARCHY = (
+    "V1 V2 V3 V4 V3A V3B V6 V7 LO1 LO2 LO3 V4t MT MST FST PIT V8 VMV1 VMV2 VMV3 VVC FFC IPS1 MIP PGi".split()
+)  # the order in which areas are listed, roughly from early to late
+
+
+class Quantity(NamedTuple):
+    """What a map shows: a column of voxels.parquet. ``masked`` greys out voxels that are not significant."""
+
+    column: str
+    title: str
+    unit: str
+    masked: bool
+
+
+WEIGHT = Quantity("weight", "raw weight (as in the paper)", "mean |W| of the decoding model, over components", False)
+PATTERN = Quantity("pattern", "Haufe pattern", "mean |pattern|, over components", False)
+ENCODING = Quantity("encoding_r2", "encoding R²", "held-out R² of the voxel, predicted from the hidden states", True)
+QUANTITIES = (WEIGHT, PATTERN, ENCODING)
+
+
+# ---------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The tables of one analysis folder; see :data:`COLUMNS`. ``areas`` and the errors are None where not written.
+
+    Attributes:
+        item_errors: by ``<drive>.<side>``, float32 [test item, voxel]: squared error of the encoding model over the
+            voxel's variance, averaged over layers and steps; its mean over items is 1 - R^2.
+        items: one line a test item, in the same order: stimulus, category.
+    """
+
+    states: pd.DataFrame
+    voxels: pd.DataFrame
+    rois: pd.DataFrame
+    cortex: pd.DataFrame
+    summary: dict[str, Any]
+    areas: pd.DataFrame | None = None
+    items: pd.DataFrame | None = None
+    item_errors: dict[str, NDArray[np.float32]] | None = None
+
+    @property
+    def drives(self) -> list[str]:
+        return [drive for drive in ("reconstruction", "stimulus") if drive in set(self.states["drive"])]
+
+    @property
+    def simulated(self) -> bool:
+        return bool(self.summary.get("simulated", False))
+
+
+def read_analysis(folder: Path) -> Analysis:
+    """Read an analysis folder.
+
+    Raises:
+        UserError: a table is missing, unreadable or lacks a column.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'summary.json'}: no readable analysis ({error}); run python -m cnd.analysis") from error
+    tables = {name: _table(folder, name) for name in ("states", "voxels", "rois", "cortex")}
+    areas = _table(folder, "areas") if (folder / "areas.parquet").exists() else None
+    items, errors = None, None
+    if (folder / "item_errors.safetensors").exists():
+        try:
+            errors, items = load_file(folder / "item_errors.safetensors"), pd.read_parquet(folder / "items.parquet")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UserError(f"{folder}: errors per item cannot be read ({error}); run python -m cnd.analysis") from error
+    return Analysis(**tables, summary=summary, areas=areas, items=items, item_errors=errors)
+
+
+def _table(folder: Path, name: str) -> pd.DataFrame:
+    path = folder / f"{name}.parquet"
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run python -m cnd.analysis again") from error
+    if missing := [column for column in COLUMNS[name] if column not in table]:
+        raise UserError(f"{path}: no column {', '.join(missing)}; found {', '.join(table)}; run the analysis again")
+    return table
+
+
+# ---------------------------------------------------------------- Figures 5 and 6
+
+
+def voxel_maps(voxels: pd.DataFrame, drive: str, by: Literal["layer", "step"] | None, quantity: Quantity) -> pd.DataFrame:
+    """Maps of the paper's Figure 5 (``by="layer"``: mean over steps) or 6 (``by="step"``: mean over layers).
+
+    Args:
+        by: None takes the mean over both.
+
+    Returns:
+        One line per side, value of ``by`` (0 for None) and voxel: side, at, voxel, value, shown. ``shown`` is False
+        for voxels of a masked quantity that are not significant at FDR 5 %.
+    """
+    mine = voxels[voxels["drive"] == drive]
+    groups = mine.assign(at=mine[by] if by else 0).groupby(["side", "at", "voxel"], sort=True)
+    p = combined_p(groups["p"].mean(), groups["p"].count())
+    maps = pd.DataFrame({"value": groups[quantity.column].mean(), "p": p, "shown": True}).reset_index()
+    if quantity.masked:
+        for _, rows in maps.groupby(["side", "at"]).groups.items():
+            maps.loc[rows, "shown"] = _q_values(maps.loc[rows, "p"].to_numpy()) <= FDR
+    return maps.drop(columns="p")
+
+
+def combined_p(mean: pd.Series, n: pd.Series) -> pd.Series:
+    """One p-value for several dependent tests of the same thing, from the mean of their p-values and their number.
+
+    Twice the mean is a valid p-value whatever the dependence (Rüschendorf 1982; Vovk and Wang 2020, Biometrika).
+    Layers and steps share voxels, items and network, so nothing sharper may be assumed.
+    """
+    return mean.where(n == 1, (2 * mean).clip(upper=1.0))
+
+
+def _q_values(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Benjamini-Hochberg over the voxels that were tested; NaN (constant voxels) stays NaN."""
+    q = np.full(len(p), np.nan)
+    tested = np.isfinite(p)
+    if tested.any():
+        q[tested] = benjamini_hochberg(p[tested])
+    return q
+
+
+# ---------------------------------------------------------------- areas
+
+
+def area_of(roi: str) -> str:
+    """``L_V1`` to ``V1``."""
+    return roi[2:] if roi[:2] in ("L_", "R_") else roi
+
+
+def area_order(areas: list[str]) -> list[str]:
+    """Early areas first; unknown ones by name at the end."""
+    rank = {area: position for position, area in enumerate(HIERARCHY)}
+    return sorted(set(areas), key=lambda area: (rank.get(area, len(rank)), area))
+
+
+def area_means(rois: pd.DataFrame, drive: str) -> pd.DataFrame:
+    """Means over layers, steps and both hemispheres (weighted by voxels), one line per side and area.
+
+    Returns:
+        side, area, n_voxels, weight, pattern, encoding_r2, share_significant; areas in :func:`area_order`.
+    """
+    values = ["weight", "pattern", "encoding_r2", "share_significant"]
+    mine = rois[rois["drive"] == drive].groupby(["side", "roi"], sort=False)[["n_voxels", *values]].mean().reset_index()
+    mine["area"] = mine["roi"].astype(str).map(area_of)
+    lines = []
+    for (side, area), rows in mine.groupby(["side", "area"], sort=False):
+        means = {value: float(np.average(rows[value], weights=rows["n_voxels"])) for value in values}
+        lines.append({"side": side, "area": area, "n_voxels": int(rows["n_voxels"].sum())} | means)
+    table = pd.DataFrame(lines)
+    order = {area: position for position, area in enumerate(area_order(list(table["area"])))}
+    return table.sort_values("area", key=lambda column: column.map(order), kind="stable", ignore_index=True)
+
+
+# ---------------------------------------------------------------- difference of two runs
+
+
+def difference_map(row: Analysis, reference: Analysis, drive: str, side: str, seed: int = 0) -> pd.DataFrame:
+    """Encoding R^2 of each voxel in ``row`` minus that in ``reference``, tested where errors per test item exist.
+
+    If the two runs predicted a voxel equally well, the difference of its errors on a test category would be as likely
+    with either sign. Signs are flipped for all voxels at once, category by category (items where there are fewer than
+    ten categories), and p-values corrected over voxels (Benjamini-Hochberg). Both runs are single trainings: the test
+    generalises over test categories, not over training seeds.
+
+    Returns:
+        voxel, value (difference), p, q (NaN where it was not tested), shown (q <= 5 %).
+
+    Raises:
+        UserError: the runs have other voxels or other test items.
+    """
+    if list(row.cortex["roi"]) != list(reference.cortex["roi"]):
+        raise UserError(
+            f"a difference map needs the same voxels in both runs; found {len(row.cortex)} and {len(reference.cortex)} "
+            "voxels, or other areas; compare rows with the same data"
+        )
+    key = f"{drive}.{side}"
+    if not row.item_errors or not reference.item_errors or key not in row.item_errors or row.items is None:
+        return _untested(row, reference, drive, side)
+    assert reference.items is not None
+    if list(row.items["stimulus"]) != list(reference.items["stimulus"]):
+        raise UserError("a difference map needs the same test items in both runs; compare rows with the same data")
+    gain = reference.item_errors[key].astype(np.float64) - row.item_errors[key]  # less error is more R^2
+    units = sampling_units(row.items["category"], np.arange(len(gain)))
+    p = sign_flip_p(gain, np.asarray(units), seed)
+    q = _q_values(p)
+    table = {"voxel": np.arange(gain.shape[1]), "value": gain.mean(0), "p": p, "q": q}
+    return pd.DataFrame(table | {"shown": np.nan_to_num(q, nan=1.0) <= FDR})
+
+
+def _untested(row: Analysis, reference: Analysis, drive: str, side: str) -> pd.DataFrame:
+    means = []
+    for analysis in (row, reference):
+        mine = analysis.voxels[(analysis.voxels["drive"] == drive) & (analysis.voxels["side"] == side)]
+        means.append(mine.groupby("voxel")["encoding_r2"].mean())
+    value = means[0] - means[1]
+    return pd.DataFrame(
+        {"voxel": value.index, "value": value.to_numpy(), "p": np.nan, "q": np.nan, "shown": False}
+    )
+
+
+def sign_flip_p(differences: NDArray[np.float64], units: NDArray[Any], seed: int = 0) -> NDArray[np.float64]:
+    """Two-sided p of each column's mean being zero, by flipping the sign of whole units.
+
+    Args:
+        differences: [item, voxel]; a column with NaN gives NaN.
+        units: [item] label of each item's independent unit.
+    """
+    labels, index = np.unique(units, return_inverse=True)
+    sums = np.zeros((len(labels), differences.shape[1]))
+    np.add.at(sums, index, differences)
+    sums = sums.astype(np.float32)
+    signs = np.random.default_rng(seed).integers(0, 2, (N_FLIPS, len(labels))).astype(np.float32) * 2 - 1
+    observed = np.abs(sums.sum(0)) * (1 - 1e-6)  # single precision: the observed pattern must count as itself
+    as_extreme = np.ones(differences.shape[1])  # the observed one is one of the patterns, so p is never 0
+    for start in range(0, N_FLIPS, 500):
+        as_extreme += (np.abs(signs[start : start + 500] @ sums) >= observed).sum(0)
+    p: NDArray[np.float64] = as_extreme / (N_FLIPS + 1)
+    p[np.isnan(differences).any(0)] = np.nan
+    return p

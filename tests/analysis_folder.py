@@ -1,0 +1,103 @@
+"""Fabricated analysis folders with real vertices of the HCP-MMP1 atlas, for the tests of what is drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import save_file
+
+from cnd.analysis.surface import load_hemisphere
+
+AREAS = ("V1", "V2", "V3", "V4", "V3A", "V3B", "LO1", "LO2", "V8", "FFC", "MIP", "PGi")
+LAYERS, STEPS = (4, 9, 14), (0.0, 0.2, 0.6, 1.0)
+EARLY = {"V1": 1.0, "V2": 0.9, "V3": 0.8, "V4": 0.5, "V3A": 0.5, "V3B": 0.4}
+
+
+def cortex_table(n_voxels: int, rng: np.random.Generator) -> pd.DataFrame:
+    """Voxels drawn from the vertices of AREAS in both hemispheres; xyz unknown, as in the simulated data."""
+    vertex, roi, offset = [], [], 0
+    for side in ("L", "R"):
+        hemisphere = load_hemisphere("fs_LR_32k", side)  # type: ignore[arg-type]
+        assert hemisphere.area is not None
+        names = hemisphere.area[hemisphere.cortical]
+        inside = np.flatnonzero(np.isin(names, AREAS))
+        vertex.append(offset + inside)
+        roi += [f"{side}_{name}" for name in names[inside]]
+        offset += len(hemisphere.cortical)
+    chosen = np.sort(rng.choice(len(roi), n_voxels, replace=False))
+    table = {"voxel": np.arange(n_voxels), "roi": np.array(roi)[chosen], "vertex": np.concatenate(vertex)[chosen]}
+    return pd.DataFrame(table | {axis: np.nan for axis in "xyz"})
+
+
+def write_analysis(
+    folder: Path, *, n_voxels: int = 1200, seed: int = 0, n_categories: int = 12, cortex: pd.DataFrame | None = None,
+    gain: float = 0.0, **summary: Any,
+) -> Path:
+    """An analysis folder; early areas are predicted best by early layers. ``gain`` lowers the errors of V1's voxels."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    table = cortex_table(n_voxels, np.random.default_rng(1)) if cortex is None else cortex
+    table.to_parquet(folder / "cortex.parquet")
+    voxels, states, rois, areas, targets = [], [], [], [], []
+    area = table["roi"].str[2:]
+    for drive in ("reconstruction", "stimulus"):
+        for side in ("encoder", "decoder"):
+            for depth, layer in enumerate(LAYERS):
+                for step in STEPS:
+                    at = {"drive": drive, "side": side, "layer": layer, "step": step}
+                    lines = _voxels(rng, area, depth, step).assign(**at)
+                    voxels.append(lines)
+                    r2 = 0.25 - 0.05 * depth + 0.02 * step
+                    states.append(at | _state(r2, layer, side))
+                    grouped = lines.assign(roi=table["roi"].to_numpy()).groupby("roi")
+                    mean = grouped[["weight", "weight_signed", "pattern", "pattern_signed", "encoding_r2"]].mean()
+                    mean["n_voxels"], mean["share_significant"] = grouped.size(), grouped["q"].agg(lambda q: (q <= 0.05).mean())
+                    rois.append(mean.reset_index().assign(**at))
+                    for name, rows in lines.groupby(area.to_numpy()):
+                        areas.append(at | {"area": name, "n_voxels": len(rows), "r2": float(rows["encoding_r2"].mean())})
+                    targets.append(pd.DataFrame({"component": range(3), "r2": r2, "p": 0.01, "q": 0.02, "alpha": 10.0}).assign(**at))
+    pd.concat(voxels, ignore_index=True).to_parquet(folder / "voxels.parquet")
+    pd.DataFrame(states).to_parquet(folder / "states.parquet")
+    pd.concat(rois, ignore_index=True).to_parquet(folder / "rois.parquet")
+    pd.DataFrame(areas).to_parquet(folder / "areas.parquet")
+    pd.concat(targets, ignore_index=True).to_parquet(folder / "targets.parquet")
+    _write_errors(folder, area, n_categories, gain, seed)
+    content = {"n_train": 1200, "n_test": 2 * n_categories, "n_voxels": len(table), "n_folds": 1, "simulated": True}
+    content |= {"surface": "fs_LR_32k", "notes": ["Made for a test."]}
+    (folder / "summary.json").write_text(json.dumps(content | summary))
+    return folder
+
+
+def _voxels(rng: np.random.Generator, area: pd.Series, depth: int, step: float) -> pd.DataFrame:
+    early = area.map(EARLY).fillna(0.1).to_numpy()
+    strength = early * (1 - depth / 2) + (1 - early) * depth / 2
+    r2 = 0.1 * strength * (1 - 0.3 * step) + rng.normal(0, 0.01, len(area))
+    p = np.clip(np.exp(-80 * np.maximum(r2, 0)), 0.005, 1)
+    weight = 0.02 * rng.gamma(4, 0.25, len(area)) * (1 + strength)
+    table = {"voxel": np.arange(len(area)), "weight": weight, "weight_signed": rng.normal(0, 0.01, len(area))}
+    table |= {"pattern": 0.2 * strength + 0.02 * rng.random(len(area)), "pattern_signed": rng.normal(0, 0.1, len(area))}
+    return pd.DataFrame(table | {"encoding_r2": r2, "p": p, "q": np.minimum(1, 1.5 * p)})
+
+
+def _state(r2: float, layer: int, side: str) -> dict[str, Any]:
+    found = {"module": f"{side}.blocks.{layer}", "n_components": 300, "explained_variance": 0.9, "r2": r2}
+    return found | {"r2_p": 0.005, "n_targets": 300, "n_significant": 40, "r2_null_95": 0.004}
+
+
+def _write_errors(folder: Path, area: pd.Series, n_categories: int, gain: float, seed: int) -> None:
+    """Errors of two images a category; ``gain`` is the same for every item of V1."""
+    rng = np.random.default_rng([seed, 7])
+    item = np.arange(2 * n_categories)
+    names = [f"stimulus{i}" for i in item]
+    pd.DataFrame({"item": item, "stimulus": names, "category": item % n_categories}).to_parquet(folder / "items.parquet")
+    shared = np.random.default_rng(3).gamma(2, 0.5, (len(item), len(area)))  # hard items are hard for every run
+    errors = {}
+    for drive in ("reconstruction", "stimulus"):
+        for side in ("encoder", "decoder"):
+            noise = rng.normal(0, 0.05, shared.shape)
+            errors[f"{drive}.{side}"] = (shared + noise - gain * (area == "V1").to_numpy()).astype(np.float32)
+    save_file(errors, folder / "item_errors.safetensors")
