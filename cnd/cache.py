@@ -211,7 +211,7 @@ def file_hash(path: Path) -> str:
     return _known_file_hash(path, status.st_mtime_ns, status.st_size)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=16384)  # a data set may have one image a file
 def _known_file_hash(path: Path, modified: int, size: int) -> str:
     return _read_and_hash(path)
 

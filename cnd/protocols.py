@@ -13,23 +13,42 @@ if TYPE_CHECKING:  # the data sets and the plan need no torch
     from torch import Tensor
 
 
+class ImageArray(Protocol):
+    """uint8 images [n, channels, height, width]: an array, or a file of which only the rows asked for are read.
+
+    Indexing gives arrays; ``np.asarray`` reads everything, so take large sets in chunks.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> Any: ...
+    def __array__(self, dtype: Any = None, /) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class FmriSplit:
     """Aligned patterns and stimuli.
 
     Attributes:
         fmri: float32 [n, voxels], z-scored with training statistics.
-        images: uint8 [n, channels, height, width].
+        images: uint8 [n, channels, height, width]; [n, 0, 0, 0], of size 0, where there are labels only.
         category: int64 [n], index into the data set's ``class_names``.
-        stimulus: name of each item.
+        stimulus: name of each item; single trials of one stimulus share it.
         seen: bool [n], True where generator and judge have probably been trained on the very stimulus; None: nowhere.
+        run: int64 [n], the run each item was measured in; None where items are averages or it is unknown.
     """
 
     fmri: np.ndarray
-    images: np.ndarray
+    images: ImageArray
     category: np.ndarray
     stimulus: list[str]
     seen: np.ndarray | None = None
+    run: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.fmri)
@@ -37,8 +56,8 @@ class FmriSplit:
     def take(self, rows: np.ndarray) -> FmriSplit:
         """The items at integer positions ``rows``."""
         names = [self.stimulus[i] for i in rows]
-        seen = None if self.seen is None else self.seen[rows]
-        return FmriSplit(self.fmri[rows], self.images[rows], self.category[rows], names, seen)
+        seen, run = (None if a is None else a[rows] for a in (self.seen, self.run))
+        return FmriSplit(self.fmri[rows], self.images[rows], self.category[rows], names, seen, run)
 
 
 @dataclass(frozen=True)
@@ -47,6 +66,7 @@ class FmriDataset:
 
     Attributes:
         unlabelled: pools for pre-training, each float32 [m, voxels of the pool]: of this subject's voxels or of others.
+        wnid: WordNet id of each class, e.g. ``n01443537``; "" for a class that is no synset, empty where none is.
         roi: area of each voxel, e.g. ``L_V1``.
         vertex: index of each voxel in the cortical vertices of ``surface`` (fs_LR 32k: 0..59411, both hemispheres
             without the medial wall; fsaverage5: 0..20483, left then right), or None for voxels of a volume.
@@ -65,6 +85,7 @@ class FmriDataset:
     vertex: np.ndarray | None = None
     surface: Literal["fs_LR_32k", "fsaverage5"] = "fs_LR_32k"
     xyz: np.ndarray | None = None
+    wnid: list[str] = field(default_factory=list)
     facts: dict[str, float] = field(default_factory=dict)
 
 
@@ -86,7 +107,7 @@ class Generator(Protocol):
     concept_bank: Float[Tensor, "classes width"]  # class embeddings without the null class
     alphas_cumprod: Float[Tensor, " timesteps"]
 
-    def encode(self, images: np.ndarray) -> Float[Tensor, "n channels height width"]:
+    def encode(self, images: ImageArray) -> Float[Tensor, "n channels height width"]:
         """Latents of uint8 images, scaled to unit variance."""
         ...
 
@@ -110,7 +131,7 @@ class Generator(Protocol):
 class Classifier(Protocol):
     """The judge F of Algorithm 1."""
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
+    def probabilities(self, images: ImageArray) -> np.ndarray:
         """Class probabilities float64 [n, classes] of uint8 images."""
         ...
 

@@ -1,4 +1,7 @@
-"""A data set as safetensors and JSON: the form in which the stage cache keeps it."""
+"""A data set as safetensors and JSON: the form in which the stage cache keeps it.
+
+Images that lie in a store (:mod:`cnd.data.images`) are kept as its row numbers only.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,22 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from cnd.protocols import FmriDataset, FmriSplit
+from cnd.data.images import StoredImages
+from cnd.protocols import FmriDataset, FmriSplit, ImageArray
+
+SPLITS = ("train", "test")
 
 
 def save_dataset(dataset: FmriDataset, folder: Path) -> None:
     """Write ``arrays.safetensors`` and ``meta.json``."""
     arrays = {f"unlabelled_{i}": pool for i, pool in enumerate(dataset.unlabelled)}
-    for name, split in (("train", dataset.train), ("test", dataset.test)):
-        arrays |= {f"{name}_fmri": split.fmri, f"{name}_images": split.images, f"{name}_category": split.category}
-        if split.seen is not None:
-            arrays[f"{name}_seen"] = split.seen
+    for name, split in zip(SPLITS, (dataset.train, dataset.test), strict=True):
+        arrays |= {f"{name}_fmri": split.fmri, f"{name}_category": split.category}
+        arrays |= {f"{name}_{k}": a for k, a in (("seen", split.seen), ("run", split.run)) if a is not None}
+        if isinstance(split.images, StoredImages):
+            arrays[f"{name}_image_rows"] = split.images.rows.astype(np.int64)
+        else:
+            arrays[f"{name}_images"] = np.asarray(split.images)
     arrays |= {n: a for n, a in (("vertex", dataset.vertex), ("xyz", dataset.xyz)) if a is not None}
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "arrays.safetensors")
     meta = dict(
@@ -28,24 +37,38 @@ def save_dataset(dataset: FmriDataset, folder: Path) -> None:
         simulated=dataset.simulated,
         roi=dataset.roi,
         surface=dataset.surface,
+        wnid=dataset.wnid,
         facts=dataset.facts,
     )
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
-def load_dataset(folder: Path) -> FmriDataset:
-    """Read what :func:`save_dataset` wrote."""
+def load_dataset(folder: Path, images: Path | None = None) -> FmriDataset:
+    """Read what :func:`save_dataset` wrote.
+
+    Args:
+        images: the store of the data set's images (:func:`cnd.data.image_store`), where it has one.
+    """
     arrays = load_file(folder / "arrays.safetensors")
     meta = json.loads((folder / "meta.json").read_text())
+
+    def pictures(name: str) -> ImageArray:
+        if f"{name}_images" in arrays:
+            return arrays[f"{name}_images"]
+        if images is None:
+            raise ValueError(f"{folder}: the images lie in a store; pass cnd.data.image_store(config, cache)")
+        return StoredImages(images, arrays[f"{name}_image_rows"])
+
     train, test = (
         FmriSplit(
-            arrays[f"{n}_fmri"],
-            arrays[f"{n}_images"],
-            arrays[f"{n}_category"],
-            meta.pop(f"{n}_stimulus"),
-            arrays.get(f"{n}_seen"),
+            fmri=arrays[f"{n}_fmri"],
+            images=pictures(n),
+            category=arrays[f"{n}_category"],
+            stimulus=meta.pop(f"{n}_stimulus"),
+            seen=arrays.get(f"{n}_seen"),
+            run=arrays.get(f"{n}_run"),
         )
-        for n in ("train", "test")
+        for n in SPLITS
     )
     pools = tuple(arrays[f"unlabelled_{i}"] for i in range(sum(name.startswith("unlabelled_") for name in arrays)))
     return FmriDataset(train, test, pools, vertex=arrays.get("vertex"), xyz=arrays.get("xyz"), **meta)

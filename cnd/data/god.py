@@ -1,0 +1,155 @@
+"""Generic Object Decoding: five subjects, 1,200 training and 50 test photographs (Horikawa & Kamitani 2017).
+
+Either public layout will do (:mod:`cnd.data.god_layouts`). Items come in the order of the published lists, so that
+item i is the same image for every subject.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cnd.config import GodData
+from cnd.data.god_layouts import N_TEST, N_TRAIN, Recording, categories, image_list, in_ilsvrc, read_bdata, read_packed
+from cnd.data.images import ImageArchive, ImageFiles, ImageSource, StoredImages, find_images
+from cnd.data.tables import zscore
+from cnd.errors import UserError, nearest
+from cnd.protocols import FmriDataset, FmriSplit
+
+AREAS = ("V1", "V2", "V3", "V4", "LOC", "FFA", "PPA", "LVC", "HVC", "VC")  # the first that holds a voxel names it
+SPM_VOXELS = (4466, 4404, 4643, 4133, 4370)  # of VC, subjects 1 to 5, in the release preprocessed by SPM
+
+SETUP = """Generic Object Decoding (god)
+  fMRI    Subject1.h5 .. Subject5.h5 from https://figshare.com/articles/dataset/Generic_Object_Decoding/7387130
+          or sbj_1.npz .. sbj_5.npz with images_256.npz (folder Kamitani/npz) from https://figshare.com/s/94cd778e6afafb00946e
+  images  on request by the form at https://forms.gle/ujvA34948Xg49jdn9 (not needed with images_256.npz)
+  put     all in one folder: Subject1.h5 ..., images/training/n01518878_10042.JPEG ..., images/test/...
+          or sbj_1.npz ..., images_256.npz
+  then    --set data.path=FOLDER (and data.images=FOLDER where the images lie elsewhere)"""
+HINT = "`python -m cnd.data fetch god` says where to get it"
+
+
+def subject_file(config: GodData) -> Path:
+    """The fMRI file of the subject, in either layout.
+
+    Raises:
+        UserError: no path was given, or the folder holds neither.
+    """
+    if config.path is None:
+        raise UserError(f"data.path is not set: god reads files that cannot be shipped; {HINT}")
+    if not config.path.is_dir():
+        raise UserError(f"{config.path}: no such folder (data.path); {HINT}")
+    names = (f"Subject{config.subject}.h5", f"sbj_{config.subject}.npz")
+    for name in names:
+        if (config.path / name).is_file():
+            return config.path / name
+    found = [path.name for path in config.path.iterdir() if path.is_file()]
+    hint = nearest(names[0], found) if found else "; the folder is empty"
+    raise UserError(f"{config.path}: neither {names[0]} nor {names[1]} (subject {config.subject}){hint}; {HINT}")
+
+
+def files(config: GodData) -> list[Path]:
+    """The subject's fMRI file, checked to be there.
+
+    Raises:
+        UserError: no path was given, or nothing lies there.
+    """
+    return [subject_file(config)]
+
+
+def image_source(config: GodData) -> ImageSource:
+    """The images: 1,200 for training, then 50 for testing, in order of the published lists.
+
+    Raises:
+        UserError: there are none, or not all.
+    """
+    folder = subject_file(config).parent
+    usual = [folder / f"images_{config.image_size}.npz", folder / "images_256.npz", folder / "images"]
+    path = config.images or next((p for p in usual if p.exists()), None)
+    if path is None:
+        raise UserError(f"{folder}: neither images_256.npz nor a folder 'images'; set data.images; {HINT}")
+    if path.suffix == ".npz" and path.is_file():
+        return ImageArchive(path, {"train_images": N_TRAIN, "test_images": N_TEST}, config.image_size)
+    return ImageFiles(find_images(path, image_list("training")[1] + image_list("test")[1]), config.image_size)
+
+
+def check(config: GodData) -> None:
+    """Read the fMRI once and look for the images.
+
+    Raises:
+        UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
+    """
+    read(config)
+    image_source(config).check()
+
+
+def read(config: GodData) -> Recording:
+    """The subject's recording, restricted to the areas of ``config.roi``.
+
+    Raises:
+        UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
+    """
+    path = subject_file(config)
+    return read_bdata(path, config) if path.suffix == ".h5" else read_packed(path, config)
+
+
+def load(config: GodData, fold: int, images: Path) -> FmriDataset:
+    """One subject, z-scored with the statistics of the training items.
+
+    Args:
+        fold: always 0, the split is fixed.
+        images: store of :func:`image_source`.
+
+    Raises:
+        UserError: as :func:`check`.
+    """
+    recording = read(config)
+    train, test = (zscore(part, recording.train) for part in (recording.train, recording.test))
+    wnids, names = categories()
+    train_names, test_names = image_list("training")[1], image_list("test")[1]
+    shown = recording.test_image
+    repetitions = int(recording.facts["test_repetitions"])
+    trials = f"averaged over {repetitions} trials" if config.test_trials == "averaged" else "as single trials"
+
+    def category(stimuli: list[str]) -> np.ndarray:
+        return np.array([wnids.index(name.partition("_")[0]) for name in stimuli], dtype=np.int64)
+
+    return FmriDataset(
+        train=FmriSplit(
+            train, StoredImages(images, np.arange(N_TRAIN)), category(train_names), train_names, run=recording.train_run
+        ),
+        test=FmriSplit(
+            test,
+            StoredImages(images, N_TRAIN + shown),
+            category(test_names)[shown],
+            [test_names[i] for i in shown],
+            in_ilsvrc()[shown],
+            recording.test_run,
+        ),
+        unlabelled=(),
+        class_names=names,
+        description=f"GOD subject {config.subject}: real fMRI, {'+'.join(config.roi)}, {train.shape[1]} voxels, "
+        f"{preprocessing(config.subject, recording.n_visual)}; test items {trials}",
+        simulated=False,
+        roi=_area_of_voxels(recording.masks, train.shape[1]),
+        xyz=recording.xyz,
+        wnid=wnids,
+        facts=recording.facts,
+    )
+
+
+def preprocessing(subject: int, n_visual: int) -> str:
+    """Which release the number of visual-cortex voxels points to."""
+    expected = SPM_VOXELS[subject - 1]
+    if n_visual == expected:
+        return f"recognised as the SPM release (VC has {n_visual} voxels)"
+    return f"not the SPM release, perhaps fMRIPrep (VC has {n_visual} voxels, SPM {expected})"
+
+
+def _area_of_voxels(masks: dict[str, np.ndarray], n_voxels: int) -> list[str]:
+    area = ["" for _ in range(n_voxels)]
+    for name in reversed([*AREAS, *sorted(set(masks) - set(AREAS))]):
+        for i in np.flatnonzero(masks.get(name, ())):
+            area[i] = name
+    return area

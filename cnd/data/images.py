@@ -1,0 +1,236 @@
+"""Stimulus images, held once: every subject and every trial reads one memory-mapped file in the cache."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from cnd.cache import StageCache, code_version, content_hash, file_hash
+from cnd.data.checks import readable
+from cnd.errors import UserError, nearest
+
+STORE = "images.npy"
+BATCH = 16  # images in memory while a store is written: 25 MB of float64 at 256x256
+SUFFIXES = {".jpeg", ".jpg", ".png"}
+
+
+class StoredImages:
+    """Rows of a store, uint8 [n, 3, size, size], read when they are indexed (:class:`cnd.protocols.ImageArray`)."""
+
+    def __init__(self, path: Path, rows: np.ndarray):
+        self.path, self.rows = path, rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *_mapped(self.path).shape[1:])
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        return np.array(_mapped(self.path)[self.rows[rows]])  # a copy: it stays valid and may be written to
+
+    def __array__(self, dtype: Any = None, /, *, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or np.uint8, copy=False)
+
+
+@lru_cache(maxsize=8)
+def _mapped(path: Path) -> np.ndarray:
+    """One mapping a process: the resident size would count a second one again."""
+    images: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return images
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """One file an image, in this order; cropped to the central square and resized."""
+
+    files: list[Path]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def check(self) -> None:
+        """The files were found; their content is read when the store is written."""
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """uint8 [1, 3, size, size] of each file.
+
+        Raises:
+            UserError: a file is no readable image.
+        """
+        from PIL import Image
+
+        for path in self.files:
+            with readable(path, "image"), Image.open(path) as image:
+                yield _square(image, self.size)[None]
+
+
+@dataclass(frozen=True)
+class ImageArchive:
+    """An ``.npz`` file with arrays [n, height, width, 3]: uint8, or floats from 0 to 1 or from 0 to 255.
+
+    This is ``images_256.npz`` with ``train_images`` and ``test_images``, as github.com/WeizmannVision/SelfSuperReconst
+    (utils/datasets.py) and github.com/zjc062/mind-vis (code/dataset.py) read it.
+    """
+
+    path: Path
+    counts: dict[str, int]  # images expected under each key, in this order
+    size: int
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.path]
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    def check(self) -> None:
+        """Raises:
+        UserError: unreadable file, missing key, wrong shape or type.
+        """
+        with readable(self.path, ".npz file"), zipfile.ZipFile(self.path) as archive:
+            for key in self.counts:
+                with self._open(archive, key) as file:
+                    self._header(file, key)
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """uint8 [k, 3, size, size]; a few at a time, since the float64 arrays in use need 2 GB together.
+
+        Raises:
+            UserError: unreadable file, missing key, wrong shape or type, values out of range.
+        """
+        with readable(self.path, ".npz file"), zipfile.ZipFile(self.path) as archive:
+            for key, count in self.counts.items():
+                with self._open(archive, key) as file:
+                    shape, dtype = self._header(file, key)
+                    scale = None
+                    for start in range(0, count, BATCH):
+                        n = min(BATCH, count - start)
+                        block = np.frombuffer(_exactly(file, n * int(np.prod(shape)) * dtype.itemsize), dtype)
+                        pixels, scale = self._to_uint8(block.reshape(n, *shape), key, scale)
+                        yield self._resized(pixels)
+
+    def _open(self, archive: zipfile.ZipFile, key: str) -> IO[bytes]:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if key not in names:
+            raise UserError(f"{self.path}: key '{key}' is missing{nearest(key, names)}")
+        return archive.open(f"{key}.npy")
+
+    def _header(self, file: IO[bytes], key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape of one image and type of the pixels."""
+        major, _ = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read(file)
+        count = self.counts[key]
+        if len(shape) != 4 or shape[0] != count or shape[3] != 3 or fortran_order:
+            raise UserError(
+                f"{self.path}: {key} has shape {shape}, expected ({count}, height, width, 3); is it complete?"
+            )
+        if dtype.kind not in "fu":
+            raise UserError(f"{self.path}: {key} has type {dtype}, expected uint8 or float; store it without pickle")
+        return shape[1:], dtype
+
+    def _to_uint8(self, block: np.ndarray, key: str, scale: float | None) -> tuple[np.ndarray, float]:
+        """The block in 0..255, and the factor that the first block of floats settles: photographs reach above 1."""
+        if block.dtype == np.uint8:
+            return block, 1.0
+        low, high = float(block.min()), float(block.max())
+        scale = scale or (255.0 if high <= 1 else 1.0)
+        if not 0 <= low <= high * scale <= 255:  # NaN fails too
+            raise UserError(
+                f"{self.path}: {key} ranges from {low:g} to {high:g}, expected 0 to 1 or 0 to 255 without NaN"
+            )
+        return np.round(block * scale).astype(np.uint8), scale
+
+    def _resized(self, block: np.ndarray) -> np.ndarray:
+        if block.shape[1:3] == (self.size, self.size):
+            return block.transpose(0, 3, 1, 2)
+        from PIL import Image
+
+        return np.stack([_square(Image.fromarray(image), self.size) for image in block])
+
+
+ImageSource = ImageFiles | ImageArchive
+
+
+def _exactly(file: IO[bytes], size: int) -> bytes:
+    content = file.read(size)
+    if len(content) != size:
+        raise EOFError("it ends too early")
+    return content
+
+
+def _square(image: Any, size: int) -> np.ndarray:
+    """Central square of a PIL image, resized: uint8 [3, size, size]."""
+    from PIL import Image
+
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.convert("RGB").crop((left, top, left + side, top + side))
+    if side != size:
+        square = square.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+def find_images(folder: Path, names: list[str]) -> list[Path]:
+    """The file of each name (without suffix) anywhere below a folder.
+
+    Raises:
+        UserError: no folder; an image is missing or there twice.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder (data.images); give the folder with the stimulus images")
+    found: dict[str, list[Path]] = {name: [] for name in names}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and path.stem in found:
+            found[path.stem].append(path)
+    missing = [name for name in names if not found[name]]
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(names)} stimulus images are missing, the first is {missing[0]}; "
+            f"expected a file of that name ({', '.join(sorted(SUFFIXES))}): complete the folder or set data.images"
+        )
+    for name, paths in found.items():
+        if len(paths) > 1:
+            raise UserError(f"{folder}: {name} is there {len(paths)} times ({paths[0]}, {paths[1]}); keep one")
+    return [found[name][0] for name in names]
+
+
+def files_hash(files: list[Path]) -> str:
+    """Hash of the names and the content of files, in this order."""
+    return content_hash([[path.name, file_hash(path)] for path in files])
+
+
+def store(source: ImageSource, cache: StageCache) -> Path:
+    """The store of a source below ``CACHE/images/``, written if it is missing: uint8 [n, 3, size, size].
+
+    Raises:
+        UserError: the source is malformed.
+    """
+    inputs = {"files": files_hash(source.files), "size": source.size, "code": code_version(Path(__file__))}
+
+    def make(folder: Path) -> None:
+        shape = (len(source), 3, source.size, source.size)
+        with (folder / STORE).open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for batch in source.batches():
+                file.write(batch.tobytes())
+
+    return cache.build("images", content_hash({"stage": "images", **inputs}), inputs, make) / STORE
