@@ -4,7 +4,7 @@ fmri [b, v] -> E -> tokens [b, 1 + n, width]
      -> token mapper   -> [b, context_tokens, bank width]      (before or after the concept layers)
      -> concept layers, eq. 6, `depth` times
      -> context [b, context_tokens, bank width]  to the UNet's cross-attention
-     -> pooled  [b, bank width]                  added to the UNet's time embedding
+     -> pooled  [b, bank or time width]          added to the UNet's time embedding
 """
 
 from __future__ import annotations
@@ -104,6 +104,21 @@ class BankHead(nn.Module):
         return projected
 
 
+class TimeHead(nn.Module):
+    """Layer norm and a linear into the time embedding; it starts at zero, which leaves the UNet as it was trained."""
+
+    def __init__(self, width: int, width_out: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, width_out)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        projected: Tensor = self.linear(self.norm(features))
+        return projected
+
+
 class ConditionModule(nn.Module):
     """All that stands before the UNet: fMRI encoder, token mapper, concept layers and the two projections."""
 
@@ -116,8 +131,14 @@ class ConditionModule(nn.Module):
         n_tokens: int,
         width: int,
         bank: Float[Tensor, "concepts bank_width"],
+        time_embedding_width: int | None = None,
     ):
-        """``encoder`` maps fmri [b, voxels] to tokens [b, n_tokens, width]."""
+        """
+        Args:
+            encoder: maps fmri [b, voxels] to tokens [b, n_tokens, width].
+            time_embedding_width: of the generator, where the pooled vector is added to the time embedding as it is;
+                None where it takes the place of a class embedding.
+        """
         super().__init__()
         self.encoder = encoder
         self.register_buffer("bank", bank.clone(), persistent=False)  # Emb(c), frozen
@@ -135,7 +156,11 @@ class ConditionModule(nn.Module):
             ConceptLayer(layer_width, bank_width, config.concept_heads) for _ in range(config.concept_depth)
         )
         self.context_head = BankHead(bank_width, bank)
-        self.pooled_head = BankHead(bank_width, bank)  # the time-step projection
+        # the time-step projection
+        if time_embedding_width is None:
+            self.pooled_head: nn.Module = BankHead(bank_width, bank)
+        else:
+            self.pooled_head = TimeHead(bank_width, time_embedding_width)
 
     def forward(self, fmri: Float[Tensor, "b voxels"]) -> tuple[Condition, Float[Tensor, "b concepts"]]:
         """The condition, and the attention over the concept bank averaged over layers."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,30 @@ from cnd.config import Phase2Config
 from cnd.generators.latent_diffusion import LatentDiffusion
 from cnd.phase2.model import ConditionModule, denoising_loss
 from cnd.protocols import Report, no_report
+from cnd.training import (
+    StateFile,
+    autocast,
+    load_optimizer,
+    loss_scaler,
+    may_overflow,
+    optimizer_tensors,
+    prefixed,
+    under,
+)
 
 
 @dataclass
 class Fitted:
-    """Outcome of :func:`fit`: the module holds the chosen checkpoint's weights."""
+    """Outcome of :func:`fit`, and where it stands: at the end the module holds the chosen checkpoint's weights."""
 
+    rng: torch.Generator  # the only source of random numbers
+    order: Tensor  # of the items in the current epoch
     history: list[dict[str, Any]] = field(default_factory=list)  # phase, samples_seen, name, value
+    step: int = 0
+    samples_seen: int = 0
+    recent: list[float] = field(default_factory=list)  # losses since the last row of the history
+    best: float = -math.inf  # score of the chosen checkpoint
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
     chosen_step: int = 0
 
 
@@ -77,15 +94,21 @@ def split_validation(category: np.ndarray, fraction: float, seed: int) -> tuple[
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def shuffled_batches(n: int, size: int, total: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """``total`` index batches, each epoch a fresh permutation; the last batch of an epoch may be smaller."""
-    produced = 0
-    while produced < total:
-        for rows in torch.randperm(n, generator=rng).split(size):
-            if produced == total:
-                return
-            produced += 1
-            yield rows
+def forward_loss(
+    config: Phase2Config,
+    module: ConditionModule,
+    generator: LatentDiffusion,
+    fmri: Tensor,
+    clean: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+) -> Tensor:
+    """Eq. 2 of items on the generator's device; the networks run in ``config.precision``, the loss does not."""
+    noisy = generator.add_noise(clean, noise, timesteps)
+    with autocast(config.precision, clean.device):
+        condition, _ = module(fmri)
+        predicted = generator.predict_noise(noisy, timesteps, condition)
+    return denoising_loss(predicted.to(clean.dtype), noise, generator.alphas_cumprod, timesteps, config.loss_weighting)
 
 
 def fit(
@@ -97,65 +120,109 @@ def fit(
     seed: int,
     score: Callable[[], float] | None = None,
     report: Report = no_report,
+    resume: Path | None = None,
+    save_every: float = 60.0,
 ) -> Fitted:
     """Train the condition module by eq. 2 and keep the checkpoint that ``score`` prefers.
+
+    Same module, data, config and seed give the same weights, bit for bit on a CPU with the same number of threads,
+    whether or not the training was interrupted.
 
     Args:
         fmri: float32 [n, voxels], the training patterns.
         latents: [n, c, h, w], latents of the stimuli, unit variance.
         score: of the module as it stands, higher is better, called ``n_checkpoints`` times; None keeps the last.
+        resume: folder for the state of a long training; the caller removes it when it has kept the result.
+            A call that finds such a state there goes on from it.
+        save_every: seconds between two writes of the state.
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss or its gradient is not finite.
+        UserError: the state in ``resume`` is of another training.
     """
-    rng = torch.Generator().manual_seed(seed)
-    device = generator.device
     patterns = torch.from_numpy(fmri)
     groups = trainable_parameters(config, module, generator)
-    parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    total = n_steps(config, len(fmri))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(config, step, total))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    scaler = loss_scaler(config.precision, generator.device)
+    total, starts = n_steps(config, len(fmri)), range(0, len(fmri), config.batch_size)
     every = max(1, total // config.n_checkpoints)
-    fitted, best, best_state = Fitted(), -math.inf, None
-    recent: list[float] = []
-    samples_seen = 0
+    at = Fitted(torch.Generator().manual_seed(seed), torch.arange(len(fmri)))
+    settings = dict(seed=seed, shape=[*fmri.shape, *latents.shape], phase2=config.model_dump(mode="json"))
+    state = StateFile(resume, "phase2", settings, save_every)
+    load_state(state, module, generator, optimizer, scaler, at)
     module.train()
-    for step, rows in enumerate(shuffled_batches(len(fmri), config.batch_size, total, rng)):
-        clean = latents[rows].to(device)
-        noise = torch.randn(clean.shape, generator=rng).to(device)
-        timesteps = torch.randint(*config.timestep_range, (len(rows),), generator=rng).to(device)
-        condition, _ = module(patterns[rows].to(device))
-        predicted = generator.predict_noise(generator.add_noise(clean, noise, timesteps), timesteps, condition)
-        loss = denoising_loss(predicted, noise, generator.alphas_cumprod, timesteps, config.loss_weighting)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"Phase 2: the loss is {loss.item()} at step {step}")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
-        optimizer.step()
-        schedule.step()
+    while at.step < total:
+        if at.step % len(starts) == 0:
+            at.order = torch.randperm(len(fmri), generator=at.rng)
+        start = starts[at.step % len(starts)]
+        rows = at.order[start : start + config.batch_size]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * rate_factor(config, at.step, total)
+        loss = train_step(config, module, generator, optimizer, scaler, patterns[rows], latents[rows], at)
 
-        samples_seen += len(rows)
-        recent.append(loss.item())
-        if len(recent) >= max(1, total // 100) or step == total - 1:
-            mean = float(np.mean(recent))
-            fitted.history.append(dict(phase="phase2", samples_seen=samples_seen, name="loss", value=mean))
-            report((step + 1) / total, samples_seen, {"phase2/loss": mean})
-            recent.clear()
-        if score is not None and ((step + 1) % every == 0 or step == total - 1):
-            module.eval()
-            value = score()
-            module.train()
-            fitted.history.append(dict(phase="phase2", samples_seen=samples_seen, name="checkpoint_score", value=value))
-            if value > best:
-                best, best_state, fitted.chosen_step = value, copy.deepcopy(module.state_dict()), step + 1
-    if best_state is None:
-        fitted.chosen_step = total
+        at.step += 1
+        at.samples_seen += len(rows)
+        at.recent.append(loss)
+        if len(at.recent) >= max(1, total // 100) or at.step == total:
+            mean = float(np.mean(at.recent))
+            at.history.append(dict(phase="phase2", samples_seen=at.samples_seen, name="loss", value=mean))
+            at.recent.clear()
+            report(at.step / total, at.samples_seen, {"phase2/loss": mean})
+        if score is not None and (at.step % every == 0 or at.step == total):
+            choose(at, score, module, generator)
+        if state.due() or (at.step == total and state.exists()):  # a finished long one is not done again
+            save_state(state, module, generator, optimizer, scaler, at)
+    if at.best_weights:
+        load_weights(at.best_weights, module, generator)
     else:
-        module.load_state_dict(best_state)
+        at.chosen_step = total
     module.eval()
-    return fitted
+    return at
+
+
+def train_step(
+    config: Phase2Config,
+    module: ConditionModule,
+    generator: LatentDiffusion,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    fmri: Tensor,
+    latents: Tensor,
+    at: Fitted,
+) -> float:
+    """One update on one batch, ``micro_batch_size`` items in memory at once; returns the loss."""
+    device = generator.device
+    noise = torch.randn(latents.shape, generator=at.rng)
+    timesteps = torch.randint(*config.timestep_range, (len(fmri),), generator=at.rng)
+    optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for rows in torch.arange(len(fmri)).split(config.micro_batch_size or len(fmri)):
+        batch = (part[rows].to(device) for part in (fmri, latents, noise, timesteps))
+        loss = forward_loss(config, module, generator, *batch) * (len(rows) / len(fmri))  # the batch's mean
+        total += loss.item()
+        if not math.isfinite(total):
+            raise FloatingPointError(f"Phase 2: the loss is {total} at step {at.step}")
+        scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip).item()
+    if not (math.isfinite(norm) or may_overflow(scaler)):
+        raise FloatingPointError(f"Phase 2: the norm of the gradient is {norm} at step {at.step}")
+    scaler.step(optimizer)  # in float16 it leaves out a step whose gradient overflowed
+    scaler.update()
+    return total
+
+
+def choose(at: Fitted, score: Callable[[], float], module: ConditionModule, generator: LatentDiffusion) -> None:
+    """Score the weights as they stand, and keep a copy where they are the best so far."""
+    module.eval()
+    value = score()
+    module.train()
+    at.history.append(dict(phase="phase2", samples_seen=at.samples_seen, name="checkpoint_score", value=value))
+    if value > at.best:
+        at.best, at.chosen_step = value, at.step
+        at.best_weights = {name: tensor.clone() for name, tensor in weights(module, generator).items()}
 
 
 @torch.no_grad()
@@ -167,10 +234,62 @@ def validation_score(
     noise = torch.randn(latents.shape, generator=rng)
     timesteps = torch.randint(*config.timestep_range, (len(latents),), generator=rng)
     losses = []
-    for rows in torch.arange(len(latents)).split(64):
-        clean, eps, t = (x[rows].to(generator.device) for x in (latents, noise, timesteps))
-        condition, _ = module(torch.from_numpy(fmri)[rows].to(generator.device))
-        predicted = generator.predict_noise(generator.add_noise(clean, eps, t), t, condition)
-        loss = denoising_loss(predicted, eps, generator.alphas_cumprod, t, config.loss_weighting)
-        losses.append(loss.item() * len(rows))
+    for rows in torch.arange(len(latents)).split(config.micro_batch_size or 64):
+        batch = (part[rows].to(generator.device) for part in (torch.from_numpy(fmri), latents, noise, timesteps))
+        losses.append(forward_loss(config, module, generator, *batch).item() * len(rows))
     return -sum(losses) / len(latents)
+
+
+# ---------------------------------------------------------------- state of an unfinished training
+
+
+def weights(module: ConditionModule, generator: LatentDiffusion) -> dict[str, Tensor]:
+    """All that the training changes: the module, and what it trains of the generator."""
+    trained = {name: p.detach() for name, p in generator.named_parameters() if p.requires_grad}
+    return prefixed("module", module.state_dict()) | prefixed("generator", trained)
+
+
+def load_weights(tensors: dict[str, Tensor], module: ConditionModule, generator: LatentDiffusion) -> None:
+    """Put back what :func:`weights` gave."""
+    module.load_state_dict(under("module", tensors))
+    generator.load_state_dict(under("generator", tensors), strict=False)
+
+
+def save_state(
+    file: StateFile,
+    module: ConditionModule,
+    generator: LatentDiffusion,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    at: Fitted,
+) -> None:
+    """Write all that :func:`load_state` needs to go on."""
+    tensors = prefixed("now", weights(module, generator)) | prefixed("best", at.best_weights)
+    tensors |= prefixed("optimizer", optimizer_tensors(optimizer)) | {"rng": at.rng.get_state(), "order": at.order}
+    names = ("history", "step", "samples_seen", "recent", "best", "chosen_step")
+    file.save(tensors, {name: getattr(at, name) for name in names} | {"scaler": scaler.state_dict()})
+
+
+def load_state(
+    file: StateFile,
+    module: ConditionModule,
+    generator: LatentDiffusion,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    at: Fitted,
+) -> None:
+    """Put everything where :func:`save_state` found it, if it ever did.
+
+    Raises:
+        UserError: the file was written by a training with other settings or other data.
+    """
+    if (saved := file.load()) is None:
+        return
+    tensors, plain = saved
+    load_weights(under("now", tensors), module, generator)
+    load_optimizer(optimizer, under("optimizer", tensors))
+    at.rng.set_state(tensors["rng"])
+    at.order, at.best_weights = tensors["order"], under("best", tensors)
+    scaler.load_state_dict(plain.pop("scaler"))
+    for name, value in plain.items():
+        setattr(at, name, value)

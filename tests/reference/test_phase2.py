@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from cnd import generators
 from cnd.config import EmbeddedGenerator, EncoderConfig, Phase2Config, SamplingConfig
 from cnd.data.digit_images import augmented_digits
+from cnd.errors import UserError
 from cnd.phase1.model import FmriEncoder
 from cnd.phase2 import training
 from cnd.phase2.model import ConceptLayer, ConditionModule, count_parameters, denoising_loss
@@ -97,14 +98,18 @@ def test_guidance_one_is_no_guidance_and_null_is_ignored(generator):
     torch.testing.assert_close(plain, almost, atol=1e-3, rtol=1e-3)
 
 
-def run_fit(generator, config: Phase2Config, score=None) -> tuple[ConditionModule, training.Fitted]:
-    rng = np.random.default_rng(0)
-    fmri = rng.standard_normal((24, N_VOXELS)).astype(np.float32)
-    latents = torch.randn(24, *generator.latent_shape, generator=torch.Generator().manual_seed(1))
+def data(generator) -> tuple[np.ndarray, torch.Tensor]:
+    fmri = np.random.default_rng(0).standard_normal((24, N_VOXELS)).astype(np.float32)
+    return fmri, torch.randn(24, *generator.latent_shape, generator=torch.Generator().manual_seed(1))
+
+
+def run_fit(
+    generator, config: Phase2Config, score=None, encoder_config=ENCODER, **options
+) -> tuple[ConditionModule, training.Fitted]:
     torch.manual_seed(0)
-    encoder = FmriEncoder(ENCODER, N_VOXELS)
+    encoder = FmriEncoder(encoder_config, N_VOXELS)
     module = ConditionModule(config, encoder, 1 + encoder.n_patches, ENCODER.width, generator.concept_bank)
-    return module, training.fit(config, module, generator, fmri, latents, seed=0, score=score)
+    return module, training.fit(config, module, generator, *data(generator), seed=0, score=score, **options)
 
 
 SMALL = dict(context_tokens=3, concept_heads=4, concept_depth=1, max_steps=4, batch_size=8, lr=1e-3)
@@ -193,9 +198,13 @@ def test_validation_holds_out_whole_categories():
     assert len(held) == 9 and not set(rows) & set(held)
 
 
-def test_every_item_is_seen_once_an_epoch():
-    rows = torch.cat(list(training.shuffled_batches(10, 3, 8, torch.Generator().manual_seed(0))))
-    assert sorted(rows[:10].tolist()) == sorted(rows[10:].tolist()) == list(range(10))
+def test_every_item_is_seen_once_an_epoch_in_a_fresh_order(generator, monkeypatch):
+    seen = []
+    step = training.train_step
+    monkeypatch.setattr(training, "train_step", lambda *a: seen.append(a[5]) or step(*a))
+    run_fit(generator, Phase2Config(**SMALL | dict(max_steps=6)))  # 24 items, 3 batches an epoch
+    one, two = (torch.cat(seen[i : i + 3])[:, 0] for i in (0, 3))
+    assert len(one.unique()) == 24 and torch.equal(one.sort().values, two.sort().values) and not torch.equal(one, two)
 
 
 def test_noise_depends_on_item_sample_and_seed_only():
@@ -217,3 +226,152 @@ def test_parameter_count(generator):
     counts = count_parameters(module, generator)
     assert counts["frozen"] == sum(p.numel() for p in generator.parameters())
     assert counts["trainable"] == sum(p.numel() for p in module.parameters())
+
+
+def test_pooled_vector_of_a_time_embedding_starts_at_zero(generator):
+    """Where the generator adds it to its time embedding as it is, the untrained module must not disturb it."""
+    encoder = FmriEncoder(ENCODER, N_VOXELS)
+    config = Phase2Config(context_tokens=3, concept_heads=4)
+    module = ConditionModule(config, encoder, 1 + encoder.n_patches, ENCODER.width, generator.concept_bank, 20)
+    condition, _ = module(torch.randn(4, N_VOXELS))
+    assert torch.equal(condition.pooled, torch.zeros(4, 20))
+    condition.pooled.square().sum().backward()
+    condition, _ = module(torch.randn(4, N_VOXELS))
+    (condition.pooled - 1).square().sum().backward()
+    assert module.pooled_head.linear.weight.grad.abs().min() > 0  # and it can leave zero
+
+
+# ---------------------------------------------------------------- memory and precision
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 8, 100])
+def test_micro_batches_train_the_same_weights(micro_batch_size: int):
+    """In double precision, where Adam does not turn rounding noise of zero gradients into steps."""
+    generator = generators.load(EmbeddedGenerator(name="digits")).double()
+    settings = SMALL | dict(max_steps=3, loss_weighting="min_snr")
+    fmri, latents = data(generator)
+    states = []
+    for micro in (None, micro_batch_size):
+        config = Phase2Config(**settings, micro_batch_size=micro)
+        torch.manual_seed(0)
+        encoder = FmriEncoder(ENCODER, N_VOXELS).double()
+        module = ConditionModule(config, encoder, 1 + encoder.n_patches, ENCODER.width, generator.concept_bank).double()
+        fitted = training.fit(config, module, generator, fmri[:20].astype(float), latents[:20].double(), seed=0)
+        states.append((module.state_dict(), fitted.history))
+    (full, history), (micro_state, micro_history) = states  # 20 items: the last batch has 4
+    for name, tensor in full.items():
+        torch.testing.assert_close(micro_state[name], tensor, rtol=0, atol=1e-6, msg=name)
+    assert [r["value"] for r in history] == pytest.approx([r["value"] for r in micro_history], abs=1e-6)
+
+
+def test_micro_batches_bound_the_items_in_memory(generator, monkeypatch):
+    sizes: list[int] = []
+    predict = generator.predict_noise
+    monkeypatch.setattr(generator, "predict_noise", lambda noisy, *a: sizes.append(len(noisy)) or predict(noisy, *a))
+    run_fit(generator, Phase2Config(**SMALL | dict(max_steps=2), micro_batch_size=3))
+    assert sizes == [3, 3, 2] * 2
+
+
+def test_activation_checkpointing_changes_nothing(generator):
+    plain, _ = run_fit(generator, Phase2Config(**SMALL))
+    saving = ENCODER.model_copy(update={"activation_checkpointing": True})
+    checkpointed, _ = run_fit(generator, Phase2Config(**SMALL), encoder_config=saving)
+    assert all(torch.equal(plain.state_dict()[k], v) for k, v in checkpointed.state_dict().items())
+
+
+@pytest.mark.parametrize(("precision", "relative"), [("bfloat16", 0.03), ("float16", 0.005)])
+def test_reduced_precision_is_close_and_its_loss_is_float32(generator, precision: str, relative: float):
+    fmri, latents = data(generator)
+    noise, t = torch.randn(24, *generator.latent_shape), torch.arange(24) * 40
+    losses = {}
+    for each in ("float32", precision):
+        module = make_module(generator)
+        config = Phase2Config(precision=each)
+        loss = training.forward_loss(config, module, generator, torch.from_numpy(fmri), latents, noise, t)
+        losses[each] = loss
+        loss.backward()
+        assert all(p.grad.dtype == torch.float32 for p in module.parameters() if p.grad is not None)
+    assert losses[precision].dtype == torch.float32
+    difference = abs(losses[precision] - losses["float32"]).item()
+    assert 0 < difference < relative * losses["float32"].item()  # and it is not float32 in disguise
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_reduced_precision_trains_float32_weights(generator, precision: str):
+    module, fitted = run_fit(generator, Phase2Config(**SMALL, precision=precision))
+    assert all(p.dtype == torch.float32 for p in module.parameters())
+    exact, expected = run_fit(generator, Phase2Config(**SMALL))
+    found, wanted = ([row["value"] for row in f.history] for f in (fitted, expected))
+    assert found == pytest.approx(wanted, rel=0.05)
+    assert not torch.equal(module.pooled_head.linear.weight, exact.pooled_head.linear.weight)
+
+
+# ---------------------------------------------------------------- interruption
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def kill_in(n_reports: int):
+    calls = iter(range(n_reports - 1))
+
+    def report(fraction, samples_seen, metrics):
+        if next(calls, None) is None:
+            raise Killed
+
+    return report
+
+
+# within an epoch, in the next one, after the best checkpoint; float16 in tiny batches, for it is slow on a CPU
+@pytest.mark.parametrize(
+    ("killed_at", "more"), [(2, {}), (4, {}), (6, {}), (4, dict(precision="float16", batch_size=1))]
+)
+def test_killed_training_goes_on_to_the_identical_result(generator, tmp_path, killed_at: int, more: dict):
+    config = Phase2Config(**SMALL | dict(max_steps=8, n_checkpoints=4, warmup_fraction=0.3) | more)
+    values = [0.1, 0.9, 0.3, 0.2]
+    scores = iter(values)
+    whole, expected = run_fit(generator, config, lambda: next(scores))
+    scores = iter(values)
+    with pytest.raises(Killed):
+        run_fit(generator, config, lambda: next(scores), report=kill_in(killed_at), resume=tmp_path, save_every=0.0)
+    scores = iter(values[(killed_at - 1) // 2 :])  # the state on disk is that of the step before
+    resumed, fitted = run_fit(generator, config, lambda: next(scores), resume=tmp_path, save_every=0.0)
+    assert fitted.history == expected.history and fitted.chosen_step == expected.chosen_step == 4
+    assert all(torch.equal(whole.state_dict()[k], v) for k, v in resumed.state_dict().items())
+
+
+def test_trained_cross_attention_is_resumed_and_the_best_is_kept(tmp_path):
+    config = Phase2Config(**SMALL, train_unet_cross_attention=True, n_checkpoints=4)
+    short = Phase2Config(**SMALL | dict(max_steps=2), train_unet_cross_attention=True)
+
+    def unet(config: Phase2Config, **options) -> dict[str, torch.Tensor]:
+        own = generators.load(EmbeddedGenerator(name="digits"))
+        run_fit(own, config, **options)
+        return own.unet.state_dict()
+
+    scores = iter([0.1, 0.9, 0.3, 0.2])
+    best = unet(config, score=lambda: next(scores))
+    expected = unet(short)  # the same first steps, and no more
+    assert all(torch.equal(best[k], v) for k, v in expected.items())
+    last = unet(config)
+    with pytest.raises(Killed):
+        unet(config, report=kill_in(3), resume=tmp_path, save_every=0.0)
+    resumed = unet(config, resume=tmp_path)
+    assert all(torch.equal(resumed[k], v) for k, v in last.items())
+    assert any(not torch.equal(last[k], v) for k, v in best.items())
+
+
+def test_finished_long_training_is_not_done_again(generator, tmp_path, monkeypatch):
+    first, _ = run_fit(generator, Phase2Config(**SMALL), resume=tmp_path, save_every=0.0)
+    monkeypatch.setattr(training, "train_step", lambda *a: pytest.fail("a finished training went on"))
+    second, _ = run_fit(generator, Phase2Config(**SMALL), resume=tmp_path)
+    assert all(torch.equal(first.state_dict()[k], v) for k, v in second.state_dict().items())
+
+
+def test_short_training_leaves_no_state_and_another_one_is_refused(generator, tmp_path):
+    run_fit(generator, Phase2Config(**SMALL), resume=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    run_fit(generator, Phase2Config(**SMALL), resume=tmp_path, save_every=0.0)
+    with pytest.raises(UserError, match="another training"):
+        run_fit(generator, Phase2Config(**SMALL | dict(lr=2e-3)), resume=tmp_path)
