@@ -1,9 +1,10 @@
 """A class-conditional latent diffusion model in diffusers format (Rombach et al. 2022), frozen.
 
 A folder holds ``vae`` (AutoencoderKL), ``unet`` (UNet2DConditionModel), ``scheduler`` (DDIMScheduler) and
-``class_embedding.safetensors``, whose table ends with the null class. A class enters twice: as the single context token
-of the cross-attention, and through the UNet's class projection added to the time embedding. A condition decoded
-from fMRI takes exactly these two places.
+``class_embedding.safetensors``, whose table ends with the null class. In the embedded generators a class enters twice:
+as the single context token of the cross-attention, and through the UNet's class projection added to the time embedding.
+A condition decoded from fMRI takes exactly these two places. :mod:`cnd.generators.ldm` and :mod:`cnd.generators.dit`
+say what differs in theirs.
 """
 
 from __future__ import annotations
@@ -17,24 +18,78 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cnd._compat import make_torchvision_importable
+from cnd.errors import UserError
 from cnd.protocols import Condition
 
 make_torchvision_importable()
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # noqa: E402
+from safetensors import SafetensorError  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 
+def load_part(kind: Any, folder: Path, name: str) -> Any:
+    """One model of a diffusers folder; weights kept in half precision become float32.
+
+    Raises:
+        UserError: a file is missing or damaged, or weights are missing.
+    """
+    options: dict[str, Any] = dict(
+        torch_dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+    )
+    # Without safetensors diffusers reads its .bin file, by torch.load(weights_only=True).
+    safe = any((folder / name).glob("*.safetensors"))
+    try:
+        model, info = kind.from_pretrained(folder, subfolder=name, use_safetensors=safe, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"{folder / name}: cannot load {kind.__name__} ({reason}); get or convert it again") from error
+    if info["missing_keys"]:
+        raise UserError(
+            f"{folder / name}: {len(info['missing_keys'])} weights are missing, the first is "
+            f"'{sorted(info['missing_keys'])[0]}'; get or convert it again"
+        )
+    return model
+
+
+def load_scheduler(folder: Path) -> DDIMScheduler:
+    """The noise schedule and sampler of a diffusers folder.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'scheduler'}: cannot load it ({error}); get or convert it again") from error
+
+
+def load_class_table(folder: Path) -> Tensor:
+    """Class embeddings [classes + 1, width], float32; the last row is the null class.
+
+    Raises:
+        UserError: the file is missing, damaged or has no such table.
+    """
+    path = folder / "class_embedding.safetensors"
+    try:
+        return load_file(path)["weight"].float()
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{path}: expected a tensor 'weight' [classes + 1, width]; convert the model again") from error
+
+
 class LatentDiffusion(nn.Module):
-    """Implements :class:`cnd.protocols.Generator`."""
+    """Implements :class:`cnd.protocols.Generator`.
+
+    Attributes:
+        note: what a report must say beside results of this generator; None: nothing.
+    """
 
     concept_bank: Tensor
     null_class: Tensor
     alphas_cumprod: Tensor
+    note: str | None = None
 
-    def __init__(
-        self, vae: AutoencoderKL, unet: UNet2DConditionModel, scheduler: DDIMScheduler, class_table: Tensor
-    ) -> None:
+    def __init__(self, vae: Any, unet: Any, scheduler: DDIMScheduler, class_table: Tensor) -> None:
         super().__init__()
         self.vae, self.unet, self.scheduler = vae, unet, scheduler
         self.register_buffer("concept_bank", class_table[:-1].clone())
@@ -44,15 +99,16 @@ class LatentDiffusion(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: Path) -> LatentDiffusion:
-        """Load from a diffusers folder; weights kept in half precision become float32."""
-        options: dict[str, Any] = dict(
-            torch_dtype=torch.float32, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
-        )
+        """Load from a diffusers folder.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
         return cls(
-            AutoencoderKL.from_pretrained(folder, subfolder="vae", **options),
-            UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options),
-            DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
-            load_file(folder / "class_embedding.safetensors")["weight"].float(),
+            load_part(AutoencoderKL, folder, "vae"),
+            load_part(UNet2DConditionModel, folder, "unet"),
+            load_scheduler(folder),
+            load_class_table(folder),
         )
 
     @property
@@ -65,19 +121,48 @@ class LatentDiffusion(nn.Module):
         size = self.unet.config.sample_size
         return self.unet.config.in_channels, size, size
 
+    @property
+    def image_size(self) -> int:
+        """Height and width of an image, pixels."""
+        return self.latent_shape[1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def time_embedding_width(self) -> int | None:
+        """Width of ``Condition.pooled`` where it is added to the time embedding as it is: zero leaves the model unchanged.
+
+        None where it stands in for the class embedding and has the width of the concept bank.
+        """
+        return None
+
+    @property
+    def _batch(self) -> int:
+        """Images that the autoencoder takes at once: 100 of 64 x 64, fewer of larger ones."""
+        return min(100, max(1, 100 * 64**2 // self.image_size**2))
+
     @torch.no_grad()
     def encode(self, images: np.ndarray) -> Float[Tensor, "n channels height width"]:
-        """Mean latents of uint8 images, scaled to unit variance."""
-        parts = torch.from_numpy(images).split(100)
-        scale = self.vae.config.scaling_factor
-        return torch.cat(
-            [self.vae.encode(p.to(self.device).float() / 127.5 - 1).latent_dist.mean * scale for p in parts]
-        )
+        """Mean latents of uint8 images, scaled to unit variance. Grey images may stand for RGB.
+
+        Raises:
+            UserError: the images have another size.
+        """
+        expected, channels = self.image_size, self.vae.config.in_channels
+        if images.shape[1] not in (1, channels) or images.shape[2:] != (expected, expected):
+            found = " x ".join(map(str, images.shape[1:]))
+            raise UserError(
+                f"data: images are {found} (channels, height, width), the generator takes "
+                f"{channels} x {expected} x {expected}; set data.image_size = {expected} or another generator"
+            )
+        parts = torch.from_numpy(images).expand(-1, channels, -1, -1).split(self._batch)
+        return torch.cat([self._encode(p.to(self.device).float() / 127.5 - 1) for p in parts])
+
+    def _encode(self, images: Tensor) -> Tensor:
+        return self.vae.encode(images).latent_dist.mean * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "n channels height width"]) -> np.ndarray:
         """uint8 images of latents."""
-        parts = [self.vae.decode(p / self.vae.config.scaling_factor).sample for p in latents.split(100)]
+        parts = [self.vae.decode(p / self.vae.config.scaling_factor).sample for p in latents.split(self._batch)]
         return ((torch.cat(parts).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Int[Tensor, " n"]) -> Tensor:
@@ -92,10 +177,13 @@ class LatentDiffusion(nn.Module):
         )[0]
         return result
 
-    def class_condition(self, category: Int[Tensor, " n"]) -> Condition:
-        """The condition the model was trained with: one context token, the class embedding itself."""
-        embedding = self.concept_bank[category]
+    def embedding_condition(self, embedding: Float[Tensor, "n width"]) -> Condition:
+        """The condition of vectors in the space of the concept bank: one context token, as in the model's training."""
         return Condition(embedding[:, None], embedding)
+
+    def class_condition(self, category: Int[Tensor, " n"]) -> Condition:
+        """The condition of classes: their embeddings, as the model was trained with."""
+        return self.embedding_condition(self.concept_bank[category])
 
     def null_condition(self, like: Condition) -> Condition:
         """The unconditional counterpart of a condition, for classifier-free guidance."""

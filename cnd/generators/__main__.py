@@ -1,0 +1,41 @@
+"""``python -m cnd.generators convert model.ckpt --output pretrained/cin256-v2``: once, before the first run.
+
+The folder's name goes to stdout, progress to stderr. Exit code 2: bad input, told in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cnd.errors import UserError
+from cnd.generators import LDM_SETUP
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m cnd.generators", description="Pre-trained generators.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    text = f"Write the published cin256-v2 checkpoint as a diffusers folder, once. {LDM_SETUP}"
+    convert = commands.add_parser("convert", help="cin256-v2's model.ckpt to a diffusers folder", description=text)
+    convert.add_argument("checkpoint", type=Path, metavar="CKPT", help="the published model.ckpt")
+    convert.add_argument("--config", type=Path, help="the config.yaml beside it; by default cin256-v2's own settings")
+    convert.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    options = parser.parse_args(argv)
+    try:
+        from cnd.generators.convert import convert as run  # loads torch
+
+        run(options.checkpoint, options.config, options.output.absolute(), lambda line: print(line, file=sys.stderr))
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

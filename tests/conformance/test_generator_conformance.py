@@ -1,0 +1,324 @@
+"""One suite for every generator: what :class:`cnd.protocols.Generator` promises. Real kinds at a tiny random size."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cnd import generators
+from cnd._compat import make_torchvision_importable
+from cnd.config import DitGenerator, EmbeddedGenerator, GeneratorConfig, LdmGenerator, SamplingConfig
+from cnd.errors import UserError
+from cnd.generators.latent_diffusion import LatentDiffusion
+from cnd.phase2.sampling import reconstruct
+from cnd.protocols import Condition
+
+make_torchvision_importable()
+
+from diffusers import (  # noqa: E402
+    AutoencoderKL,
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    UNet2DConditionModel,
+    VQModel,
+)
+
+SCHEDULE = dict(clip_sample=False, set_alpha_to_one=False)
+
+
+def write_ldm(folder: Path) -> None:
+    """A tiny LDM as ``python -m cnd.generators convert`` writes it."""
+    UNet2DConditionModel(
+        sample_size=8, in_channels=3, out_channels=3, block_out_channels=(32, 64), layers_per_block=1,
+        cross_attention_dim=16, attention_head_dim=1, class_embed_type="identity",
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    ).save_pretrained(folder / "unet")  # fmt: skip
+    VQModel(
+        block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, num_vq_embeddings=32,
+        up_block_types=("UpDecoderBlock2D",) * 2, sample_size=16, scaling_factor=1.0,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    DDIMScheduler(beta_schedule="scaled_linear", steps_offset=1, **SCHEDULE).save_pretrained(folder / "scheduler")
+    save_file({"weight": torch.randn(11, 16)}, folder / "class_embedding.safetensors")
+
+
+def tiny_transformer() -> DiTTransformer2DModel:
+    model = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=3, sample_size=8,
+        num_embeds_ada_norm=10,
+    )  # fmt: skip
+    first = model.transformer_blocks[0].norm1.emb.class_embedder
+    for block in model.transformer_blocks[1:]:  # the published model holds copies of one table
+        block.norm1.emb.class_embedder.load_state_dict(first.state_dict())
+    return model
+
+
+def write_dit(folder: Path, safe: bool = True) -> None:
+    """A tiny DiTPipeline; the published folder holds .bin files (``safe`` False)."""
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 2, sample_size=16,
+    )  # fmt: skip
+    pipeline = DiTPipeline(tiny_transformer(), vae, DDIMScheduler(**SCHEDULE), id2label={0: "tench, Tinca tinca"})
+    pipeline.save_pretrained(folder, safe_serialization=safe)
+
+
+@pytest.fixture(scope="module", params=["embedded", "ldm", "dit"])
+def case(request, tmp_path_factory) -> tuple[GeneratorConfig, LatentDiffusion]:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp(request.param)
+    config: GeneratorConfig = EmbeddedGenerator(name="digits")
+    if request.param == "ldm":
+        write_ldm(folder)
+        config = LdmGenerator(path=folder)
+    elif request.param == "dit":
+        write_dit(folder)
+        config = DitGenerator(path=folder)
+    return config, generators.load(config)
+
+
+def condition(generator: LatentDiffusion, n: int, tokens: int = 3) -> Condition:
+    """A condition as the condition module gives it: any number of tokens, any vectors."""
+    rng, width = torch.Generator().manual_seed(1), generator.concept_bank.shape[1]
+    pooled = generator.time_embedding_width or width
+    return Condition(torch.randn(n, tokens, width, generator=rng), torch.randn(n, pooled, generator=rng))
+
+
+def noise(generator: LatentDiffusion, n: int) -> torch.Tensor:
+    return torch.randn((n, *generator.latent_shape), generator=torch.Generator().manual_seed(2))
+
+
+def test_it_is_frozen_and_in_evaluation_mode(case):
+    _, generator = case
+    assert not any(p.requires_grad for p in generator.parameters())
+    assert not any(module.training for module in generator.modules())
+
+
+def test_bank_holds_the_classes_without_the_null_class(case):
+    _, generator = case
+    assert generator.concept_bank.shape == (10, len(generator.null_class))
+    assert not (generator.concept_bank == generator.null_class).all(1).any()
+
+
+def test_noise_schedule_falls_from_one_towards_zero(case):
+    _, generator = case
+    assert generator.alphas_cumprod.shape == (1000,)
+    assert (generator.alphas_cumprod.diff() < 0).all() and 0 < generator.alphas_cumprod[-1] < 0.05
+
+
+def test_images_to_latents_and_back(case):
+    _, generator = case
+    channels, size = generator.vae.config.in_channels, generator.image_size
+    images = np.random.default_rng(0).integers(0, 256, (3, channels, size, size), dtype=np.uint8)
+    latents = generator.encode(images)
+    assert latents.shape == (3, *generator.latent_shape) and latents.dtype == torch.float32
+    decoded = generator.decode(latents)
+    assert decoded.shape == images.shape and decoded.dtype == np.uint8
+    one_by_one = torch.cat([generator.encode(images[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(latents, one_by_one, atol=1e-4, rtol=1e-4)
+
+
+def test_grey_images_stand_for_rgb_and_other_sizes_are_refused(case):
+    _, generator = case
+    channels, size = generator.vae.config.in_channels, generator.image_size
+    grey = np.random.default_rng(0).integers(0, 256, (1, 1, size, size), dtype=np.uint8)
+    assert torch.equal(generator.encode(grey), generator.encode(grey.repeat(channels, 1)))
+    with pytest.raises(UserError, match=f"set data.image_size = {size}"):
+        generator.encode(grey[:, :, :-1])
+
+
+def test_added_noise_has_the_schedules_variance(case):
+    _, generator = case
+    clean, eps = noise(generator, 2), noise(generator, 4)[2:]
+    timesteps = torch.tensor([0, 999])
+    alpha = generator.alphas_cumprod[timesteps].view(2, 1, 1, 1)
+    expected = alpha.sqrt() * clean + (1 - alpha).sqrt() * eps
+    torch.testing.assert_close(generator.add_noise(clean, eps, timesteps), expected)
+
+
+def test_predicted_noise_depends_on_what_conditions_it_and_carries_gradients(case):
+    config, generator = case
+    given = condition(generator, 2)
+    leaves = Condition(*(part.clone().requires_grad_() for part in given))
+    predicted = generator.predict_noise(noise(generator, 2), torch.tensor([10, 900]), leaves)
+    assert predicted.shape == (2, *generator.latent_shape)
+    context, pooled = torch.autograd.grad(predicted.square().sum(), leaves, allow_unused=True)
+    assert pooled.abs().max() > 0
+    if isinstance(config, DitGenerator):
+        assert context is None and "different method" in generator.note
+    else:
+        assert context.abs().max() > 0 and generator.note is None
+
+
+def test_items_of_a_batch_do_not_touch_each_other(case):
+    _, generator = case
+    given, noisy, timesteps = condition(generator, 3), noise(generator, 3), torch.tensor([5, 500, 950])
+    together = generator.predict_noise(noisy, timesteps, given)
+    alone = generator.predict_noise(noisy[1:2], timesteps[1:2], Condition(given.context[1:2], given.pooled[1:2]))
+    torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_class_condition_is_the_condition_of_its_embedding(case):
+    _, generator = case
+    category = torch.tensor([3, 0])
+    by_class = generator.class_condition(category)
+    by_vector = generator.embedding_condition(generator.concept_bank[category])
+    assert all(torch.equal(a, b) for a, b in zip(by_class, by_vector, strict=True))
+    assert by_class.context.shape == (2, 1, generator.concept_bank.shape[1])
+    assert by_class.pooled.shape == condition(generator, 2).pooled.shape
+
+
+def test_null_condition_is_the_null_class_in_the_same_shape(case):
+    _, generator = case
+    like = condition(generator, 2)
+    null = generator.null_condition(like)
+    assert null.context.shape == like.context.shape and null.pooled.shape == like.pooled.shape
+    assert (null.context == generator.null_class).all()
+    expected = generator.embedding_condition(generator.null_class[None])
+    assert torch.equal(null.pooled, expected.pooled.expand_as(like.pooled))
+
+
+def test_guidance_of_the_null_class_changes_nothing_and_of_others_does(case):
+    _, generator = case
+    start, given = noise(generator, 2), condition(generator, 2)
+    null = generator.null_condition(given)
+    plain = generator.sample(null, start, 3, 1.0)
+    torch.testing.assert_close(generator.sample(null, start, 3, 4.0), plain, atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(generator.sample(given, start, 3, 4.0), generator.sample(given, start, 3, 1.0), atol=1e-3)
+
+
+def test_sampling_is_reproducible_and_gives_images(case):
+    _, generator = case
+    config = SamplingConfig(steps=2, samples_per_item=2, batch_size=3)
+    first, second = (reconstruct(config, generator, condition(generator, 2), seed=0) for _ in range(2))
+    size = generator.image_size
+    assert first.shape == (2, 2, generator.vae.config.out_channels, size, size) and first.dtype == np.uint8
+    assert np.array_equal(first, second) and not np.array_equal(first[:, 0], first[:, 1])
+
+
+def test_fingerprint_names_every_file_of_weights(case):
+    config, _ = case
+    found = generators.fingerprint(config)
+    weights = [p for p in generators.folder(config).rglob("*.safetensors")]
+    assert weights and {str(p.relative_to(generators.folder(config))) for p in weights} <= set(found)
+    assert generators.missing(config) is None and generators.plan_fingerprint(config) == found
+
+
+# ---------------------------------------------------------------- DiT against its own pipeline
+
+
+def test_dit_given_a_class_is_the_models_own_output(tmp_path):
+    torch.manual_seed(3)
+    write_dit(tmp_path)
+    own = DiTTransformer2DModel.from_pretrained(tmp_path, subfolder="transformer").eval()
+    generator = generators.load(DitGenerator(path=tmp_path))
+    noisy, timesteps, category = torch.randn(3, 4, 8, 8), torch.tensor([0, 400, 999]), torch.tensor([0, 4, 9])
+    with torch.no_grad():
+        expected = own(noisy, timesteps, class_labels=category).sample[:, :4]
+        null = own(noisy, timesteps, class_labels=torch.full((3,), 10)).sample[:, :4]
+        given = generator.class_condition(category)
+        assert torch.equal(generator.predict_noise(noisy, timesteps, given), expected)
+        assert torch.equal(generator.predict_noise(noisy, timesteps, generator.null_condition(given)), null)
+
+
+def test_dit_samples_what_its_pipeline_samples(tmp_path):
+    torch.manual_seed(3)
+    write_dit(tmp_path)
+    pipeline = DiTPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    # the pipeline's null class is number 1000 whatever the table's size: give class 10 its row
+    for block in pipeline.transformer.transformer_blocks:
+        table = block.norm1.emb.class_embedder.embedding_table
+        table.weight.data = torch.cat([table.weight.data, table.weight.data[-1:].expand(990, -1)])
+    generator = generators.load(DitGenerator(path=tmp_path))
+    start = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(5))
+    expected = pipeline([1, 7], 3.0, torch.Generator().manual_seed(5), 4, output_type="np").images
+    latents = generator.sample(generator.class_condition(torch.tensor([1, 7])), start, 4, 3.0)
+    found = generator.decode(latents).transpose(0, 2, 3, 1) / 255
+    assert np.abs(found - expected).max() < 0.51 / 255 + 1e-4
+
+
+def test_dit_from_bin_files_as_published(tmp_path):
+    torch.manual_seed(3)
+    write_dit(tmp_path / "bin", safe=False)
+    generator = generators.load(DitGenerator(path=tmp_path / "bin"))
+    assert generator.concept_bank.shape == (10, 16)
+    names = generators.fingerprint(DitGenerator(path=tmp_path / "bin"))
+    assert "transformer/diffusion_pytorch_model.bin" in names and "vae/diffusion_pytorch_model.bin" in names
+
+
+# ---------------------------------------------------------------- what is missing or broken
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (LdmGenerator(), "ommer-lab.com/files/latent-diffusion/nitro/cin/model.ckpt"),
+        (LdmGenerator(path=Path("nowhere")), "python -m cnd.generators convert"),
+        (DitGenerator(), "hf download facebook/DiT-XL-2-256"),
+        (DitGenerator(path=Path("nowhere")), "no such folder"),
+    ],
+)
+def test_missing_models_are_told_with_the_remedy(config, told):
+    problem = generators.missing(config)
+    assert problem is not None and told in problem and "\n" not in problem
+    assert generators.plan_fingerprint(config) == config.model_dump(mode="json")
+    for function in (generators.folder, generators.fingerprint, generators.load):
+        with pytest.raises(UserError, match=r"generator\.path"):
+            function(config)
+
+
+def test_a_checkpoint_in_place_of_a_folder_is_told(tmp_path):
+    (tmp_path / "model.ckpt").touch()
+    assert "is a file, expected a folder" in str(generators.missing(LdmGenerator(path=tmp_path / "model.ckpt")))
+    assert "no 'unet/config.json'" in str(generators.missing(LdmGenerator(path=tmp_path)))
+
+
+def damage(case: str, folder: Path) -> None:
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    if case == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif case == "no weights":
+        weights.unlink()
+    elif case == "missing tensor":
+        save_file({k: v for k, v in load_file(weights).items() if k != "conv_in.bias"}, weights)
+    elif case == "other size":
+        config = json.loads((folder / "unet" / "config.json").read_text())
+        (folder / "unet" / "config.json").write_text(json.dumps(config | {"in_channels": 4}))
+    elif case == "config":
+        (folder / "unet" / "config.json").write_text("{")
+    elif case == "scheduler":
+        (folder / "scheduler" / "scheduler_config.json").write_text("{")
+    else:
+        save_file({"other": torch.zeros(2)}, folder / "class_embedding.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        ("truncated", "unet"), ("no weights", "unet"), ("missing tensor", "conv_in.bias"), ("other size", "unet"),
+        ("config", "unet"), ("scheduler", "scheduler"), ("table", "class_embedding.safetensors"),
+    ],
+)  # fmt: skip
+def test_a_damaged_folder_is_told_in_one_line(case, told, tmp_path):
+    write_ldm(tmp_path)
+    damage(case, tmp_path)
+    with pytest.raises(UserError, match=told) as error:
+        generators.load(LdmGenerator(path=tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_transformer_whose_blocks_disagree_is_refused(tmp_path):
+    write_dit(tmp_path)
+    model = tiny_transformer()
+    model.transformer_blocks[2].norm1.emb.class_embedder.embedding_table.weight.data += 1
+    shutil.rmtree(tmp_path / "transformer")
+    model.save_pretrained(tmp_path / "transformer")
+    with pytest.raises(UserError, match="disagree"):
+        generators.load(DitGenerator(path=tmp_path))

@@ -1,0 +1,276 @@
+"""cin256-v2: the converted model against the same layers written independently, and the full-size layout key by key."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from types import ModuleType
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from original_ldm import OriginalLdm
+from torch import Tensor
+
+from cnd import generators
+from cnd.config import LdmGenerator
+from cnd.generators.__main__ import main
+from cnd.generators.convert import CIN256_V2, class_table, scheduler_of, unet_of, vae_of
+from cnd.generators.ldm import VqLatentDiffusion
+from cnd.protocols import Condition
+
+SMALL = copy.deepcopy(CIN256_V2)
+SMALL["image_size"] = 8
+SMALL["unet_config"]["params"] |= dict(
+    model_channels=32, channel_mult=[1, 2, 3], attention_resolutions=[2, 4], num_heads=2, context_dim=16
+)
+SMALL["first_stage_config"]["params"] |= dict(n_embed=32)
+SMALL["first_stage_config"]["params"]["ddconfig"] |= dict(ch=32, ch_mult=[1, 2], resolution=16)
+SMALL["cond_stage_config"]["params"] = dict(n_classes=11, embed_dim=16, key="class_label")
+
+
+def save_checkpoint(path: Path, state: dict[str, Tensor], **extra: object) -> Path:
+    """As PyTorch Lightning (not installed here) writes it: classes and objects of its own lie beside the weights."""
+    name = "pytorch_lightning.callbacks"
+    modules = {part: ModuleType(part) for part in ("pytorch_lightning", name)}
+    callback = type("ModelCheckpoint", (), {"__module__": name})
+    modules[name].ModelCheckpoint = callback  # type: ignore[attr-defined]
+    value = callback()
+    value.best = torch.tensor(0.1)
+    kept = {"epoch": 3, "callbacks": {callback: {"best_model_score": torch.tensor(0.1), "object": value}}}
+    with patch.dict(sys.modules, modules):
+        torch.save(kept | {"state_dict": OrderedDict(state)} | extra, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def original() -> OriginalLdm:
+    torch.manual_seed(0)
+    model = OriginalLdm(SMALL).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # also norms and biases, which start at 1 and 0
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="module")
+def files(original, tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("original")
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"params": SMALL}}))
+    return save_checkpoint(folder / "model.ckpt", original.state_dict()), folder / "config.yaml"
+
+
+@pytest.fixture(scope="module")
+def converted(files, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("converted") / "small"
+    assert main(["convert", str(files[0]), "--config", str(files[1]), "--output", str(output)]) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def generator(converted) -> VqLatentDiffusion:
+    loaded = generators.load(LdmGenerator(path=converted))
+    assert isinstance(loaded, VqLatentDiffusion)
+    return loaded
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() <= 2e-5 * b.abs().max())
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def test_class_conditional_noise_is_the_originals(original, generator):
+    noisy, timesteps, category = torch.randn(3, 3, 8, 8), torch.tensor([0, 500, 999]), torch.tensor([0, 4, 9])
+    embedding = original.cond_stage_model.embedding.weight[category]
+    with torch.no_grad():
+        expected = original.model.diffusion_model(noisy, timesteps, embedding[:, None])
+        assert close(generator.predict_noise(noisy, timesteps, generator.class_condition(category)), expected)
+
+
+def test_double_conditioning_enters_context_and_time_embedding(original, generator):
+    noisy, timesteps = torch.randn(2, 3, 8, 8), torch.tensor([7, 700])
+    condition = Condition(torch.randn(2, 7, 16), torch.randn(2, generator.time_embedding_width))
+    with torch.no_grad():
+        expected = original.model.diffusion_model(noisy, timesteps, condition.context, added=condition.pooled)
+        assert close(generator.predict_noise(noisy, timesteps, condition), expected)
+        unchanged = Condition(condition.context, torch.zeros_like(condition.pooled))
+        assert not close(generator.predict_noise(noisy, timesteps, unchanged), expected)
+
+
+def test_autoencoder_is_the_originals(original, generator):
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
+    scaled = torch.from_numpy(images).float() / 127.5 - 1
+    with torch.no_grad():
+        latents = original.first_stage_model.encode(scaled)
+        decoded = original.first_stage_model.decode(latents)
+    assert close(generator.encode(images), latents)
+    difference = np.abs(generator.decode(latents) - ((decoded.clamp(-1, 1) + 1) * 127.5).numpy())
+    assert difference.max() < 0.51  # rounding to whole grey levels
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_ddim_is_the_originals(original, generator, guidance):
+    noise, category = torch.randn(2, 3, 8, 8), torch.tensor([2, 9])
+    expected = original.sample(category, noise, 5, guidance)
+    found = generator.sample(generator.class_condition(category), noise, 5, guidance)
+    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+def test_bank_and_null_class_are_the_table(original, generator):
+    table = original.cond_stage_model.embedding.weight
+    assert torch.equal(generator.concept_bank, table[:-1]) and torch.equal(generator.null_class, table[-1])
+
+
+# ---------------------------------------------------------------- full-size layout
+
+
+@pytest.fixture(scope="module")
+def full_state() -> dict[str, Tensor]:
+    """Every key and shape of cin256-v2; the i-th tensor is i everywhere, without memory (stride 0)."""
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in OriginalLdm(CIN256_V2).state_dict().items()}
+    del shapes["alphas_cumprod"]
+    return {key: torch.tensor(float(i)).expand(shape) for i, (key, shape) in enumerate(shapes.items())}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "build", "parameters"),
+    # Rombach et al. 2022, table 10: LDM-4-G has 400 M parameters
+    [("model.diffusion_model.", unet_of, 400_920_579), ("first_stage_model.", vae_of, 55_322_782)],
+)
+def test_every_tensor_of_the_full_model_finds_one_place(full_state, prefix, build, parameters):
+    model = build(full_state, CIN256_V2)
+    source = {key: value for key, value in full_state.items() if key.startswith(prefix)}
+    number = {value.flatten()[0].item(): key for key, value in source.items()}
+    placed = [number[value.flatten()[0].item()] for value in model.state_dict().values()]
+    assert sorted(placed) == sorted(source)  # each exactly once
+    assert sum(value.numel() for value in model.state_dict().values()) == parameters
+    assert sum(value.numel() for value in source.values()) == parameters
+
+
+def test_full_model_has_the_published_sizes(full_state):
+    unet, vae = unet_of(full_state, CIN256_V2), vae_of(full_state, CIN256_V2)
+    assert class_table(full_state, CIN256_V2).shape == (1001, 512)
+    assert unet.config.cross_attention_dim == 512 and unet.config.sample_size == 64
+    assert unet.time_embedding.linear_2.out_features == 768
+    assert len(unet.down_blocks) == 4 and vae.quantize.embedding.weight.shape == (8192, 3)
+    assert vae.config.scaling_factor == 1.0
+    betas = scheduler_of(CIN256_V2).betas
+    assert len(betas) == 1000 and betas[0] == pytest.approx(0.0015) and betas[-1] == pytest.approx(0.0195)
+
+
+def test_names_of_the_published_checkpoint(full_state):
+    """A few of the keys that public code looks up in model.ckpt, with their shapes."""
+    for key, shape in {
+        "model.diffusion_model.input_blocks.0.0.weight": (192, 3, 3, 3),
+        "model.diffusion_model.input_blocks.3.0.op.weight": (192, 192, 3, 3),
+        "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (384, 512),
+        "model.diffusion_model.middle_block.1.transformer_blocks.0.ff.net.0.proj.weight": (7680, 960),
+        "model.diffusion_model.output_blocks.2.2.conv.weight": (960, 960, 3, 3),
+        "model.diffusion_model.out.2.weight": (3, 192, 3, 3),
+        "first_stage_model.encoder.down.1.block.0.nin_shortcut.weight": (256, 128, 1, 1),
+        "first_stage_model.decoder.mid.attn_1.q.weight": (512, 512, 1, 1),
+        "first_stage_model.quantize.embedding.weight": (8192, 3),
+        "cond_stage_model.embedding.weight": (1001, 512),
+    }.items():
+        assert tuple(full_state[key].shape) == shape, key
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_conversion_resumes_and_is_done_once(files, tmp_path, capsys):
+    arguments = ["convert", str(files[0]), "--config", str(files[1]), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    before = (tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
+    (tmp_path / "out").rename(tmp_path / ".out.partial")  # as if killed before the last rename
+    (tmp_path / ".out.partial" / "class_embedding.safetensors").unlink()
+    assert main(arguments) == 0
+    after = (tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
+    assert before == after and (tmp_path / "out" / "class_embedding.safetensors").exists()
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "already converted" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["model"] == SMALL
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return (print, ("this must not run",))
+
+
+def broken(case: str, folder: Path, state: dict[str, Tensor]) -> Path:
+    path = folder / "model.ckpt"
+    if case == "code":
+        return save_checkpoint(path, state, hidden=Evil())
+    if case == "garbage":
+        path.write_bytes(b"<!DOCTYPE html>")
+    elif case == "truncated":
+        path.write_bytes(save_checkpoint(path, state).read_bytes()[:-5000])
+    elif case == "no unet":
+        return save_checkpoint(path, {"weight": torch.zeros(3)})
+    elif case == "missing tensor":
+        return save_checkpoint(
+            path, {k: v for k, v in state.items() if not k.endswith("input_blocks.1.0.in_layers.0.bias")}
+        )
+    elif case == "no codebook":
+        return save_checkpoint(path, {k: v for k, v in state.items() if "quantize" not in k})
+    elif case == "no classes":
+        return save_checkpoint(path, {k: v for k, v in state.items() if "cond_stage" not in k})
+    elif case == "other schedule":
+        return save_checkpoint(path, state | {"alphas_cumprod": state["alphas_cumprod"] ** 2})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        ("nothing", "no such file"),
+        ("code", "holds 'builtins.print'"),
+        ("garbage", "not a PyTorch checkpoint"),
+        ("truncated", "not a PyTorch checkpoint"),
+        ("no unet", "no 'model.diffusion_model.*'"),
+        ("missing tensor", "norm1.bias"),
+        ("no codebook", "quantize.embedding.weight"),
+        ("no classes", "cond_stage_model.embedding.weight"),
+        ("other schedule", "alphas_cumprod"),
+    ],
+)
+def test_a_bad_checkpoint_is_told_in_one_line(case, told, original, files, tmp_path, capsys):
+    path = broken(case, tmp_path, original.state_dict())
+    code = main(["convert", str(path), "--config", str(files[1]), "--output", str(tmp_path / "out")])
+    printed = capsys.readouterr()
+    error = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(error) == 1 and told in error[0]
+    assert "this must not run" not in printed.out + printed.err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("model: [", "no key 'model.params'"),
+        ("model: {params: {linear_start: 0.0015}}", "no key 'model.params.cond_stage_config.params.embed_dim'"),
+        (yaml.safe_dump({"model": {"params": CIN256_V2}}), "'conv_in.bias' is (32,), expected (192,)"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_told_in_one_line(text, told, files, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(text)
+    arguments = ["convert", str(files[0]), "--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_another_folder_is_never_overwritten(files, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    assert main(["convert", str(files[0]), "--config", str(files[1]), "--output", str(tmp_path / "out")]) == 2
+    assert "name another --output" in capsys.readouterr().err
+    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
