@@ -15,10 +15,9 @@
 ``summary.json``
     Counts, module names, notes and seconds.
 
-Units: R^2 is 1 - sum (y - predicted)^2 / sum (y - training mean)^2 on test items, so guessing the training mean scores 0
-and bad predictions score below. ``weight`` is in standard deviations of the state (the root mean variance of its
-components) per standard deviation of the voxel; ``pattern`` in standard deviations of the voxel per standard deviation
-of the decoded component.
+Units: R^2 is 1 - sum (y - predicted)^2 / sum (y - training mean)^2 on test items, so guessing the training mean scores
+0 and bad predictions score below. ``weight`` is in units of the state (the root mean variance of its components) per
+standard deviation of the voxel; ``pattern`` is a covariance, in the product of the two.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ import pandas as pd
 from cnd.errors import UserError
 
 CELL = {"drive": "str", "side": "str", "layer": "int64", "step": "float64"}
-"""``drive``: reconstruction | stimulus; ``side``: encoder | decoder; ``step``: 0 the first of the denoising, 1 the last."""
+"""drive: reconstruction | stimulus; side: encoder | decoder; step: 0 the first of the denoising, 1 the last."""
 
 MAPS = ("weight", "weight_signed", "pattern", "pattern_signed", "encoding_r2")
 _MAPS = dict.fromkeys(MAPS, "float64")

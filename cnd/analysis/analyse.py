@@ -1,0 +1,165 @@
+"""The linear decoding analysis of one run, from hidden states to tables (sec. 3.4, 5.2; Figures 5 and 6)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnd.analysis import tables
+from cnd.analysis.components import Components, principal_components
+from cnd.analysis.significance import arrange
+from cnd.analysis.states import Cell, Drive, places, record, state_name, step_indices
+from cnd.analysis.tallies import Tallies
+from cnd.config import AnalysisConfig, SamplingConfig
+from cnd.errors import UserError
+from cnd.protocols import Condition, FmriDataset, Report, no_report
+
+if TYPE_CHECKING:
+    from cnd.generators.latent_diffusion import LatentDiffusion
+
+RECORDING = 0.7  # expected share of the time
+
+
+@dataclass(frozen=True)
+class FoldInputs:
+    """What the analysis needs of one train / test partition; pairs are (training items, test items).
+
+    Attributes:
+        condition: decoded from the fMRI of each item.
+        classes: the generator's class of each item, int64 [n].
+        latents: clean latents of the stimuli; None where there are no stimuli, and then no drive ``stimulus``.
+    """
+
+    dataset: FmriDataset
+    generator: LatentDiffusion
+    condition: tuple[Condition, Condition]
+    classes: tuple[np.ndarray, np.ndarray]
+    latents: tuple[Tensor, Tensor] | None
+
+
+def analyse(
+    config: AnalysisConfig,
+    sampling: SamplingConfig,
+    seed: int,
+    folds: Sequence[Callable[[], FoldInputs]],
+    folder: Path,
+    report: Report = no_report,
+) -> None:
+    """Decode hidden states from voxels and write the tables of :mod:`cnd.analysis.tables` into ``folder``.
+
+    Folds are analysed one after the other, each with its own decoder, and one is in memory at a time.
+
+    Args:
+        sampling: the run's; its steps, guidance and batch size are used.
+        folds: each loads one partition when it is called.
+        folder: also holds the raw states while the analysis runs, 2 bytes x features x items for every layer and
+            step of one drive.
+
+    Raises:
+        UserError: a layer or module that the UNet does not have, or nothing that could drive it.
+        FloatingPointError: a hidden state is not finite.
+    """
+    begin = time.time()
+    tallies = Tallies(config, seed, "torch_cuda" if torch.cuda.is_available() else "numpy")
+    counts: list[tuple[int, int]] = []
+    for index, load in enumerate(folds):
+
+        def on_progress(fraction: float, fold: int = index) -> None:
+            report((fold + fraction) / len(folds), 0, {})
+
+        inputs = load()
+        dataset = inputs.dataset
+        counts.append((len(dataset.train), len(dataset.test)))
+        found = _components(config, sampling, seed, inputs, folder, on_progress)
+        rng = np.random.default_rng([seed, index, 17])
+        tallies.add(dataset, found, arrange(dataset.test.category, config.n_permutations, rng))
+        on_progress(1.0)
+    summary = _summary(config, dataset, tallies, counts)
+    tables.write(folder, tallies.tables(dataset), summary | {"seconds": round(time.time() - begin, 1)})
+
+
+def _components(
+    config: AnalysisConfig,
+    sampling: SamplingConfig,
+    seed: int,
+    inputs: FoldInputs,
+    folder: Path,
+    on_progress: Callable[[float], None],
+) -> dict[Cell, Components]:
+    """Record and reduce the states of one fold, one drive at a time (the raw states of a drive lie on disk)."""
+    where, steps = places(config, inputs.generator.unet), step_indices(config.steps, sampling.steps)
+    modules = [place.module for place in where]
+    noise_seeds = [seed + 2_000_003 + k for k in range(config.noise_seeds)]
+    drives = _drives(config, inputs)
+    found: dict[Cell, Components] = {}
+    for index, (name, drive) in enumerate(drives.items()):
+
+        def on_items(fraction: float, seen: int, metrics: dict[str, float], before: int = index) -> None:
+            on_progress(RECORDING * (before + fraction) / len(drives))
+
+        with TemporaryDirectory(dir=folder, prefix="states-") as scratch:
+            store = record(inputs.generator, modules, steps, sampling, drive, noise_seeds, Path(scratch), on_items)
+            for place in where:
+                for fraction, step in zip(config.steps, steps, strict=True):
+                    state = state_name(place.module, step)
+                    found[Cell(name, place, fraction, step)] = principal_components(
+                        store.blocks(state), len(inputs.dataset.train), config.n_components, store.mean_square(state)
+                    )
+    return found
+
+
+def _drives(config: AnalysisConfig, inputs: FoldInputs) -> dict[str, Drive]:
+    """What steers the UNet for all items of a fold, training items first."""
+    drives = {}
+    if "reconstruction" in config.drives:
+        pairs = zip(*inputs.condition, strict=True)
+        drives["reconstruction"] = Drive(Condition(*(torch.cat(pair) for pair in pairs)), None)
+    if "stimulus" in config.drives and inputs.latents is not None:
+        classes = torch.from_numpy(np.concatenate(inputs.classes)).to(inputs.generator.device)
+        drives["stimulus"] = Drive(inputs.generator.class_condition(classes), torch.cat(inputs.latents))
+    if not drives:
+        raise UserError(
+            "analysis.drives: only 'stimulus' is asked for, but the data has no images; add 'reconstruction'"
+        )
+    return drives
+
+
+def _summary(
+    config: AnalysisConfig, dataset: FmriDataset, tallies: Tallies, counts: list[tuple[int, int]]
+) -> dict[str, Any]:
+    drives = {cell.drive for cell in tallies.cells}
+    notes = ["All items start from the same noise, so their states differ only by what drives them."]
+    if "reconstruction" in drives:
+        notes.append(
+            "Drive reconstruction is the paper's and circular: the condition that steers the states was decoded from "
+            "the same fMRI. A replication, not evidence about the brain."
+        )
+    if missing := set(config.drives) - drives:
+        notes.append(f"Drive {', '.join(missing)} is left out: the data has no images.")
+    n_train, n_test = (sum(column) for column in zip(*counts, strict=True))
+    fewest = min(train for train, _ in counts)
+    if fewest <= config.n_components:
+        notes.append(f"{fewest} training items allow at most {fewest - 1} components, not {config.n_components}.")
+    constant = [cell for cell, tally in tallies.cells.items() if not tally.alpha[0].size]
+    if constant:
+        notes.append(f"{len(constant)} of {len(tallies.cells)} states do not differ between items and have no R^2.")
+    return {
+        "n_train": counts[0][0] if len(counts) > 1 else n_train,
+        "n_test": n_test,
+        "n_voxels": dataset.train.fmri.shape[1],
+        "n_folds": len(counts),
+        "n_permutations": config.n_permutations,
+        "fdr": config.fdr,
+        "simulated": dataset.simulated,
+        "surface": dataset.surface if dataset.vertex is not None else None,
+        "modules": {f"{c.place.side} {c.place.layer}": c.place.module for c in tallies.cells},
+        "notes": notes,
+    }

@@ -1,0 +1,178 @@
+"""Ridge regression with a penalty per target, for many targets that share their predictors (sec. 3.4).
+
+One decomposition of the predictors for each split serves all targets and penalties, so the hidden states of all layers,
+steps and sides are fitted together as the columns of one ``y``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+from scipy.linalg import eigh
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+Backend = Literal["numpy", "torch", "torch_cuda"]
+TARGETS_BATCH = 4096  # targets predicted at once, for memory
+
+
+class VoxelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Linear regression with an L2 penalty chosen for every target by cross-validation; the intercept is free of it.
+
+    Args:
+        alphas: candidate penalties, on the sum of squared errors.
+        cv: None: leave-one-out in closed form, as ``sklearn.linear_model.RidgeCV``; an integer: that many folds, of
+            whole groups if ``fit`` is given at least that many groups, else of shuffled items (by himalaya).
+        backend: of himalaya, e.g. "numpy", "torch" or "torch_cuda"; leave-one-out always uses NumPy.
+
+    Attributes:
+        coef_: [n_targets, n_features], or [n_features] for a 1-D ``y``.
+        intercept_: [n_targets], or a number.
+        alpha_: chosen penalties [n_targets], or a number.
+    """
+
+    def __init__(
+        self,
+        alphas: Sequence[float] = (0.1, 1.0, 10.0),
+        cv: int | None = None,
+        backend: Backend = "numpy",
+    ) -> None:
+        self.alphas = alphas
+        self.cv = cv
+        self.backend = backend
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> VoxelRidge:
+        """Fit all targets.
+
+        Args:
+            X: float32 or float64 [n_items, n_features].
+            y: [n_items, n_targets] or [n_items].
+            groups: [n_items], e.g. categories; not used for leave-one-out.
+
+        Raises:
+            ValueError: wrong shapes, values that are not finite, a single item, or penalties that are not positive.
+        """
+        X, y = validate_data(
+            self, X, y, multi_output=True, y_numeric=True, dtype=(np.float64, np.float32), ensure_min_samples=2
+        )
+        alphas = np.asarray(self.alphas, dtype=X.dtype).ravel()
+        if not len(alphas) or not (alphas > 0).all():
+            raise ValueError(f"alphas must be positive numbers, found {self.alphas}")
+        targets = y.reshape(len(y), -1).astype(X.dtype)
+        x_mean, y_mean = X.mean(0), targets.mean(0)
+        X, targets = X - x_mean, targets - y_mean
+        if self.cv is None:
+            coef, alpha = solve_leave_one_out(X, targets, alphas)
+        else:
+            coef, alpha = solve_folds(X, targets, alphas, folds_of(len(X), self.cv, groups), self.backend)
+        intercept = y_mean - x_mean @ coef
+        one = y.ndim == 1
+        self.coef_ = coef[:, 0] if one else coef.T
+        self.intercept_ = intercept[0] if one else intercept
+        self.alpha_ = alpha[0] if one else alpha
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predicted targets [n_items, n_targets] or [n_items]."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=(np.float64, np.float32))
+        return X @ self.coef_.T + self.intercept_
+
+
+def folds_of(n_items: int, n_splits: int, groups: np.ndarray | None) -> np.ndarray:
+    """Fold of each item, int [n_items]: whole groups where there are enough of them, else shuffled items."""
+    items = np.zeros((n_items, 1))
+    by_group = groups is not None and len(np.unique(groups)) >= n_splits
+    splitter = GroupKFold(n_splits) if by_group else KFold(min(n_splits, n_items), shuffle=True, random_state=0)
+    fold = np.empty(n_items, dtype=int)
+    for index, (_, held) in enumerate(splitter.split(items, groups=groups)):
+        fold[held] = index
+    return fold
+
+
+# ---------------------------------------------------------------- solvers, for centred X and Y
+
+
+def solve_leave_one_out(X: np.ndarray, Y: np.ndarray, alphas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Penalty of least leave-one-out error (Allen's PRESS), and the coefficients.
+
+    With X = U S V^T the hat matrix is H = 1/n + U diag(s^2 / (s^2 + a)) U^T, and the error on a left-out item is its
+    residual over 1 - H_ii. Both are written with a / (s^2 + a), which loses no digits where the fit is nearly perfect.
+
+    Args:
+        X: [n, features], centred. Y: [n, targets], centred.
+
+    Returns:
+        Coefficients [features, targets] and penalties [targets].
+    """
+    squares, left = _left_vectors(X)
+    rotated = left.T @ Y
+    outside = Y - left @ rotated  # what no linear function of X reaches
+    leverage_left = 1 - 1 / len(X) - np.square(left).sum(1)
+    best, chosen = np.full(Y.shape[1], np.inf), np.zeros(Y.shape[1], dtype=int)
+    for index, alpha in enumerate(alphas):
+        shrunk = (alpha / (squares + alpha)).astype(X.dtype)
+        residual = outside + left @ (shrunk[:, None] * rotated)
+        error = residual / (leverage_left + np.square(left) @ shrunk)[:, None]
+        score = np.einsum("nt,nt->t", error, error, dtype=np.float64)
+        better = score < best
+        best[better], chosen[better] = score[better], index
+    weights = rotated / (squares[:, None] + alphas[chosen]).astype(X.dtype)
+    return X.T @ (left @ weights), alphas[chosen]
+
+
+def _left_vectors(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squared singular values [r] and left singular vectors [n, r] from the smaller Gram matrix, in float64."""
+    n, p = X.shape
+    wide = X.astype(np.float64)
+    values, vectors = eigh(wide @ wide.T if n <= p else wide.T @ wide)
+    keep = values > max(values[-1], 0) * max(n, p) * np.finfo(np.float64).eps
+    values, vectors = values[keep], vectors[:, keep]
+    left = vectors if n <= p else wide @ vectors / np.sqrt(values)
+    return values.astype(X.dtype), left.astype(X.dtype)
+
+
+def solve_folds(
+    X: np.ndarray, Y: np.ndarray, alphas: np.ndarray, fold: np.ndarray, backend: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Penalty of least squared error on held-out folds, and the coefficients on all items, by himalaya.
+
+    It solves in the space of items or of features, whichever is smaller.
+
+    Returns:
+        Coefficients [features, targets] and penalties [targets].
+    """
+    from himalaya.kernel_ridge import solve_kernel_ridge_cv_eigenvalues
+    from himalaya.ridge import solve_ridge_cv_svd
+
+    options = dict(cv=PredefinedSplit(fold), fit_intercept=True, n_targets_batch=TARGETS_BATCH)
+    with _himalaya(backend) as module, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        x, y, a = (module.asarray(part) for part in (X, Y, alphas))
+        if X.shape[0] <= X.shape[1]:
+            found, dual, *_ = solve_kernel_ridge_cv_eigenvalues(x @ x.T, y, a, **options)
+            coef = X.T @ module.to_numpy(dual)
+        else:
+            found, primal, *_ = solve_ridge_cv_svd(x, y, a, warn=False, **options)
+            coef = module.to_numpy(primal)
+        found = module.to_numpy(found)
+    # himalaya hands back exp(log(alpha)): return the very candidate
+    nearest = np.abs(np.log(found)[:, None] - np.log(alphas)).argmin(1)
+    return coef, alphas[nearest]
+
+
+@contextmanager
+def _himalaya(name: str) -> Iterator[Any]:
+    """himalaya's backend, which is global to the process, for the length of a call."""
+    from himalaya.backend import get_backend, set_backend
+
+    before = get_backend()
+    try:
+        yield set_backend(name)
+    finally:
+        set_backend(before.name)

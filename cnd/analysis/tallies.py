@@ -1,0 +1,142 @@
+"""The outcome of the linear decoding, state by state: added up over folds, then laid out as tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cnd.analysis.areas import AreaScores
+from cnd.analysis.components import Components
+from cnd.analysis.decoding import Backend, VoxelRidge
+from cnd.analysis.importance import Importance, importance
+from cnd.analysis.significance import Arrangement, HeldOut, Result
+from cnd.analysis.states import Cell
+from cnd.analysis.tables import MAPS
+from cnd.config import AnalysisConfig
+from cnd.protocols import FmriDataset
+
+
+@dataclass
+class Tally:
+    """What is kept of a state over folds."""
+
+    decoding: HeldOut = field(default_factory=HeldOut)  # voxels to components
+    encoding: HeldOut = field(default_factory=HeldOut)  # components to voxels
+    explained_variance: list[float] = field(default_factory=list)
+    alpha: list[np.ndarray] = field(default_factory=list)  # [n_components] each
+    maps: list[Importance] = field(default_factory=list)
+
+
+class Tallies:
+    """The outcome of every state; one call of :meth:`add` a fold."""
+
+    def __init__(self, config: AnalysisConfig, seed: int, backend: Backend):
+        self.config, self.backend = config, backend
+        self.cells: dict[Cell, Tally] = {}
+        self.areas = AreaScores(seed)
+
+    def _ridge(self) -> VoxelRidge:
+        return VoxelRidge(self.config.alphas, self.config.n_splits, self.backend)
+
+    def add(self, dataset: FmriDataset, found: dict[Cell, Components], arrangement: Arrangement) -> None:
+        """Fit voxels to components (all states at once) and components to voxels, and keep what held-out items say."""
+        train, test = dataset.train, dataset.test
+        targets = np.concatenate([components.train for components in found.values()], axis=1)
+        truth = np.concatenate([components.test for components in found.values()], axis=1)
+        decoder = self._ridge().fit(train.fmri, targets, groups=train.category)
+        predicted = decoder.predict(test.fmri)
+        columns, stop = {}, 0
+        for cell, components in found.items():
+            start, stop = stop, stop + components.train.shape[1]
+            columns[cell] = part = slice(start, stop)
+            tally = self.cells.setdefault(cell, Tally())
+            tally.explained_variance.append(components.explained_variance)
+            tally.alpha.append(decoder.alpha_[part])
+            tally.maps.append(importance(train.fmri, decoder.coef_[part]))
+            tally.decoding.add(truth[:, part], predicted[:, part], arrangement)
+            tally.encoding.add(*self._encoding(dataset, components), arrangement)
+        self.areas.add(self.config, dataset, targets, truth, columns)
+
+    def _encoding(self, dataset: FmriDataset, components: Components) -> tuple[np.ndarray, np.ndarray]:
+        """Test patterns about the training mean, and what the components predict of them."""
+        train, test = dataset.train, dataset.test
+        mean = train.fmri.mean(0)
+        if not components.train.shape[1]:
+            return test.fmri - mean, np.zeros_like(test.fmri)
+        model = self._ridge().fit(components.train, train.fmri, groups=train.category)
+        return test.fmri - mean, model.predict(components.test) - mean
+
+    # ---- tables
+
+    def tables(self, dataset: FmriDataset) -> dict[str, pd.DataFrame]:
+        """All tables of :mod:`cnd.analysis.tables`; voxels, areas and positions are those of ``dataset``."""
+        roi = dataset.roi or ["all"] * dataset.train.fmri.shape[1]
+        states, targets, voxels = [], [], []
+        for cell, tally in self.cells.items():
+            decoding, encoding = tally.decoding.result(), tally.encoding.result()
+            states.append(_state_line(cell, tally, decoding, self.config.fdr))
+            targets.append(_target_lines(cell, tally, decoding))
+            voxels.append(_voxel_lines(cell, tally, encoding))
+        by_voxel = pd.concat(voxels, ignore_index=True)
+        return {
+            "states": pd.DataFrame(states),
+            "targets": pd.concat(targets, ignore_index=True),
+            "voxels": by_voxel,
+            "rois": _roi_table(by_voxel, roi, self.config.fdr),
+            "areas": self._area_table(),
+            "cortex": _cortex_table(dataset, roi),
+        }
+
+    def _area_table(self) -> pd.DataFrame:
+        lines = [
+            cell.columns | {"area": area, "n_voxels": self.areas.n_voxels[area], "r2": r2}
+            for (cell, area), r2 in self.areas.r2().items()
+        ]
+        return pd.DataFrame(lines, columns=["drive", "side", "layer", "step", "area", "n_voxels", "r2"])
+
+
+def _state_line(cell: Cell, tally: Tally, result: Result, fdr: float) -> dict[str, Any]:
+    return cell.columns | {
+        "module": cell.place.module,
+        "step_index": cell.step_index,
+        "n_components": len(result.r2),
+        "explained_variance": float(np.mean(tally.explained_variance)),
+        "r2": result.total_r2,
+        "r2_p": result.total_p,
+        "n_targets": len(result.r2),
+        "n_significant": int((result.q <= fdr).sum()),
+        "r2_null_95": result.null_95,
+    }
+
+
+def _target_lines(cell: Cell, tally: Tally, result: Result) -> pd.DataFrame:
+    n = len(result.r2)
+    alpha = np.exp(np.mean([np.log(a[:n]) for a in tally.alpha], axis=0))  # geometric mean over folds
+    lines = {"component": np.arange(n), "r2": result.r2, "p": result.p, "q": result.q, "alpha": alpha}
+    return pd.DataFrame(cell.columns | lines)
+
+
+def _voxel_lines(cell: Cell, tally: Tally, result: Result) -> pd.DataFrame:
+    maps = {name: np.mean([getattr(fold, name) for fold in tally.maps], axis=0) for name in Importance._fields}
+    lines = {"voxel": np.arange(len(result.r2)), "encoding_r2": result.r2, "p": result.p, "q": result.q}
+    return pd.DataFrame(cell.columns | lines | maps)
+
+
+def _roi_table(voxels: pd.DataFrame, roi: list[str], fdr: float) -> pd.DataFrame:
+    """Means over the voxels of each area; hemispheres stay apart where the names tell them."""
+    lines = voxels.assign(roi=np.array(roi)[voxels["voxel"]], share_significant=voxels["q"] <= fdr, n_voxels=1)
+    group = lines.groupby(["drive", "side", "layer", "step", "roi"], sort=False)
+    means = group[[*MAPS, "share_significant"]].mean()
+    return means.assign(n_voxels=group["n_voxels"].sum()).reset_index()
+
+
+def _cortex_table(dataset: FmriDataset, roi: list[str]) -> pd.DataFrame:
+    n = len(roi)
+    xyz = np.full((n, 3), np.nan) if dataset.xyz is None else dataset.xyz
+    vertex = np.full(n, -1) if dataset.vertex is None else dataset.vertex
+    return pd.DataFrame(
+        {"voxel": np.arange(n), "roi": roi, "vertex": vertex, "x": xyz[:, 0], "y": xyz[:, 1], "z": xyz[:, 2]}
+    )
