@@ -1,0 +1,192 @@
+"""Your own data: one folder with a training and a test file, ``.npz``, ``.h5`` (HDF5) or ``.parquet``.
+
+::
+
+    my_data/
+      train.npz  test.npz      or train.h5, test.h5, or train.parquet, test.parquet
+      voxels.parquet           optional: roi, vertex, x, y, z, surface of each voxel (instead of arrays in train.*)
+      class_names.json         optional: the classes in their order, a list of strings
+      stimuli/...              optional: images that image_files names
+
+Several subjects: one folder each, ``my_data/<subject>/train.npz``, which allows different voxel counts, or a key
+``subject`` in the files; ``data.subject`` chooses one. What the files hold (Parquet: columns), for n items, V voxels:
+
+=============== ===================== ================================================================================
+``fmri``        [n, V] real           one pattern an item: a beta, or an average over trials. Required
+``labels``      [n] integer or string class of the item; an integer counts in ``class_names`` where these are given
+``images``      uint8                 [n, h, w, 3], [n, 3, h, w], or grey [n, h, w], which keeps its one channel
+``image_files`` [n] string            instead of ``images``: names relative to the file's folder; read as RGB
+``stimulus``    [n] string            name of the stimulus; by default its image file, else its row
+``subject``     [n] any               see above
+``run``         [n] any               run or session of the item
+``roi``         [V] string            area of the voxel, e.g. ``L_V1`` (in the training file, or in voxels.parquet)
+``vertex``      [V] integer           its vertex on ``surface``
+``surface``     one string            ``fs_LR_32k`` (default; vertices 0..59411) or ``fsaverage5`` (0..20483)
+``xyz``         [V, 3] real           its place in millimetres, for voxels of a volume (columns x, y, z in Parquet)
+``class_names`` [C] string            as class_names.json
+=============== ===================== ================================================================================
+
+Labels or images are needed, the same of them in both files. Labels without images work: scores are then by class.
+Images without labels make every stimulus its own class. Class names are the sorted labels of both files unless they
+are given; a name that the generator knows (``goldfish``) is its class. Images are cropped to a square and resized.
+
+Normalisation uses training items only. Where ``run`` is given, the mean of a run's own training items is taken from its
+items, because baselines differ between runs; a run with fewer than 8 training items, as one of test items only, takes
+the mean of all training items (its own would use test fMRI). Then each voxel is scaled to mean 0 and variance 1 over
+the training items. No stimulus may be in both files. Repeated test trials stay single items: average them beforehand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cnd.config import FolderData
+from cnd.data.folder_layout import SETUP, Table, beside, classes, kept, read_both, voxels
+from cnd.data.images import ImageFiles
+from cnd.data.tables import zscore
+from cnd.errors import UserError
+from cnd.protocols import FmriDataset, FmriSplit
+
+__all__ = ["SETUP", "check", "files", "load", "normalise"]
+
+MIN_RUN = 8  # training items that make a run's own mean worth removing
+
+
+def files(config: FolderData) -> list[Path]:
+    """Training file, test file, what lies beside them, and the images that they name.
+
+    Raises:
+        UserError: no path was given, or a file is missing or malformed.
+    """
+    tables = read_both(config)
+    descriptions = [path for name in ("voxels.parquet", "class_names.json") for path in beside(config, name)]
+    return [t.path for t in tables] + descriptions + sorted({path for t in tables for path in _image_paths(t)})
+
+
+def check(config: FolderData) -> None:
+    """Read everything once.
+
+    Raises:
+        UserError: a file is missing or malformed, or the two files disagree.
+    """
+    load(config, 0)
+
+
+def load(config: FolderData, fold: int) -> FmriDataset:
+    """The data set of one subject, without its pools; the split is that of the files, so there is one fold.
+
+    Raises:
+        UserError: as :func:`check`.
+    """
+    tables = read_both(config)
+    names, category = classes(config, tables)
+    known = voxels(config, tables[0])
+    keep = kept(config, tables[0], known.roi)
+    runs = [table.arrays.get("run") for table in tables]
+    fmri = normalise(*(table.arrays["fmri"][:, keep] for table in tables), *runs)
+    numbers = _run_numbers(*runs)
+    train, test = (
+        FmriSplit(fmri[i], _images(table, config.image_size), category[i], table.names(), run=numbers[i])
+        for i, table in enumerate(tables)
+    )
+    subject = f", subject {config.subject}" if config.subject else ""
+    folder = config.path.name if config.path else ""
+    return FmriDataset(
+        train=train,
+        test=test,
+        unlabelled=(),
+        class_names=names,
+        description=f"{folder}: your own data{subject}, {fmri[0].shape[1]} voxels",
+        simulated=False,
+        roi=[] if known.roi is None else [str(area) for area in known.roi[keep]],
+        vertex=None if known.vertex is None else known.vertex[keep].astype(np.int64),
+        surface=known.surface,
+        xyz=None if known.xyz is None else known.xyz[keep].astype(np.float32),
+    )
+
+
+# ---------------------------------------------------------------- values
+
+
+def normalise(
+    train: np.ndarray, test: np.ndarray, train_run: np.ndarray | None = None, test_run: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Patterns of both splits, float32, z-scored with training items only; see the top of this module for runs.
+
+    Args:
+        train: [n, voxels], and likewise ``test``.
+        train_run: run of each training item, and likewise ``test_run``; None where runs are unknown.
+    """
+    if train_run is not None:
+        runs, counts = np.unique(train_run, return_counts=True)
+        means = {run: train[train_run == run].mean(0) for run in runs[counts >= MIN_RUN].tolist()}
+        overall = train.mean(0)
+        train = train - np.stack([means.get(run, overall) for run in train_run.tolist()])
+        of_test = [None] * len(test) if test_run is None else test_run.tolist()
+        test = test - np.stack([means.get(run, overall) for run in of_test])
+    return zscore(train), zscore(test, train)
+
+
+def _run_numbers(*runs: np.ndarray | None) -> list[np.ndarray | None]:
+    """Runs of both files counted in one order, int64."""
+    known = sorted({str(run) for values in runs if values is not None for run in values})
+    return [None if values is None else np.searchsorted(known, [str(run) for run in values]) for values in runs]
+
+
+# ---------------------------------------------------------------- images
+
+
+def _image_paths(table: Table) -> list[Path]:
+    if "images" in table.arrays or "image_files" not in table.arrays:
+        return []
+    paths = [table.path.parent / str(name) for name in table.arrays["image_files"]]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: no such image; {table.path} names it in image_files; add it, or correct the name")
+    return paths
+
+
+def _images(table: Table, size: int) -> np.ndarray:
+    """uint8 [n, channels, size, size]; [n, 0, 0, 0] where the file has labels only."""
+    if "images" in table.arrays:
+        return np.stack([_square(image, size) for image in _channels_last(table)]).transpose(0, 3, 1, 2)
+    paths = _image_paths(table)
+    if not paths:
+        return np.zeros((len(table.arrays["fmri"]), 0, 0, 0), np.uint8)
+    return np.concatenate(list(ImageFiles(paths, size).batches()))
+
+
+def _channels_last(table: Table) -> np.ndarray:
+    """uint8 [n, h, w, 1 or 3]."""
+    images = table.arrays["images"]
+    if images.dtype != np.uint8:
+        raise UserError(
+            f"{table.path}: images are {images.dtype}, expected uint8 from 0 to 255; convert them, e.g. "
+            f"(images * 255).round().astype('uint8') where they go from 0 to 1"
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim == 4 and images.shape[-1] not in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise UserError(
+            f"{table.path}: images have shape {table.arrays['images'].shape}, expected [n, h, w, 3], [n, 3, h, w] or "
+            f"[n, h, w]; bring the axes into one of these orders"
+        )
+    return images
+
+
+def _square(image: np.ndarray, size: int) -> np.ndarray:
+    """Central square of [h, w, channels], resized: uint8 [size, size, channels]."""
+    height, width, channels = image.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side]
+    if side == size:
+        return square
+    from PIL import Image
+
+    pixels = Image.fromarray(square[..., 0] if channels == 1 else np.ascontiguousarray(square))
+    return np.asarray(pixels.resize((size, size), Image.Resampling.BICUBIC)).reshape(size, size, channels)

@@ -1,0 +1,293 @@
+"""What the files of a :mod:`cnd.data.folder` hold: read, and checked key by key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal, NamedTuple, cast
+
+import numpy as np
+
+from cnd.config import FolderData
+from cnd.data.tables import keys_of, matrix, read, read_parquet
+from cnd.errors import UserError, nearest
+
+SETUP = "a folder with train and test as .npz, .h5 or .parquet; README.md and cnd/data/folder.py describe it"
+SUFFIXES = (".npz", ".h5", ".parquet")
+ITEM_KEYS = ("fmri", "labels", "images", "image_files", "stimulus", "subject", "run")
+VOXEL_KEYS = ("roi", "vertex", "surface", "xyz")
+N_VERTICES = {"fs_LR_32k": 59_412, "fsaverage5": 20_484}
+
+
+class Table(NamedTuple):
+    """One file: where it is, and its arrays by key, of one subject."""
+
+    path: Path
+    arrays: dict[str, np.ndarray]
+
+    def names(self) -> list[str]:
+        """A name for each item's stimulus."""
+        for key in ("stimulus", "image_files"):
+            if key in self.arrays:
+                return [str(name) for name in self.arrays[key]]
+        return [f"{self.path.stem} item {row}" for row in range(len(self.arrays["fmri"]))]
+
+
+class Voxels(NamedTuple):
+    """What is known of the voxels; None where nothing is."""
+
+    roi: np.ndarray | None
+    vertex: np.ndarray | None
+    surface: Literal["fs_LR_32k", "fsaverage5"]
+    xyz: np.ndarray | None
+
+
+# ---------------------------------------------------------------- finding
+
+
+def root(config: FolderData) -> Path:
+    """The folder that holds train and test: ``data.path``, or below it the subject's own.
+
+    Raises:
+        UserError: no path was given, or it is no folder.
+    """
+    if config.path is None:
+        raise UserError(f"data.path is not set: kind folder reads {SETUP}")
+    if not config.path.is_dir():
+        raise UserError(f"{config.path}: no such folder (data.path); give {SETUP}")
+    own = config.path / str(config.subject)
+    return own if find(config.path, "train") is None and find(own, "train") else config.path
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """``name.npz``, ``name.h5`` or ``name.parquet`` in a folder."""
+    return next((folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()), None)
+
+
+def beside(config: FolderData, name: str) -> list[Path]:
+    """A file beside train and test, if it is there."""
+    path = root(config) / name
+    return [path] if path.is_file() else []
+
+
+def subjects(path: Path) -> list[str]:
+    """The subjects in a folder; empty where it names none.
+
+    Raises:
+        UserError: the training file is not readable.
+    """
+    train = find(path, "train")
+    if train is None:
+        return sorted(p.name for p in path.iterdir() if p.is_dir() and find(p, "train"))
+    return sorted({str(subject) for subject in read(train, ["subject"]).get("subject", ())})
+
+
+def _both_paths(config: FolderData) -> list[Path]:
+    folder = root(config)
+    found = {name: find(folder, name) for name in ("train", "test")}
+    missing = [name for name, path in found.items() if path is None]
+    if not missing:
+        return [path for path in found.values() if path]
+    below = subjects(folder) if found["train"] is None else []
+    if below:
+        raise UserError(f"{folder}: holds subjects {', '.join(below)}; choose one with --set data.subject={below[0]}")
+    listed = sorted(p.name for p in folder.iterdir())[:8]
+    raise UserError(
+        f"{folder}: no {missing[0]} file; expected {' or '.join(missing[0] + suffix for suffix in SUFFIXES)}, "
+        f"found {listed}; give {SETUP}"
+    )
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_both(config: FolderData) -> tuple[Table, Table]:
+    """Training and test file, cut down to the subject; they agree in their voxels and in what they hold.
+
+    Raises:
+        UserError: a file is missing or malformed, or the two disagree.
+    """
+    train, test = (_read(path, config) for path in _both_paths(config))
+    widths = [table.arrays["fmri"].shape[1] for table in (train, test)]
+    if widths[0] != widths[1]:
+        raise UserError(
+            f"{test.path}: fmri has {widths[1]} voxels, expected {widths[0]} as in {train.path.name}; cut both alike"
+        )
+    for keys in ({"labels"}, {"images", "image_files"}):
+        has = [bool(keys & table.arrays.keys()) for table in (train, test)]
+        if has[0] != has[1]:
+            without = train if has[1] else test
+            raise UserError(f"{without.path}: no {' or '.join(sorted(keys))}, expected as the other file has; add them")
+    if len(train.arrays["fmri"]) < 2:
+        raise UserError(f"{train.path}: {len(train.arrays['fmri'])} items, expected 2 or more to train on; add some")
+    both = set(train.names()) & set(test.names())
+    if both:
+        raise UserError(
+            f"{test.path}: stimulus '{min(both)}' is also in {train.path.name} ({len(both)} are), expected each in one "
+            f"file; a test item must not be trained on: take it out of one"
+        )
+    return train, test
+
+
+def _read(path: Path, config: FolderData) -> Table:
+    arrays = read(path, [*ITEM_KEYS, *VOXEL_KEYS, "class_names"])
+    if "fmri" not in arrays:
+        hint = nearest("fmri", keys_of(path))
+        raise UserError(f"{path}: key 'fmri' is missing; expected fmri [items, voxels]{hint}; rename or add it")
+    n = len(matrix(path, "fmri", arrays["fmri"], "[items, voxels]"))
+    for key in ITEM_KEYS:
+        if key in arrays and (not arrays[key].ndim or len(arrays[key]) != n):
+            raise UserError(
+                f"{path}: {key} has shape {arrays[key].shape}, expected one entry for each of the {n} rows of fmri; "
+                f"write both from the same items"
+            )
+    if not {"labels", "images", "image_files"} & arrays.keys():
+        hint = nearest("labels", keys_of(path))
+        raise UserError(f"{path}: neither labels nor images; expected labels, images or image_files{hint}; add one")
+    return Table(path, _of_subject(path, config, arrays))
+
+
+def _of_subject(path: Path, config: FolderData, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if "subject" not in arrays:
+        return arrays
+    subject = np.array([str(s) for s in arrays["subject"]])
+    there = sorted(set(subject.tolist()))
+    if config.subject is None and len(there) == 1:
+        return arrays
+    if config.subject not in there:
+        chosen = "several subjects" if config.subject is None else f"no subject '{config.subject}'"
+        raise UserError(f"{path}: {chosen}; found {', '.join(there)}; choose one with --set data.subject={there[0]}")
+    rows = subject == config.subject
+    return {key: values[rows] if key in ITEM_KEYS else values for key, values in arrays.items()}
+
+
+# ---------------------------------------------------------------- classes
+
+
+def classes(config: FolderData, tables: tuple[Table, Table]) -> tuple[list[str], list[np.ndarray]]:
+    """Class names, and the class index of each item of each table, int64.
+
+    Raises:
+        UserError: labels of another type, or that ``class_names`` does not know.
+    """
+    names = _given_names(config, tables[0])
+    if "labels" in tables[0].arrays:
+        labels = [_labels(table) for table in tables]
+    else:
+        labels = [np.array(table.names()) for table in tables]
+    if labels[0].dtype.kind != labels[1].dtype.kind:
+        raise UserError(
+            f"{tables[1].path}: labels are {labels[1].dtype}, expected {labels[0].dtype} as in training; use one type"
+        )
+    if names is None:
+        distinct = np.unique(np.concatenate(labels))
+        return [str(value) for value in distinct], [np.searchsorted(distinct, values) for values in labels]
+    index = (
+        {name: i for i, name in enumerate(names)} if labels[0].dtype.kind == "U" else {i: i for i in range(len(names))}
+    )
+    return names, [_look_up(table, values, index, names) for table, values in zip(tables, labels, strict=True)]
+
+
+def _look_up(table: Table, labels: np.ndarray, index: dict[str, int] | dict[int, int], names: list[str]) -> np.ndarray:
+    values = labels.tolist()
+    unknown = next((value for value in values if value not in index), None)
+    if unknown is not None:
+        wanted = f"0 to {len(names) - 1}" if isinstance(unknown, int) else "one of them"
+        hint = "" if isinstance(unknown, int) else nearest(unknown, names[:20])
+        raise UserError(
+            f"{table.path}: label '{unknown}' is not known to the {len(names)} class_names, expected {wanted}{hint}; "
+            f"add a name or correct the label"
+        )
+    return np.array([index[value] for value in values], dtype=np.int64)
+
+
+def _given_names(config: FolderData, train: Table) -> list[str] | None:
+    where, names = f"{train.path}: class_names", train.arrays.get("class_names")
+    for path in beside(config, "class_names.json"):
+        try:
+            where, names = str(path), np.array(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise UserError(f"{path}: not readable as JSON ({error}); expected a list of strings") from error
+    if names is None:
+        return None
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise UserError(f"{where}: {names.dtype} of shape {names.shape}, expected a list of strings; write one a class")
+    listed = [str(name) for name in names]
+    if twice := sorted({name for name in listed if listed.count(name) > 1}):
+        raise UserError(
+            f"{where}: class '{twice[0]}' is there {listed.count(twice[0])} times, expected once; rename one"
+        )
+    return listed
+
+
+def _labels(table: Table) -> np.ndarray:
+    labels = table.arrays["labels"]
+    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
+        raise UserError(
+            f"{table.path}: labels are {labels.dtype} of shape {labels.shape}, expected one integer or string an item; "
+            f"convert them, e.g. labels.astype(int)"
+        )
+    return labels if labels.dtype.kind == "U" else labels.astype(np.int64)
+
+
+# ---------------------------------------------------------------- voxels
+
+
+def voxels(config: FolderData, train: Table) -> Voxels:
+    """Area, vertex, surface and place of the voxels, from the training file or from ``voxels.parquet``.
+
+    Raises:
+        UserError: another number of voxels, an unknown surface, or a vertex that it does not have.
+    """
+    where, arrays = train.path, train.arrays
+    for where in beside(config, "voxels.parquet"):
+        arrays = read_parquet(where, ["roi", "vertex", "surface", "x", "y", "z"])
+        if {"x", "y", "z"} <= arrays.keys():
+            arrays["xyz"] = np.column_stack([arrays[axis] for axis in "xyz"])
+    n_voxels = train.arrays["fmri"].shape[1]
+    for key, shape in {"roi": (n_voxels,), "vertex": (n_voxels,), "xyz": (n_voxels, 3)}.items():
+        if key in arrays and arrays[key].shape != shape:
+            raise UserError(
+                f"{where}: {key} has shape {arrays[key].shape}, expected {shape}, one entry a voxel of fmri; "
+                f"write both from the same voxels"
+            )
+    surface = str(np.atleast_1d(arrays["surface"])[0]) if "surface" in arrays else "fs_LR_32k"
+    if surface not in N_VERTICES:
+        raise UserError(f"{where}: surface '{surface}' is unknown{nearest(surface, N_VERTICES)}; map the voxels to one")
+    if "vertex" in arrays:
+        _check_vertex(where, arrays["vertex"], surface)
+    if "xyz" in arrays:
+        matrix(where, "xyz", arrays["xyz"], "[voxels, 3]")
+    known = cast(Literal["fs_LR_32k", "fsaverage5"], surface)
+    return Voxels(arrays.get("roi"), arrays.get("vertex"), known, arrays.get("xyz"))
+
+
+def _check_vertex(where: Path, vertex: np.ndarray, surface: str) -> None:
+    if vertex.dtype.kind not in "iu":
+        raise UserError(f"{where}: vertex is of type {vertex.dtype}, expected integers; convert it to int64")
+    last = N_VERTICES[surface] - 1
+    outside = vertex[(vertex < 0) | (vertex > last)]
+    if len(outside):
+        raise UserError(
+            f"{where}: vertex {outside[0]} is out of range, expected 0 to {last}, both hemispheres of {surface}; "
+            f"count the right hemisphere on from the left, or name the surface"
+        )
+
+
+def kept(config: FolderData, train: Table, roi: np.ndarray | None) -> np.ndarray:
+    """The voxels of ``data.roi``, bool [voxels]; ``V1`` keeps ``L_V1`` and ``R_V1`` too.
+
+    Raises:
+        UserError: an area that no voxel lies in.
+    """
+    if not config.roi:
+        return np.ones(train.arrays["fmri"].shape[1], bool)
+    if roi is None:
+        raise UserError(
+            f"{train.path}: no roi, but data.roi asks for {', '.join(config.roi)}; add roi, or drop data.roi"
+        )
+    bare = np.array([str(name).removeprefix("L_").removeprefix("R_") for name in roi])
+    for wanted in config.roi:
+        if not ((roi == wanted) | (bare == wanted)).any():
+            raise UserError(f"{train.path}: roi '{wanted}' (data.roi) is not there{nearest(wanted, set(roi.tolist()))}")
+    return np.isin(roi, config.roi) | np.isin(bare, config.roi)

