@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cnd.config import SamplingConfig
@@ -24,14 +25,26 @@ def initial_noise(n_items: int, n_samples: int, shape: tuple[int, ...], seed: in
 def reconstruct(
     config: SamplingConfig, generator: LatentDiffusion, condition: Condition, seed: int, report: Report = no_report
 ) -> np.ndarray:
-    """Images uint8 [n_items, n_samples, channels, height, width]."""
-    n_items, n_samples = len(condition.pooled), config.samples_per_item
-    noise = initial_noise(n_items, n_samples, generator.latent_shape, seed).flatten(0, 1)
+    """Images uint8 [n_items, n_samples, channels, height, width] from the noise of a seed."""
+    noise = initial_noise(len(condition.pooled), config.samples_per_item, generator.latent_shape, seed)
+    return draw(config, generator, condition, noise, report)
+
+
+def draw(
+    config: SamplingConfig,
+    generator: LatentDiffusion,
+    condition: Condition,
+    noise: Float[Tensor, "items samples c h w"],
+    report: Report = no_report,
+) -> np.ndarray:
+    """Images uint8 [n_items, n_samples, channels, height, width] of each item's condition, one a noise."""
+    n_items, n_samples = noise.shape[:2]
+    flat_noise = noise.flatten(0, 1)
     item = torch.arange(n_items).repeat_interleave(n_samples)
     images = []
     for rows in torch.arange(len(item)).split(config.batch_size):
         part = Condition(condition.context[item[rows]], condition.pooled[item[rows]])
-        latents = generator.sample(part, noise[rows].to(generator.device), config.steps, config.guidance)
+        latents = generator.sample(part, flat_noise[rows].to(generator.device), config.steps, config.guidance)
         images.append(generator.decode(latents))
         done = int(rows[-1]) + 1
         report(done / len(item), done, {})

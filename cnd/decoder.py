@@ -1,0 +1,200 @@
+"""The trained decoder in the ecosystem's own form: a diffusers pipeline, from fMRI to images.
+
+    pipe = CndPipeline.from_pretrained("exported/god_s1")
+    images = pipe(fmri, generator=torch.Generator().manual_seed(0)).images  # PIL images
+
+A folder holds ``vae``, ``unet`` and ``scheduler`` of the generator, and ``condition``: all that stands before the UNet,
+with the class embeddings it attends to and the resolved experiment in its ``config.json``. Weights are safetensors.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cnd import generators
+from cnd.cache import StageCache
+from cnd.config import CndDecoder, DitGenerator, EncoderConfig, Experiment, Phase2Config, SamplingConfig
+from cnd.data.storage import load_dataset
+from cnd.errors import UserError
+from cnd.generators.latent_diffusion import LatentDiffusion
+from cnd.generators.ldm import VqLatentDiffusion
+from cnd.phase1.model import FmriEncoder
+from cnd.phase2.model import ConditionModule
+from cnd.phase2.sampling import draw
+from cnd.protocols import Condition
+from cnd.stages import Fold
+
+# importable since the lines above; diffusers looks for ModelMixin here when it loads FmriCondition
+from diffusers import ConfigMixin, DiffusionPipeline, ImagePipelineOutput, ModelMixin, VQModel  # isort: skip
+from diffusers.configuration_utils import register_to_config  # isort: skip
+from PIL import Image  # isort: skip
+
+
+class FmriCondition(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """From fMRI to the condition of the UNet, with everything it needs among its weights.
+
+    Args:
+        experiment: the resolved settings, as JSON values.
+        n_voxels: of the patterns it takes.
+        n_classes, class_width: of the concept bank, without the null class.
+        time_embedding_width: as for :class:`cnd.phase2.model.ConditionModule`.
+    """
+
+    null_class: Tensor
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        experiment: dict[str, Any],
+        n_voxels: int,
+        n_classes: int,
+        class_width: int,
+        time_embedding_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        encoder = FmriEncoder(EncoderConfig.model_validate(experiment["encoder"]), n_voxels)
+        config, bank = Phase2Config.model_validate(experiment["phase2"]), torch.zeros(n_classes, class_width)
+        n_tokens, width = 1 + encoder.n_patches, encoder.config.width
+        self.module = ConditionModule(config, encoder, n_tokens, width, bank, time_embedding_width)
+        self.module.register_buffer("bank", bank, persistent=True)
+        encoder.set_positions(encoder.positions)  # whatever they are, they are among the weights from here on
+        self.register_buffer("null_class", torch.zeros(class_width))
+
+    @classmethod
+    def of(
+        cls, experiment: Experiment, n_voxels: int, weights: dict[str, Tensor], generator: LatentDiffusion
+    ) -> FmriCondition:
+        """With the trained ``weights`` of a condition module."""
+        settings = experiment.model_dump(mode="json")
+        self = cls(settings, n_voxels, *generator.concept_bank.shape, generator.time_embedding_width)
+        buffers = {"bank": generator.concept_bank, "encoder.positions": self.module.encoder.positions}
+        self.module.load_state_dict(buffers | weights)
+        self.null_class.copy_(generator.null_class)
+        return self.eval()
+
+    def forward(self, fmri: Float[Tensor, "b voxels"]) -> Condition:
+        """The condition that patterns stand for."""
+        condition: Condition = self.module(fmri)[0]
+        return condition
+
+
+class CndPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """``pipe(fmri).images``; ``save_pretrained`` and ``from_pretrained`` as every diffusers pipeline."""
+
+    def __init__(self, vae: Any, unet: Any, scheduler: Any, condition: FmriCondition) -> None:
+        super().__init__()
+        condition.to(condition.dtype)  # with torch_dtype diffusers converts parameters, but not these buffers
+        self.register_modules(vae=vae, unet=unet, scheduler=scheduler, condition=condition)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> CndPipeline:
+        """Load from a folder; never from the network.
+
+        Raises:
+            UserError: there is no pipeline in the folder.
+        """
+        if not (Path(folder) / "model_index.json").is_file():
+            raise UserError(f"{folder}: expected the folder of an exported decoder, found no model_index.json in it")
+        options = dict(low_cpu_mem_usage=False, use_safetensors=True) | options
+        return super().from_pretrained(str(folder), **options)
+
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """The settings of the run that this decoder comes from."""
+        return dict(self.condition.config.experiment)
+
+    @property
+    def latent_diffusion(self) -> LatentDiffusion:
+        """The generator, on the pipeline's device."""
+        kind = VqLatentDiffusion if isinstance(self.vae, VQModel) else LatentDiffusion
+        table = torch.cat([self.condition.module.bank, self.condition.null_class[None]])
+        return kind(self.vae, self.unet, self.scheduler, table).to(self.device)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        fmri: Float[np.ndarray, "n voxels"] | Float[Tensor, "n voxels"],
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        samples_per_item: int = 1,
+        generator: torch.Generator | None = None,
+        latents: Float[Tensor, "n samples c h w"] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> Any:
+        """Reconstruct what was seen.
+
+        Args:
+            fmri: patterns z-scored as the training set's were, one row an item; a single pattern may be a vector.
+            num_inference_steps, guidance_scale: of DDIM; None: as in the experiment.
+            generator: draws the starting noise; None: PyTorch's global one.
+            latents: starting noise in its place, e.g. that of a sweep: :func:`cnd.phase2.sampling.initial_noise`.
+            output_type: "pil", or "np" for float32 [n * samples, height, width, channels] in 0..1.
+
+        Returns:
+            ``.images``, item by item with all its samples; a tuple of them without ``return_dict``.
+
+        Raises:
+            UserError: the patterns have another number of voxels.
+        """
+        patterns = torch.atleast_2d(torch.as_tensor(fmri, dtype=torch.float32))
+        expected = self.condition.config.n_voxels
+        if patterns.ndim != 2 or patterns.shape[1] != expected:
+            raise UserError(f"fmri: expected patterns of {expected} voxels, found the shape {list(patterns.shape)}")
+        config = SamplingConfig.model_validate(self.experiment["sampling"])
+        config = config.model_copy(
+            update={
+                "steps": num_inference_steps or config.steps,
+                "guidance": config.guidance if guidance_scale is None else guidance_scale,
+            }
+        )
+        diffusion = self.latent_diffusion
+        if latents is None:
+            shape = (len(patterns), samples_per_item, *diffusion.latent_shape)
+            latents = torch.randn(shape, generator=generator, device=generator.device if generator else None)
+        condition = self.condition(patterns.to(self.device, self.dtype))
+        with self.progress_bar(total=latents.shape[0] * latents.shape[1]) as bar:
+            drawn = draw(config, diffusion, condition, latents.to(self.dtype), lambda _, n, __: bar.update(n - bar.n))
+        images = drawn.transpose(0, 1, 3, 4, 2)
+        found = _as_output(images.reshape(-1, *images.shape[2:]), output_type)
+        return ImagePipelineOutput(images=found) if return_dict else (found,)
+
+
+def _as_output(images: np.ndarray, output_type: str) -> Any:
+    """uint8 [n, height, width, channels] as diffusers returns images."""
+    if output_type == "np":
+        return images.astype(np.float32) / 255
+    if output_type != "pil":
+        raise ValueError(f"output_type must be 'pil' or 'np', not '{output_type}'")
+    return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
+
+
+def export_run(experiment: Experiment, cache: StageCache, fold: Fold, output: Path) -> Path:
+    """Write the decoder that a finished run trained on one fold as a folder of :class:`CndPipeline`.
+
+    Raises:
+        UserError: it has not been trained, has no such form, or ``output`` is in use.
+    """
+    if not isinstance(experiment.decoder, CndDecoder) or fold.phase2 is None:
+        raise UserError(f"decoder.kind = {experiment.decoder.kind}: only 'cnd' trains a decoder that can be exported")
+    if isinstance(experiment.generator, DitGenerator):
+        raise UserError("generator.kind = dit: cannot be exported as a pipeline; use 'embedded' or 'ldm'")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output}: exists already; remove it or name another folder")
+    data, trained = (cache.find(stage.name, stage.key) for stage in (fold.data, fold.phase2))
+    if data is None or trained is None:
+        raise UserError(f"{cache.root}: '{experiment.name}' is not trained there yet; run its sweep first")
+    generator = generators.load(experiment.generator)
+    if (trained / "unet.safetensors").exists():
+        generator.unet.load_state_dict(load_file(trained / "unet.safetensors"))
+    n_voxels = load_dataset(data).train.fmri.shape[1]
+    condition = FmriCondition.of(experiment, n_voxels, load_file(trained / "condition_module.safetensors"), generator)
+    CndPipeline(generator.vae, generator.unet, generator.scheduler, condition).save_pretrained(output)
+    return output

@@ -1,0 +1,201 @@
+"""The trained decoder as a diffusers pipeline: the same images after a round trip, elsewhere, and as in the sweep."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import nn
+
+from cnd import generators, pipeline
+from cnd.cache import StageCache
+from cnd.config import (
+    EmbeddedGenerator,
+    EncoderConfig,
+    Experiment,
+    Phase2Config,
+    SamplingConfig,
+    SimulatedData,
+    load_experiment,
+    override,
+)
+from cnd.data.storage import load_dataset
+from cnd.decoder import CndPipeline, FmriCondition, export_run
+from cnd.errors import UserError
+from cnd.phase1.model import FmriEncoder
+from cnd.phase2.model import ConditionModule
+from cnd.phase2.sampling import initial_noise
+from cnd.stages import fold_stages
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOKE = ROOT / "experiments" / "smoke.yaml"
+N_VOXELS = 70
+
+EXPERIMENT = Experiment(
+    name="small",
+    data=SimulatedData(),
+    generator=EmbeddedGenerator(name="digits"),
+    encoder=EncoderConfig(width=16, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2),
+    phase2=Phase2Config(context_tokens=3, concept_heads=4, concept_depth=1),
+    sampling=SamplingConfig(steps=2, guidance=2.0),
+    evaluation={"n_way": (2, 5)},
+)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def patterns(n: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((n, N_VOXELS)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> CndPipeline:
+    """Random weights, and positions as a foreign checkpoint may bring them."""
+    generator = generators.load(EXPERIMENT.generator)
+    encoder = FmriEncoder(EXPERIMENT.encoder, N_VOXELS, seed=3)
+    encoder.set_positions(torch.randn(encoder.n_patches, 16, generator=torch.Generator().manual_seed(7)))
+    torch.manual_seed(1)
+    module = ConditionModule(EXPERIMENT.phase2, encoder, 1 + encoder.n_patches, 16, generator.concept_bank)
+    condition = FmriCondition.of(EXPERIMENT, N_VOXELS, module.state_dict(), generator)
+    made = CndPipeline(generator.vae, generator.unet, generator.scheduler, condition)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(pipe: CndPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported")
+    pipe.save_pretrained(path)
+    return path
+
+
+def images(pipe: CndPipeline, **options: object) -> np.ndarray:
+    return pipe(patterns(), generator=seeded(), output_type="np", **options).images
+
+
+def test_round_trip_gives_the_same_images(pipe: CndPipeline, folder: Path) -> None:
+    loaded = CndPipeline.from_pretrained(folder)
+    np.testing.assert_array_equal(images(loaded), images(pipe))
+    assert loaded.experiment == EXPERIMENT.model_dump(mode="json")
+    for name, tensor in pipe.condition.state_dict().items():
+        assert torch.equal(loaded.condition.state_dict()[name], tensor), name
+
+
+def test_condition_decides_the_images(pipe: CndPipeline, folder: Path) -> None:
+    """So that the equalities of this file say something."""
+    loaded = CndPipeline.from_pretrained(folder)
+    nn.init.normal_(loaded.condition.module.context_head.linear.weight)
+    assert np.abs(images(loaded) - images(pipe)).max() > 0.1
+    other = pipe(patterns()[::-1].copy(), generator=seeded(), output_type="np").images
+    assert np.abs(other - images(pipe)).max() > 0.01
+
+
+def test_folder_is_all_that_a_fresh_process_needs(pipe: CndPipeline, folder: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys, numpy as np, torch\n"
+        "from cnd.decoder import CndPipeline\n"
+        "pipe = CndPipeline.from_pretrained(sys.argv[1])\n"
+        "fmri = np.load(sys.argv[2], allow_pickle=False)\n"
+        "made = pipe(fmri, generator=torch.Generator().manual_seed(0), output_type='np').images\n"
+        "np.save(sys.argv[3], made)\n"
+    )
+    np.save(tmp_path / "fmri.npy", patterns())
+    arguments = [str(folder), str(tmp_path / "fmri.npy"), str(tmp_path / "images.npy")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True, cwd=tmp_path, env=environment)
+    np.testing.assert_array_equal(np.load(tmp_path / "images.npy", allow_pickle=False), images(pipe))
+
+
+def test_folder_holds_safetensors_and_json_only(folder: Path) -> None:
+    assert {file.suffix for file in folder.rglob("*") if file.is_file()} == {".json", ".safetensors"}
+    config = json.loads((folder / "condition" / "config.json").read_text())
+    assert Experiment.model_validate(config["experiment"]) == EXPERIMENT and config["n_voxels"] == N_VOXELS
+
+
+def test_images_are_pil_by_default(pipe: CndPipeline) -> None:
+    made = pipe(patterns(), generator=seeded()).images
+    assert [image.size for image in made] == [(32, 32)] * 3
+    expected = (images(pipe) * 255).round().astype(np.uint8)[..., 0]
+    np.testing.assert_array_equal(np.stack([np.asarray(image) for image in made]), expected)
+    assert len(pipe(patterns(1)[0], return_dict=False)[0]) == 1  # a single pattern is a batch of one
+
+
+def test_samples_come_item_by_item(pipe: CndPipeline) -> None:
+    noise = initial_noise(3, 2, pipe.latent_diffusion.latent_shape, seed=4)
+    together = pipe(patterns(), latents=noise, output_type="np").images
+    alone = pipe(patterns()[1:2], latents=noise[1:2], output_type="np").images
+    np.testing.assert_allclose(together[2:4], alone, atol=1 / 255)
+    assert len(images(pipe, samples_per_item=2)) == 6
+
+
+def test_sampling_can_be_set(pipe: CndPipeline) -> None:
+    default = images(pipe)
+    np.testing.assert_array_equal(images(pipe, num_inference_steps=2, guidance_scale=2.0), default)
+    for options in ({"num_inference_steps": 3}, {"guidance_scale": 1.0}):
+        assert np.abs(images(pipe, **options) - default).max() > 0.01
+
+
+def test_reduced_precision(folder: Path, pipe: CndPipeline) -> None:
+    half = CndPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    assert half.condition.dtype == torch.bfloat16
+    assert np.abs(images(half) - images(pipe)).mean() < 0.1
+
+
+def test_bad_input_is_one_clear_line(pipe: CndPipeline, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected patterns of 70 voxels, found the shape \[2, 71\]"):
+        pipe(np.zeros((2, 71), np.float32))
+    with pytest.raises(UserError, match=r"nowhere: expected the folder of an exported decoder"):
+        CndPipeline.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="output_type"):
+        pipe(patterns(1), output_type="jpeg")
+
+
+# ---------------------------------------------------------------- from a sweep's cache
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> StageCache:
+    return StageCache(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["frozen", "cross-attention trained"])
+def finished(request: pytest.FixtureRequest, cache: StageCache) -> Experiment:
+    experiment = override(load_experiment(SMOKE), {"phase2.train_unet_cross_attention": request.param}, "test")
+    pipeline.run(experiment, cache)
+    return experiment
+
+
+def test_exported_run_draws_the_images_of_its_sweep(finished: Experiment, cache: StageCache, tmp_path: Path) -> None:
+    fold = fold_stages(finished, 0)
+    pipe = CndPipeline.from_pretrained(export_run(finished, cache, fold, tmp_path / "out"))
+    stages = [cache.find(stage.name, stage.key) for stage in (fold.data, fold.sample)]
+    assert stages[0] is not None and stages[1] is not None
+    fmri = load_dataset(stages[0]).test.fmri
+    expected = load_file(stages[1] / "samples.safetensors")["reconstructions"]  # [n, samples, c, h, w]
+    noise = initial_noise(*expected.shape[:2], pipe.latent_diffusion.latent_shape, finished.seed)
+    found = np.stack([np.asarray(image) for image in pipe(fmri, latents=noise).images])
+    np.testing.assert_array_equal(found, expected.reshape(-1, *expected.shape[2:]).transpose(0, 2, 3, 1))
+
+
+def test_export_refuses_what_it_cannot_do(cache: StageCache, tmp_path: Path) -> None:
+    smoke = load_experiment(SMOKE)
+    other = override(smoke, {"seed": 99}, "test")
+    with pytest.raises(UserError, match="'smoke' is not trained there yet"):
+        export_run(other, cache, fold_stages(other, 0), tmp_path / "a")
+    ridge = override(smoke, {"decoder.kind": "ridge"}, "test")
+    with pytest.raises(UserError, match=r"decoder\.kind = ridge"):
+        export_run(ridge, cache, fold_stages(ridge, 0), tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").write_text("keep")
+    with pytest.raises(UserError, match="exists already"):
+        export_run(other, cache, fold_stages(other, 0), tmp_path / "b")
+    assert not (tmp_path / "a").exists()
