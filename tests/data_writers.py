@@ -15,8 +15,11 @@ REPETITIONS = 35
 GOD_AREAS = {"VC": slice(0, None), "V1": slice(0, 4), "V2": slice(4, 7), "LVC": slice(0, 7), "HVC": slice(7, None)}
 
 
-def god_trials(subject: int, n_voxels: int) -> dict[str, np.ndarray]:
-    """Training, perception and imagery trials in random order; voxels have mean 3 and respond to the image."""
+def god_trials(subject: int, n_voxels: int, test_shift: float = 0) -> dict[str, np.ndarray]:
+    """Training, perception and imagery trials in random order; voxels have mean 3 and respond to the image.
+
+    Here and below, ``test_shift`` is added to the fMRI of the test items and to nothing else.
+    """
     rng = np.random.default_rng([1, subject])
     train_image, test_image = rng.permutation(N_TRAIN), rng.permutation(np.repeat(np.arange(N_TEST), REPETITIONS))
     signal = 3 + rng.standard_normal((N_TRAIN + N_TEST, n_voxels))
@@ -24,7 +27,7 @@ def god_trials(subject: int, n_voxels: int) -> dict[str, np.ndarray]:
         "train_image": train_image,
         "test_image": test_image,
         "train": signal[train_image] + 0.1 * rng.standard_normal((N_TRAIN, n_voxels)),
-        "test": signal[N_TRAIN + test_image] + 0.1 * rng.standard_normal((len(test_image), n_voxels)),
+        "test": signal[N_TRAIN + test_image] + test_shift + 0.1 * rng.standard_normal((len(test_image), n_voxels)),
         "imagery": 50 + rng.standard_normal((N_TEST, n_voxels)),  # must end up nowhere
     }
 
@@ -43,9 +46,9 @@ def god_columns(trials: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def write_god_h5(path: Path, subject: int = 1, n_voxels: int = 12, legacy: bool = False) -> None:
+def write_god_h5(path: Path, subject: int = 1, n_voxels: int = 12, test_shift: float = 0, legacy: bool = False) -> None:
     """``Subject1.h5`` exactly as bdpy 0.26 writes it; ``legacy`` uses the old spelling of the keys."""
-    columns = god_columns(god_trials(subject, n_voxels))
+    columns = god_columns(god_trials(subject, n_voxels, test_shift))
     if legacy:
         columns["Label"] = columns.pop("stimulus_id")
     widths = [1 if c.ndim == 1 else c.shape[1] for c in columns.values()]
@@ -89,19 +92,14 @@ def write_god_h5_by_bdpy(path: Path, subject: int = 1, n_voxels: int = 12) -> No
     bdata.save(str(path))
 
 
-def packed_god(subject: int = 1, n_voxels: int = 12) -> dict[str, np.ndarray]:
+def packed_god(subject: int = 1, n_voxels: int = 12, test_shift: float = 0) -> dict[str, np.ndarray]:
     """Content of ``sbj_1.npz``."""
-    trials = god_trials(subject, n_voxels)
+    trials = god_trials(subject, n_voxels, test_shift)
     arrays = [trials["train"], trials["test"]]
     arrays.append(np.stack([trials["test"][trials["test_image"] == i].mean(0) for i in range(N_TEST)]))
     arrays += [trials["train_image"], trials["test_image"], np.full(n_voxels, 0.5), np.full(n_voxels, 0.1)]
     masks = {area: np.isin(np.arange(n_voxels), np.arange(n_voxels)[part]) for area, part in GOD_AREAS.items()}
     return {f"arr_{i}": array for i, array in enumerate(arrays)} | masks
-
-
-def write_god_npz(path: Path, subject: int = 1, n_voxels: int = 12) -> None:
-    """``sbj_1.npz``."""
-    np.savez(path, **packed_god(subject, n_voxels))
 
 
 def god_images(size: int = 8) -> dict[str, np.ndarray]:
@@ -139,7 +137,7 @@ def bold_trials(subject: int) -> list[list[list[str]]]:
     return sessions
 
 
-def write_bold5000(folder: Path, subject: int = 1, n_voxels: int = 3) -> None:
+def write_bold5000(folder: Path, subject: int = 1, n_voxels: int = 3, test_shift: float = 0) -> None:
     """Betas and presentation lists of one subject; a session shifts and scales its betas."""
     rng = np.random.default_rng([4, subject])
     sessions = bold_trials(subject)
@@ -155,6 +153,7 @@ def write_bold5000(folder: Path, subject: int = 1, n_voxels: int = 3) -> None:
         for j, area in enumerate(AREAS):
             signal = np.stack([np.random.default_rng([seeds[n], j]).standard_normal(n_voxels + j) for n in names])
             betas = (signal + 0.1 * rng.standard_normal(signal.shape)) * (1 + session[:, None]) + 5 * session[:, None]
+            betas[np.isin(names, BOLD_REPEATED)] += test_shift
             np.save(folder / bold_file(subject, hemisphere + area), betas)
 
 
@@ -171,3 +170,20 @@ def write_bold_images(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (10, 10), (20 + 4 * i, 250 - 4 * i, 128)).save(path, quality=95)
     (stimuli / "repeated_stimuli_113_list.txt").write_text("\n".join(BOLD_REPEATED) + "\n")
+
+
+# ---------------------------------------------------------------- your own folder
+
+
+def write_folder(folder: Path, pictures: bool, test_shift: float = 0, n_voxels: int = 7) -> None:
+    """``train.npz`` and ``test.npz`` with labels and areas, with or without images."""
+    rng = np.random.default_rng(5)
+    for name, n, shift in (("train", 24, 0.0), ("test", 6, test_shift)):
+        arrays = {
+            "fmri": 2 + rng.standard_normal((n, n_voxels)) + shift,
+            "labels": np.array(["cat", "dog", "hen"])[np.arange(n) % 3],
+            "images": rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8),
+            "roi": np.array(["L_V1"] * n_voxels),
+            "run": np.arange(n) // 12,
+        }
+        np.savez(folder / f"{name}.npz", **{k: a for k, a in arrays.items() if pictures or k != "images"})

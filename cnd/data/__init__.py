@@ -172,7 +172,7 @@ def image_store(config: DataConfig, cache: StageCache) -> Path | None:
 
 def _image_source(config: DataConfig) -> ImageSource | None:
     """Images that lie in files of their own."""
-    if not isinstance(config, GodData | Bold5000Data | FolderData):
+    if not isinstance(config, GodData | Bold5000Data):
         return None
     source: ImageSource | None = _module(config).image_source(config)
     return source

@@ -39,7 +39,7 @@ def expect_shape(path: Path, key: str, array: np.ndarray, shape: tuple[int | Non
         UserError: wrong shape, no numbers, NaN or infinite values.
     """
     if array.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
-        wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
+        wanted = str(tuple("any" if n is None else n for n in shape)).replace("'", "")
         raise UserError(f"{path}: {key} has shape {array.shape}, expected {wanted}; download the file again")
     if array.dtype.kind not in "fiub":
         raise UserError(f"{path}: {key} has type {array.dtype}, expected numbers; download the file again")

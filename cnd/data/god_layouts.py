@@ -215,9 +215,10 @@ def _chosen(path: Path, masks: dict[str, np.ndarray], roi: tuple[str, ...], pref
     """Columns that lie in any of the areas."""
     for area in roi:
         if area not in masks:
-            raise UserError(f"{path}: key '{prefix}{area}' is missing (data.roi){nearest(area, masks)}")
+            known = ", ".join(sorted(masks)) or "none"
+            raise UserError(f"{path}: key '{prefix}{area}' is missing; set data.roi to areas of this file: {known}")
         if not masks[area].any():
-            raise UserError(f"{path}: {prefix}{area} marks no voxel (data.roi); choose another area")
+            raise UserError(f"{path}: {prefix}{area} marks no voxel, expected some; set data.roi to other areas")
     return np.flatnonzero(np.any([masks[area] for area in roi], axis=0))
 
 
