@@ -14,24 +14,26 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cnd import data, generators
 from cnd.cache import StageCache
-from cnd.config import Experiment, OracleDecoder, RidgeDecoder
-from cnd.stages import Fold, Stage, code, fold_stages, record_stage, stages
+from cnd.config import CndDecoder, Experiment, OracleDecoder, RidgeDecoder, override
+from cnd.errors import UserError
+from cnd.stages import Fold, Stage, analysis_stage, code, fold_stages, missing, record_stage, recorded_folds, stages
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from cnd.evaluation.classifiers import ImageClassifier
+    from cnd.analysis.analyse import FoldInputs
     from cnd.generators.latent_diffusion import LatentDiffusion
     from cnd.phase2.model import ConditionModule
-    from cnd.protocols import Condition, FmriDataset
+    from cnd.protocols import Classifier, Condition, FmriDataset, FmriSplit
 
-__all__ = ["Progress", "Run", "check", "prepare", "run", "stages", "warm_up"]
+__all__ = ["Progress", "Run", "analyse", "analyse_record", "check", "missing", "prepare", "run", "stages", "warm_up"]
 
 SPAN = {"phase1": (0.0, 0.2), "phase2": (0.2, 0.85), "sample": (0.85, 1.0)}
 """Where a phase begins and ends in the expected time of a fold, for the progress of a trial."""
@@ -68,10 +70,18 @@ def _read_json(path: Path) -> Any:
 class Run:
     """One experiment over one cache; builds what is missing, loads what is there."""
 
-    def __init__(self, experiment: Experiment, cache: StageCache, listener: Listener = _ignore):
+    def __init__(
+        self,
+        experiment: Experiment,
+        cache: StageCache,
+        listener: Listener = _ignore,
+        folds: list[Fold] | None = None,
+    ):
+        """``folds``: those of a finished run (:func:`cnd.stages.recorded_folds`); None works them out."""
         self.experiment, self.cache, self.listener = experiment, cache, listener
-        self.folds = [fold_stages(experiment, index) for index in data.folds(experiment.data)]
+        self.folds = folds or [fold_stages(experiment, index) for index in data.folds(experiment.data)]
         self._generator: LatentDiffusion | None = None
+        self._judges: dict[str, Classifier] = {}
         self.folds_done = 0
 
     @property
@@ -81,11 +91,42 @@ class Run:
         return self._generator
 
     @property
-    def judge(self) -> ImageClassifier:
-        """The classifier that ships beside the generator."""
-        from cnd.evaluation.classifiers import ImageClassifier
+    def judges(self) -> dict[str, Classifier]:
+        """The classifiers that score, by name; the first one gives the table's score."""
+        from cnd.evaluation import classifiers
 
-        return ImageClassifier.from_folder(generators.folder(self.experiment.generator) / "classifier")
+        if not self._judges:
+            folder = generators.folder(self.experiment.generator)
+            loaded = [classifiers.load(config, folder) for config in self.experiment.evaluation.classifiers]
+            self._judges = {judge.name: judge for judge in loaded}
+        return self._judges
+
+    def classes(self, dataset: FmriDataset, split: FmriSplit) -> np.ndarray:
+        """The generator's class of each item, int64 [n]: by its label, else the first judge's top-1 on the stimulus.
+
+        Raises:
+            UserError: labels that the generator does not know, and no stimuli to judge.
+        """
+        import numpy as np
+
+        known = generators.class_indices(self.experiment.generator, dataset.class_names, dataset.wnid)
+        found = [known[category] for category in split.category]
+        unknown = np.array([index is None for index in found])
+        classes = np.array([-1 if index is None else index for index in found], dtype=np.int64)
+        if unknown.any():
+            if not split.images.size:
+                name = dataset.class_names[split.category[unknown.argmax()]]
+                raise UserError(
+                    f"data: class '{name}' is none of the generator's, and there are no stimuli to find its class by; "
+                    f"name classes as the generator does (for ImageNet by WordNet id), or add images"
+                )
+            judge = next(iter(self.judges.values()))
+            classes[unknown] = judge.probabilities(split.images[np.flatnonzero(unknown)]).argmax(1)
+        return classes
+
+    def labels(self, dataset: FmriDataset) -> np.ndarray | None:
+        """Class of each test item for ``truth: label``, else None."""
+        return self.classes(dataset, dataset.test) if self.experiment.evaluation.truth == "label" else None
 
     def build(self, stage: Stage, make: Callable[[Path], None]) -> Path:
         """The stage's folder; made if it is missing."""
@@ -110,66 +151,107 @@ class Run:
 
         def make(folder: Path) -> None:
             with _every_core():
-                save_dataset(data.load(self.experiment.data, fold.index), folder)
+                save_dataset(data.load(self.experiment.data, fold.index, self.cache), folder)
 
-        return load_dataset(self.build(fold.data, make))
+        return load_dataset(self.build(fold.data, make), data.image_store(self.experiment.data, self.cache))
 
     def latents(self, fold: Fold, dataset: FmriDataset) -> Tensor:
-        """Latents of the training images, [n, c, h, w]: encoded once for all rows."""
+        """Latents of the training images, [n, c, h, w]: encoded once for all rows.
+
+        Where there are labels but no images, the generator draws an image of each item's class.
+        """
         from safetensors.torch import load_file, save_file
 
         def make(folder: Path) -> None:
             with _every_core():
-                encoded = self.generator.encode(dataset.train.images).cpu().contiguous()
+                if dataset.train.images.size:
+                    encoded = self.generator.encode(dataset.train.images).cpu().contiguous()
+                else:
+                    encoded = self._drawn(self.classes(dataset, dataset.train))
             save_file({"train": encoded}, folder / "latents.safetensors")
 
         return load_file(self.build(fold.latents, make) / "latents.safetensors")["train"]
 
+    def _drawn(self, classes: np.ndarray) -> Tensor:
+        import torch
+
+        from cnd.phase2.sampling import initial_noise
+
+        noise = initial_noise(len(classes), 1, self.generator.latent_shape, seed=0)[:, 0]
+        parts = zip(torch.from_numpy(classes).split(50), noise.split(50), strict=True)
+        drawn = [self.generator.sample(self.generator.class_condition(part), start, 25, 1.0) for part, start in parts]
+        return torch.cat(drawn)
+
     # ---- Phase 1
 
     def phase1(self, fold: Fold, dataset: FmriDataset) -> Path | None:
-        """Pre-trained encoder weights (sec. 3.2): first the unlabelled pool, then the training set."""
+        """Pre-trained encoder weights (sec. 3.2): first the unlabelled pools, then the training set."""
+        import numpy as np
+
         if fold.phase1 is None:
             return None
-        stage = fold.phase1
+        config = self.experiment.phase1
+        start = config.initial_weights
+        if fold.pretrain is not None:
+            pools = [(pool, config.pretrain_epochs) for pool in dataset.unlabelled]
+            start = self._train_encoder(fold.pretrain, "pretrain", pools, start, (0.0, 0.5))
+        labelled = dataset.train.fmri
+        if config.transductive:
+            labelled = np.concatenate([labelled, dataset.test.fmri])
+        span = (0.5, 1.0) if fold.pretrain is not None else (0.0, 1.0)
+        return self._train_encoder(fold.phase1, "tune", [(labelled, config.tune_epochs)], start, span)
+
+    def _train_encoder(
+        self,
+        stage: Stage,
+        phase: Literal["pretrain", "tune"],
+        parts: list[tuple[np.ndarray, int]],
+        start: Path | None,
+        span: tuple[float, float],
+    ) -> Path:
+        """Train the autoencoder on one array of patterns after the other; each may have its own number of voxels.
+
+        Args:
+            parts: (patterns, epochs).
+            start: checkpoint to begin with, or the folder of an earlier stage; None begins with random weights.
+            span: where this stage begins and ends in the progress of Phase 1.
+        """
 
         def make(folder: Path) -> None:
             import pandas as pd
             from safetensors.torch import save_file
 
+            from cnd.phase1.checkpoints import load_initial_weights
             from cnd.phase1.model import MaskedAutoencoder
             from cnd.phase1.training import fit
             from cnd.record import HISTORY
 
-            e, start, history = self.experiment, time.time(), []
-            model = MaskedAutoencoder(e.encoder, dataset.train.fmri.shape[1], seed=e.seed).to(_device())
-            parts = self._phase1_parts(dataset)
-            for index, (phase, patterns, epochs) in enumerate(parts):
+            e, began, history = self.experiment, time.time(), []
+            model: MaskedAutoencoder | None = None
+            for index, (patterns, epochs) in enumerate(parts):
 
                 def on_step(fraction: float, seen: int, metrics: dict[str, float], part: int = index) -> None:
-                    self.report("phase1", (part + fraction) / len(parts), seen, metrics)
+                    done = span[0] + (span[1] - span[0]) * (part + fraction) / len(parts)
+                    self.report("phase1", done, seen, metrics)
 
-                history += fit(
-                    model, patterns, e.phase1, epochs, e.seed, phase, on_step,
-                    resume=self.cache.scratch(stage.name, stage.key),
-                )  # fmt: skip
+                before = model
+                model = MaskedAutoencoder(e.encoder, patterns.shape[1], seed=e.seed)
+                if before is not None:  # no parameter depends on the number of voxels
+                    model.load_state_dict(before.state_dict())
+                elif start is not None:
+                    load_initial_weights(model, start / "model.safetensors" if start.is_dir() else start)
+                model.to(_device())
+                if epochs:
+                    history += fit(
+                        model, patterns, e.phase1, epochs, e.seed, phase, on_step,
+                        resume=self.cache.scratch(stage.name, stage.key) / str(index),
+                    )  # fmt: skip
+            assert model is not None  # there is at least one part
             save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
             pd.DataFrame(history, columns=HISTORY).to_parquet(folder / "history.parquet")
-            _write_json(folder / "info.json", {"seconds": time.time() - start})
+            _write_json(folder / "info.json", {"seconds": time.time() - began})
 
         return self.build(stage, make)
-
-    def _phase1_parts(self, dataset: FmriDataset) -> list[tuple[Literal["pretrain", "tune"], np.ndarray, int]]:
-        import numpy as np
-
-        config = self.experiment.phase1
-        labelled = dataset.train.fmri
-        if config.transductive:
-            labelled = np.concatenate([labelled, dataset.test.fmri])
-        parts: list[tuple[Literal["pretrain", "tune"], np.ndarray, int]]
-        parts = [("pretrain", pool, config.pretrain_epochs) for pool in dataset.unlabelled]
-        parts.append(("tune", labelled, config.tune_epochs))
-        return [part for part in parts if len(part[1]) and part[2]]
 
     # ---- Phase 2
 
@@ -183,11 +265,13 @@ class Run:
         e = self.experiment
         encoder = FmriEncoder(e.encoder, dataset.train.fmri.shape[1], seed=e.seed)
         torch.manual_seed(e.seed)
-        return ConditionModule(e.phase2, encoder, 1 + encoder.n_patches, e.encoder.width, self.generator.concept_bank)
+        bank, time_width = self.generator.concept_bank, self.generator.time_embedding_width
+        return ConditionModule(e.phase2, encoder, 1 + encoder.n_patches, e.encoder.width, bank, time_width)
 
     def phase2(self, fold: Fold, dataset: FmriDataset, phase1: Path | None) -> Path:
         """Weights of the condition module (sec. 3.3)."""
         assert fold.phase2 is not None  # every CnD decoder has this stage
+        stage = fold.phase2
 
         def make(folder: Path) -> None:
             import numpy as np
@@ -223,6 +307,7 @@ class Run:
             self.generator.to(_device())
             fitted = fit(
                 e.phase2, module, self.generator, fmri[rows], latents[rows], e.seed, score,
+                resume=self.cache.scratch(stage.name, stage.key),
                 report=lambda fraction, seen, metrics: self.report("phase2", fraction, seen, metrics),
             )  # fmt: skip
             tensors = {k: v.cpu().contiguous() for k, v in module.state_dict().items()}
@@ -244,34 +329,35 @@ class Run:
         condition, _ = _conditions(module, dataset.test.fmri)
         images = reconstruct(self.experiment.sampling, self.generator, condition, self.experiment.seed)
         config = self.experiment.evaluation
-        return float(score_items(config, self.judge, dataset, images)[score_name(config, config.n_way[0])].mean())
+        items = score_items(config, self.judges, dataset, images, self.labels(dataset))
+        return float(items[score_name(config, config.n_way[0])].mean())
 
     # ---- samples
 
-    def decode(self, fold: Fold, dataset: FmriDataset) -> tuple[Condition, Tensor | None, dict[str, Any]]:
-        """Conditions of the test items by the experiment's decoder, concept attention, and notes for the summary."""
+    def decode(
+        self, fold: Fold, dataset: FmriDataset, split: FmriSplit
+    ) -> tuple[Condition, Tensor | None, dict[str, Any]]:
+        """Conditions of a split's items by the experiment's decoder, concept attention, and notes for the summary."""
         import torch
         from safetensors.torch import load_file
-
-        from cnd.protocols import Condition
 
         decoder = self.experiment.decoder
         bank = self.generator.concept_bank
         if isinstance(decoder, OracleDecoder):
-            return self.generator.class_condition(torch.from_numpy(dataset.test.category)), None, {}
+            return self.generator.class_condition(torch.from_numpy(self.classes(dataset, split))), None, {}
         if isinstance(decoder, RidgeDecoder):
             from cnd.baselines.ridge import fit_predict
 
-            predicted, alpha = fit_predict(decoder, dataset.train, dataset.test.fmri, bank.cpu().numpy())
-            embedding = torch.from_numpy(predicted)
-            return Condition(embedding[:, None], embedding), None, {"ridge_alpha": alpha}
+            embeddings = bank.cpu().numpy()[self.classes(dataset, dataset.train)]
+            predicted, alpha = fit_predict(decoder, dataset.train, split.fmri, embeddings)
+            return self.generator.embedding_condition(torch.from_numpy(predicted)), None, {"ridge_alpha": alpha}
         trained = self.phase2(fold, dataset, self.phase1(fold, dataset))
         module = self.condition_module(dataset)
         module.load_state_dict(load_file(trained / "condition_module.safetensors"))
         if (trained / "unet.safetensors").exists():
             self.generator.unet.load_state_dict(load_file(trained / "unet.safetensors"))
         module.eval().to(_device())
-        condition, attention = _conditions(module, dataset.test.fmri)
+        condition, attention = _conditions(module, split.fmri)
         return condition, attention, {}
 
     def sample(self, fold: Fold) -> Path:
@@ -284,7 +370,7 @@ class Run:
             from cnd.phase2.sampling import reconstruct
 
             dataset = self.dataset(fold)
-            condition, attention, notes = self.decode(fold, dataset)
+            condition, attention, notes = self.decode(fold, dataset, dataset.test)
             start = time.time()
             self.generator.to(_device())
             condition = type(condition)(*(part.to(_device()) for part in condition))
@@ -304,6 +390,15 @@ class Run:
 
     # ---- scores
 
+    def notes(self, dataset: FmriDataset) -> list[str]:
+        """What a reader must know besides what follows from the settings."""
+        notes = []
+        if not dataset.train.images.size:
+            notes.append("Labels without images: Phase 2 learned from images that the generator drew of each class.")
+        if self.generator.note:
+            notes.append(self.generator.note)
+        return notes
+
     def record(self) -> Path:
         """Everything that reports need, pooled over folds; see README.md, 'What a run leaves behind'."""
 
@@ -313,14 +408,45 @@ class Run:
             results = []
             for fold in self.folds:
                 folders = {"sample": self.sample(fold)}
-                for stage in (fold.phase1, fold.phase2):
+                for stage in (fold.pretrain, fold.phase1, fold.phase2):
                     path = self.cache.find(stage.name, stage.key) if stage else None
                     if stage and path:
                         folders[stage.name] = path
-                results.append(FoldResult(fold.index, self.dataset(fold), folders))
-            write_record(folder, self.experiment, results, self.judge, code("."))
+                dataset = self.dataset(fold)
+                results.append(FoldResult(fold.index, dataset, folders, self.labels(dataset)))
+            write_record(folder, self.experiment, results, self.judges, self.notes(results[0].dataset), code("."))
 
         return self.build(record_stage(self.experiment, self.folds), make)
+
+    # ---- linear decoding analysis
+
+    def analysis(self) -> Path:
+        """Which voxels carry the hidden states of the frozen UNet (sec. 3.4, 5.2), as tables."""
+        stage = analysis_stage(self.experiment, self.folds)
+
+        def make(folder: Path) -> None:
+            from cnd.analysis.analyse import analyse
+
+            e = self.experiment
+            analyse(
+                e.analysis, e.sampling, e.seed, [partial(self._analysis_inputs, fold) for fold in self.folds], folder,
+                lambda fraction, seen, metrics: self.listener(Progress("analysis", fraction, seen, metrics)),
+            )  # fmt: skip
+
+        return self.build(stage, make)
+
+    def _analysis_inputs(self, fold: Fold) -> FoldInputs:
+        from cnd.analysis.analyse import FoldInputs
+
+        dataset = self.dataset(fold)
+        splits = (dataset.train, dataset.test)
+        train, test = (self.decode(fold, dataset, split)[0] for split in splits)
+        latents = None
+        if dataset.train.images.size and dataset.test.images.size:
+            latents = (self.latents(fold, dataset).to(_device()), self.generator.encode(dataset.test.images))
+        self.generator.to(_device())
+        classes = (self.classes(dataset, dataset.train), self.classes(dataset, dataset.test))
+        return FoldInputs(dataset, self.generator, (train, test), classes, latents)
 
 
 @contextlib.contextmanager
@@ -389,3 +515,31 @@ def run(experiment: Experiment, cache: StageCache, listener: Listener = _ignore)
     path = Run(experiment, cache, listener).record()
     listener(Progress("done", 1.0, metrics=_read_json(path / "summary.json")["scores"]))
     return path
+
+
+def analyse(experiment: Experiment, cache: StageCache, listener: Listener = _ignore) -> Path:
+    """The folder of the linear decoding analysis of an experiment; runs what is missing before it.
+
+    Raises:
+        UserError: a layer that the generator does not have.
+    """
+    return Run(experiment, cache, listener).analysis()
+
+
+def analyse_record(
+    record: Path, cache: StageCache, edits: dict[str, Any] | None = None, listener: Listener = _ignore
+) -> Path:
+    """The same for a finished run, from the weights it left: nothing is trained, whatever the code is today.
+
+    Args:
+        record: its record folder.
+        edits: settings to change, e.g. ``{"analysis.n_components": 50}``.
+
+    Raises:
+        UserError: the run's stages are gone, or it trained no decoder.
+    """
+    experiment = Experiment.model_validate(_read_json(record / "experiment.json"))
+    if not isinstance(experiment.decoder, CndDecoder):
+        raise UserError(f"{record}: decoder '{experiment.decoder.kind}' has nothing to analyse; choose a run of CnD")
+    experiment = override(experiment, edits or {}, "--set")
+    return Run(experiment, cache, listener, recorded_folds(cache, record)).analysis()

@@ -28,21 +28,34 @@ class FoldResult:
 
     index: int
     dataset: FmriDataset
-    folders: dict[str, Path]  # of the stages phase1, phase2 and sample, as far as they ran
+    folders: dict[str, Path]  # of the stages pretrain, phase1, phase2 and sample, as far as they ran
+    labels: np.ndarray | None = None  # class of each test item among the judges' classes, where labels are the truth
 
 
 def write_record(
-    folder: Path, experiment: Experiment, results: list[FoldResult], judge: Classifier, code_version: str
+    folder: Path,
+    experiment: Experiment,
+    results: list[FoldResult],
+    judges: dict[str, Classifier],
+    notes: list[str],
+    code_version: str,
 ) -> None:
-    """Write items, history, images, attention (Parquet, safetensors), experiment and summary (JSON)."""
+    """Write items, history, images, attention (Parquet, safetensors), experiment and summary (JSON).
+
+    Args:
+        notes: what a reader must know besides what follows from the experiment's settings.
+    """
     items, concepts, images = [], [], []
     offset = 0
     for result in results:
         tensors = load_file(result.folders["sample"] / "samples.safetensors")
         reconstructions = tensors["reconstructions"]
-        table = score_items(experiment.evaluation, judge, result.dataset, reconstructions, result.index)
+        table = score_items(experiment.evaluation, judges, result.dataset, reconstructions, result.labels, result.index)
         items.append(table.assign(item=table["item"] + offset))
-        images.append((result.dataset.test.images, reconstructions))
+        stimuli = np.asarray(result.dataset.test.images)
+        if not stimuli.size:  # a data set of labels only: white pictures stand for the stimuli
+            stimuli = np.full_like(reconstructions[:, 0], 255)
+        images.append((stimuli, reconstructions))
         if "attention" in tensors:
             found = top_concepts(tensors["attention"], result.dataset.class_names)
             concepts.append(found.assign(item=found["item"] + offset))
@@ -55,7 +68,9 @@ def write_record(
     stimuli, reconstructions = (np.concatenate(parts) for parts in zip(*images, strict=True))
     save_file({"stimuli": stimuli, "reconstructions": reconstructions}, folder / "images.safetensors")
     _write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
-    _write_json(folder / "summary.json", _summary(experiment, scores, results) | {"code_version": code_version})
+    summary = _summary(experiment, scores, results)
+    summary["warnings"] += notes
+    _write_json(folder / "summary.json", summary | {"code_version": code_version, "classifiers": list(judges)})
 
 
 def _history(results: list[FoldResult]) -> pd.DataFrame:
@@ -65,11 +80,8 @@ def _history(results: list[FoldResult]) -> pd.DataFrame:
 
 
 def _summary(e: Experiment, items: pd.DataFrame, results: list[FoldResult]) -> dict[str, Any]:
-    infos = [
-        {"stage": name} | json.loads((path / "info.json").read_text())
-        for r in results
-        for name, path in r.folders.items()
-    ]
+    stages = {path: name for r in results for name, path in r.folders.items()}  # folds may share a stage
+    infos = [{"stage": name} | json.loads((path / "info.json").read_text()) for path, name in stages.items()]
     trained = [info for info in infos if info["stage"] == "phase2"]
     dataset, n_items = results[0].dataset, int(items["item"].nunique())
     return dict(
@@ -78,7 +90,10 @@ def _summary(e: Experiment, items: pd.DataFrame, results: list[FoldResult]) -> d
         n_items=n_items,
         n_samples=e.sampling.samples_per_item,
         parameters={k: trained[0][k] for k in ("trainable", "frozen")} if trained else {},
-        seconds={s: sum(i["seconds"] for i in infos if i["stage"] == s) for s in ("phase1", "phase2", "sample")},
+        seconds={
+            phase: sum(i["seconds"] for i in infos if i["stage"] in names)
+            for phase, names in {"phase1": ("pretrain", "phase1"), "phase2": ("phase2",), "sample": ("sample",)}.items()
+        },
         notes=[{k: v for k, v in i.items() if k in ("ridge_alpha", "chosen_step")} for i in infos],
         simulated=dataset.simulated,
         deviations=deviations(e),

@@ -107,6 +107,28 @@ class Tracker:
             self.client.set_tag(run, "stage.phase1.run_id", ",".join(stages))
         self.end(run, "FINISHED")
 
+    def analysis(self, run: str, folder: Path) -> None:
+        """Log the tables and figures of a linear decoding analysis, and its means by area as metrics.
+
+        Args:
+            folder: with ``*.parquet``, ``summary.json`` and the figures.
+        """
+        import pandas as pd
+
+        for path in sorted(folder.iterdir()):
+            if path.suffix in {".parquet", ".json", ".png", ".html"} and path.stem != "manifest":
+                self.client.log_artifact(run, str(path), "analysis")
+        when = int((folder / "rois.parquet").stat().st_mtime * 1000)
+        rois, states = pd.read_parquet(folder / "rois.parquet"), pd.read_parquet(folder / "states.parquet")
+        by_area = rois.groupby(["drive", "roi"])[["encoding_r2", "share_significant"]].mean()
+        flat = by_area.reset_index().melt(["drive", "roi"])
+        names = "analysis/" + flat["drive"] + "/" + flat["roi"] + "/" + flat["variable"]
+        values = [(name, float(value), 0) for name, value in zip(names, flat["value"], strict=True)]
+        for line in states.to_dict("records"):
+            name = f"analysis/{line['drive']}/{line['side']}{line['layer']}/step{line['step']:g}/r2"
+            values.append((name, line["r2"], 0))
+        self._log(run, values, when)
+
     def fail(self, run: str, error: str) -> None:
         """End a trial's run as failed."""
         self.client.set_tag(run, "error", error)

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 ENTRY = "cnd"  # our part of a Tune result; Tune adds keys of its own
 SECONDS_BETWEEN_REPORTS = 1.0
+RUN_SHARE = 0.4  # of the time of a trial whose linear decoding is analysed
 OBJECT_STORE_BYTES = 100 * 2**20  # results travel by file, so Ray's shared memory stays small
 
 
@@ -32,11 +33,13 @@ class Job:
     Attributes:
         experiment: as JSON values.
         traceback: where to write the traceback of a failure.
+        analyse: whether the linear decoding analysis follows the run.
     """
 
     name: str
     experiment: dict[str, Any]
     traceback: Path
+    analyse: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def run_jobs(
     Args:
         cache: root of the stage cache.
         folder: for Ray's own files; deleted before and after. Shared by all machines of a cluster.
-        pipeline: module with ``warm_up``, ``prepare`` and ``run``.
+        pipeline: module with ``warm_up``, ``prepare``, ``run`` and ``analyse``.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the workers are stopped before it is passed on.
@@ -207,12 +210,15 @@ def _run(job: dict[str, Any], cache_root: Path, pipeline: str) -> tuple[Path, fl
     experiment, cache = Experiment.model_validate(job["experiment"]), StageCache(cache_root)
     told_phase, told_at = "", 0.0
 
+    begin, end = 0.0, RUN_SHARE if job["analyse"] else 1.0
+
     def report(progress: Any) -> None:
         nonlocal told_phase, told_at
         now = time.monotonic()
         if progress.phase != told_phase or now - told_at >= SECONDS_BETWEEN_REPORTS:
             told_phase, told_at = progress.phase, now
-            tune.report({ENTRY: {"progress": asdict(progress)}})
+            fraction = begin + (end - begin) * progress.fraction
+            tune.report({ENTRY: {"progress": asdict(progress) | {"fraction": fraction}}})
 
     module.warm_up()
     cache_root.mkdir(parents=True, exist_ok=True)
@@ -220,7 +226,11 @@ def _run(job: dict[str, Any], cache_root: Path, pipeline: str) -> tuple[Path, fl
         module.prepare(experiment, cache, report)
     start = time.monotonic()
     record = module.run(experiment, cache, report)
-    return record, time.monotonic() - start
+    seconds = time.monotonic() - start
+    if job["analyse"]:
+        begin, end = end, 1.0
+        module.analyse(experiment, cache, report)
+    return record, seconds
 
 
 def one_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from typing import NoReturn
 from cnd.errors import UserError, nearest
 from sweeps.spec import EXPERIMENTS, SWEEPS, names_in
 
+ANALYSES = ("reference", "all", "none")
 COMMANDS = ("run", "plan", "status", "report", "verify", "clean")
 
 
@@ -43,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--rows", metavar="IDS", help="only these rows, e.g. 0,10; all controls come along unless one is named")
     add("--seeds", type=int, default=1, metavar="N", help="how many training seeds (default: 1)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. data.path=FILE")
+    add(
+        "--analysis",
+        choices=ANALYSES,
+        default="reference",
+        metavar="ROWS",
+        help="rows whose linear decoding is analysed, first seed: reference (default), all or none",
+    )
     add("--output", type=Path, default=Path("runs"), metavar="DIR", help="everything goes here (default: runs/)")
     add("--cache", type=Path, metavar="DIR", help="where stage results are kept (default: OUTPUT/cache)")
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: one a CPU core, or as GPUs allow)")

@@ -42,12 +42,16 @@ class Request:
         self.folder = SweepFolder(options.output, f"{self.sweep.name}-{self.base.name}")
         self.cache = StageCache(options.cache)
 
-    def trials(self, rows: list[str] | None, seeds: int) -> list[Trial]:
+    def trials(self, rows: list[str] | None, seeds: int, planned: bool = False) -> list[Trial]:
         stages = importlib.import_module(self.pipeline).stages
-        return resolve(self.sweep, self.base, stages, rows, seeds, self.edits)
+        return resolve(self.sweep, self.base, stages, rows, seeds, self.edits, self.options.analysis, planned)
 
-    def chosen(self) -> list[Trial]:
-        return self.trials(self.options.rows, self.options.seeds)
+    def chosen(self, planned: bool = False) -> list[Trial]:
+        return self.trials(self.options.rows, self.options.seeds, planned)
+
+    def missing(self) -> list[str]:
+        """Files that the experiment needs and that are not there, each with its remedy."""
+        return list(importlib.import_module(self.pipeline).missing(self.base))
 
     def concurrency(self) -> int:
         """Trials at once.
@@ -107,6 +111,9 @@ def run(request: Request) -> int:
     from sweeps.session import Scribe, Session, adopt
 
     options, folder = request.options, request.folder
+    if lacking := request.missing():
+        more = f" ({len(lacking) - 1} more missing, see: plan)" if len(lacking) > 1 else ""
+        raise UserError(lacking[0] + more)
     trials, at_once = request.chosen(), request.concurrency()
     limit = options.max_concurrent if options.ray_address else at_once  # a cluster knows its own size
     resources = Resources(limit, options.gpus_per_trial, options.ray_address)
@@ -121,9 +128,9 @@ def run(request: Request) -> int:
             missing = adopt(folder, request.cache, trials, scribe)
             names = [trial.name for trial in missing]
             board = Board(request.sweep.title, names, at_once, request.expected_seconds())
-            session = Session(folder, missing, board, scribe)
+            session = Session(folder, request.cache, missing, board, scribe)
             if missing:
-                session.run(request.cache, resources, request.pipeline)
+                session.run(resources, request.pipeline)
             status = "FAILED" if session.failed_trials else "FINISHED"
         finally:
             scribe.close(status)
@@ -164,13 +171,16 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
 
 
 def plan(request: Request) -> int:
-    """Print what a run would do."""
-    content = request.plan(request.chosen())
+    """Print what a run would do, and which files it lacks."""
+    missing = request.missing()
+    content = request.plan(request.chosen(planned=bool(missing)))
     if request.options.json:
-        print(json.dumps(content, indent=1))
+        print(json.dumps(content | {"missing": missing}, indent=1))
     else:
         print(plan_text(request.sweep, content, request.concurrency()), end="")
-    return 0
+    for what in missing:
+        _say(f"missing: {what}")
+    return 2 if missing else 0
 
 
 def status(request: Request) -> int:
@@ -244,7 +254,7 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.pipeline") -> int:
     """The command; returns its exit code.
 
     Args:
-        pipeline: module with ``stages``, ``check``, ``prepare`` and ``run``.
+        pipeline: module with ``missing``, ``stages``, ``check``, ``prepare``, ``run`` and ``analyse``.
     """
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")

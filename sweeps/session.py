@@ -52,9 +52,11 @@ class Scribe:
             self._told[trial.name] = now
             self._queue(lambda tracker: tracker.progress(self._runs[trial.name], metrics, samples_seen))
 
-    def record(self, trial: Trial, record: Path) -> None:
+    def record(self, trial: Trial, record: Path, analysis: Path | None = None) -> None:
         def write(tracker: Tracker) -> None:
             self._open(tracker, trial)
+            if analysis is not None:
+                tracker.analysis(self._runs[trial.name], analysis)
             tracker.record(self._runs[trial.name], record, trial.keys("phase1"))
             del self._runs[trial.name]
             self.folder.write(trial, tracking_uri=self.uri)
@@ -114,26 +116,33 @@ def _flat(trial: Trial) -> dict[str, Any]:
 class Session:
     """Runs trials and hears of them (:class:`sweeps.executor.Watcher`)."""
 
-    def __init__(self, folder: SweepFolder, trials: list[Trial], board: Board, scribe: Scribe) -> None:
-        self.folder, self.board, self.scribe = folder, board, scribe
+    def __init__(
+        self, folder: SweepFolder, cache: StageCache, trials: list[Trial], board: Board, scribe: Scribe
+    ) -> None:
+        self.folder, self.cache, self.board, self.scribe = folder, cache, board, scribe
         self.trials = {trial.name: trial for trial in trials}
         self.failed_trials: dict[str, str] = {}
 
-    def run(self, cache: StageCache, resources: Resources, pipeline: str) -> None:
+    def run(self, resources: Resources, pipeline: str) -> None:
         """Run all trials.
 
         Raises:
             KeyboardInterrupt: Ctrl-C; what was finished is kept.
         """
         jobs = [
-            Job(trial.name, trial.experiment.model_dump(mode="json"), self.folder.traceback_file(trial.name))
+            Job(
+                trial.name,
+                trial.experiment.model_dump(mode="json"),
+                self.folder.traceback_file(trial.name),
+                analyse=bool(trial.keys("analysis")),
+            )
             for trial in self.trials.values()
         ]
         for trial in self.trials.values():
             self.folder.write(trial, state="pending", error=None, record=None)
             self.folder.traceback_file(trial.name).unlink(missing_ok=True)
         with self.board:
-            run_jobs(jobs, cache.root, self.folder.path / "ray", resources, self, pipeline)
+            run_jobs(jobs, self.cache.root, self.folder.path / "ray", resources, self, pipeline)
 
     def started(self, name: str) -> None:
         self.board.started(name)
@@ -147,9 +156,10 @@ class Session:
     def finished(self, name: str, record: Path, seconds: float) -> None:
         trial = self.trials[name]
         self.board.finished(name, table_score(trial, record), seconds)
+        analysis = analysis_of(self.cache, trial)
         done = {"state": "complete", "record": self.folder.record_name(record), "seconds": round(seconds, 3)}
-        self.folder.write(trial, **done)
-        self.scribe.record(trial, record)
+        self.folder.write(trial, **done, **_analysis_entry(self.folder, analysis))
+        self.scribe.record(trial, record, analysis)
 
     def failed(self, name: str, error: str) -> None:
         self.failed_trials[name] = error
@@ -159,18 +169,31 @@ class Session:
 
 
 def adopt(folder: SweepFolder, cache: StageCache, trials: list[Trial], scribe: Scribe) -> list[Trial]:
-    """Note the trials whose records are in the cache already; the rest is returned, in order."""
+    """Note the trials whose results are in the cache already; the rest is returned, in order."""
     missing = []
     for trial in trials:
-        record = cache.find("record", trial.key)
-        if record is None:
+        record, analysis = cache.find("record", trial.key), analysis_of(cache, trial)
+        if record is None or (analysis is None and trial.keys("analysis")):
             missing.append(trial)
             continue
-        if not folder.is_complete(trial):
-            folder.write(trial, state="complete", error=None, record=folder.record_name(record))
-        if scribe.wants(trial):
-            scribe.record(trial, record)
+        entry = _analysis_entry(folder, analysis)
+        new = any(folder.read(trial.name).get(key) != value for key, value in entry.items())
+        if new or not folder.is_complete(trial):
+            folder.write(trial, state="complete", error=None, record=folder.record_name(record), **entry)
+        if new or scribe.wants(trial):
+            scribe.record(trial, record, analysis)
     return missing
+
+
+def analysis_of(cache: StageCache, trial: Trial) -> Path | None:
+    """The folder of the trial's linear decoding analysis, where it is wanted and there."""
+    keys = trial.keys("analysis")
+    return cache.find("analysis", keys[0]) if keys else None
+
+
+def _analysis_entry(folder: SweepFolder, analysis: Path | None) -> dict[str, str]:
+    """What a trial's file says of its analysis; one made earlier stays noted when none is wanted now."""
+    return {"analysis": folder.record_name(analysis)} if analysis is not None else {}
 
 
 def table_score(trial: Trial, record: Path) -> float | None:

@@ -117,7 +117,7 @@ class StageLike(Protocol):
     def key(self) -> str: ...
 
 
-Stages = Callable[[Experiment], Iterable[StageLike]]
+Stages = Callable[[Experiment, bool, bool], Iterable[StageLike]]
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,14 @@ def select(sweep: Sweep, wanted: list[str] | None) -> tuple[list[Row], list[Cont
 
 
 def resolve(
-    sweep: Sweep, base: Experiment, stages: Stages, wanted: list[str] | None, seeds: int, edits: dict[str, Any]
+    sweep: Sweep,
+    base: Experiment,
+    stages: Stages,
+    wanted: list[str] | None,
+    seeds: int,
+    edits: dict[str, Any],
+    analysis: str = "none",
+    planned: bool = False,
 ) -> list[Trial]:
     """Every trial in the order in which to run them.
 
@@ -241,6 +248,8 @@ def resolve(
         wanted: ids of rows; None is all.
         seeds: how many, counted from the base experiment's seed.
         edits: what ``--set`` changed in ``base``.
+        analysis: rows whose linear decoding is analysed, first seed: ``reference``, ``all`` or ``none``.
+        planned: do not fail where files are missing.
 
     Raises:
         UserError: a row does not exist, its edits are not valid, or ``--set`` names what every row sets itself.
@@ -259,7 +268,9 @@ def resolve(
             edited = override(edited, line.set, sweep.where(line.id))
         for seed in range(base.seed, base.seed + seeds):
             experiment = override(edited, {"seed": seed}, "--seeds")
-            found = tuple((stage.name, stage.key) for stage in stages(experiment))
+            wanted_here = analysis == "all" or (analysis == "reference" and line.id == sweep.reference)
+            analyse = wanted_here and seed == base.seed and isinstance(experiment.decoder, CndDecoder)
+            found = tuple((stage.name, stage.key) for stage in stages(experiment, analyse, planned))
             shown = _settings(sweep.columns, row, experiment)
             trials.append(Trial(line.id, line.label, seed, is_control, shown, experiment, found))
     return in_running_order(trials, sweep.reference)

@@ -32,11 +32,17 @@ class Stage:
     key: str
 
 
-def stages(experiment: Experiment) -> list[Stage]:
+def missing(experiment: Experiment) -> list[str]:
+    return []
+
+
+def stages(experiment: Experiment, analyse: bool = False, planned: bool = False) -> list[Stage]:
     content = experiment.model_dump(mode="json", exclude={"name", "description"})
     found = [Stage("data", content_hash(content["data"]))]
     if isinstance(experiment.decoder, CndDecoder) and experiment.phase1.enabled:
         found.append(Stage("phase1", content_hash([content["phase1"], experiment.seed])))
+    if analyse:
+        found.append(Stage("analysis", content_hash([content, "analysis"])))
     return [*found, Stage("record", content_hash(content))]
 
 
@@ -75,12 +81,25 @@ def run(experiment: Experiment, cache: StageCache, report: Callable[[Progress], 
     return folder
 
 
+def analyse(experiment: Experiment, cache: StageCache, report: Callable[[Progress], None]) -> Path:
+    return _build(stages(experiment, analyse=True)[-2], cache, _analysis)
+
+
 def _build(stage: Stage, cache: StageCache, make: Callable[[Path], None] = lambda folder: None) -> Path:
     def noting(folder: Path) -> None:
         make(folder)
         _note(cache, f"{stage.name} {stage.key}")
 
     return cache.build(stage.name, stage.key, {}, noting)
+
+
+def _analysis(folder: Path) -> None:
+    import pandas as pd
+
+    cell = {"drive": ["stimulus"], "side": ["encoder"], "layer": [4], "step": [0.5]}
+    pd.DataFrame(cell | {"r2": [0.25]}).to_parquet(folder / "states.parquet")
+    means = {"roi": ["L_V1"], "encoding_r2": [0.125], "share_significant": [0.5]}
+    pd.DataFrame(cell | means).to_parquet(folder / "rois.parquet")
 
 
 def _record(experiment: Experiment, folder: Path) -> None:

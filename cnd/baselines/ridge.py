@@ -15,7 +15,7 @@ from cnd.protocols import FmriSplit
 
 
 def fit_predict(
-    config: RidgeDecoder, train: FmriSplit, test_fmri: np.ndarray, bank: np.ndarray
+    config: RidgeDecoder, train: FmriSplit, test_fmri: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, float]:
     """Predicted class embeddings of test items, and the chosen penalty.
 
@@ -24,12 +24,11 @@ def fit_predict(
     mean; it is scaled back to the spread of the training targets, by a factor measured on the out-of-fold predictions.
 
     Args:
-        bank: class embeddings [classes, width].
+        targets: embedding of each training item's class, [n_train, width].
 
     Returns:
         float32 [n_test, width] and the penalty.
     """
-    targets = bank[train.category]
     by_category = len(np.unique(train.category)) >= config.n_splits
     folds = GroupKFold(config.n_splits) if by_category else KFold(config.n_splits, shuffle=True, random_state=0)
     best: tuple[float, float, np.ndarray] | None = None

@@ -1,15 +1,17 @@
 """Frozen latent diffusion models behind one interface (:class:`cnd.protocols.Generator`).
 
-The only part of the package that imports diffusers. :func:`missing`, :func:`fingerprint` and :func:`plan_fingerprint`
-need no torch.
+The only part of the package that imports diffusers. Only :func:`load` needs torch.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnd import imagenet
 from cnd.cache import file_hash
 from cnd.config import DitGenerator, EmbeddedGenerator, GeneratorConfig
 from cnd.errors import UserError
@@ -30,13 +32,9 @@ DIT_SETUP = (
 )
 
 # What a folder must hold, besides its weights.
-_LDM_FILES: tuple[str, ...] = (
-    "unet/config.json",
-    "vae/config.json",
-    "scheduler/scheduler_config.json",
-    "class_embedding.safetensors",
-)
-_DIT_FILES = ("transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+_SHARED_FILES: tuple[str, ...] = ("vae/config.json", "scheduler/scheduler_config.json")
+_LDM_FILES = ("unet/config.json", "class_embedding.safetensors", *_SHARED_FILES)
+_DIT_FILES = ("transformer/config.json", *_SHARED_FILES)
 
 
 def missing(config: GeneratorConfig) -> str | None:
@@ -70,22 +68,47 @@ def folder(config: GeneratorConfig) -> Path:
     return config.path
 
 
-@lru_cache  # the plan asks for every trial and fold
-def fingerprint(config: GeneratorConfig) -> dict[str, str]:
+def fingerprint(config: GeneratorConfig, planned: bool = False) -> dict[str, Any]:
     """Content hash of every file that decides what the generator computes.
 
+    Args:
+        planned: count a folder that is not there by its name.
+
     Raises:
-        UserError: the folder is not there.
+        UserError: the folder is not there, and it is not only a plan.
     """
+    if planned and missing(config) is not None:
+        return config.model_dump(mode="json")
+    return dict(_file_hashes(config))
+
+
+@lru_cache  # the plan asks for every trial and fold
+def _file_hashes(config: GeneratorConfig) -> dict[str, str]:
     root = folder(config)
     files = sorted(p for p in root.rglob("*") if p.suffix in {".json", ".safetensors", ".bin"})
     names = {p: str(p.relative_to(root)) for p in files}
     return {name: file_hash(p) for p, name in names.items() if p.name != "training.json" and not name.startswith(".")}
 
 
-def plan_fingerprint(config: GeneratorConfig) -> dict[str, Any]:
-    """What identifies the generator in a plan, also where its files are not here yet."""
-    return dict(fingerprint(config)) if missing(config) is None else config.model_dump(mode="json")
+def class_names(config: GeneratorConfig) -> list[str]:
+    """Names of the classes in the concept bank, in its order."""
+    if isinstance(config, EmbeddedGenerator):
+        return list(json.loads((folder(config) / "classes.json").read_text(encoding="utf-8")))
+    return list(imagenet.class_names())
+
+
+def class_indices(config: GeneratorConfig, names: Sequence[str], wnids: Sequence[str] = ()) -> list[int | None]:
+    """The generator's class for each class of a data set; None for one that it does not have.
+
+    Args:
+        names: of the data set's classes, as the generator calls them.
+        wnids: their WordNet ids, where they are known; the classes of ImageNet are found by these first.
+    """
+    if isinstance(config, EmbeddedGenerator):
+        wnids = ()
+    by_name = {name: index for index, name in enumerate(class_names(config))}
+    by_wnid = imagenet.class_indices(wnids) if wnids else [None] * len(names)
+    return [by_name.get(name) if index is None else index for name, index in zip(names, by_wnid, strict=True)]
 
 
 def load(config: GeneratorConfig) -> LatentDiffusion:
