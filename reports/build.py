@@ -1,4 +1,4 @@
-"""Write a sweep's report as one self-contained HTML file.
+"""Write a sweep's report as one self-contained HTML file, and the interactive cortex, if there is one, as another.
 
 python -m reports.build OUTPUT SWEEP_DIR
 """
@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from cnd.errors import UserError
-from reports import figures, text
+from reports import analysis, figures, text
 from reports.collect import Records, Trial, choose_items, metric_title, read_attention, read_images, read_sweep
 from reports.tables import (
     Design,
@@ -77,13 +77,26 @@ def build_report(output: Path, sweep_dir: Path) -> Path:
         "p_value": text.p_value,
         "seconds": _seconds,
     }
-    html = environment.get_template("report.html").render(_content(read_sweep(output, sweep_dir)))
+    records = read_sweep(output, sweep_dir)
+    analysed = analysis.section(records)
     path = output / "reports" / f"{sweep_dir.name}.html"
+    page = path.with_name(f"{sweep_dir.name}-cortex.html")
+    found = {"analysis": None, "analysis_page": None}
+    if analysed is not None:
+        found = {"analysis": analysed.content, "analysis_page": page.name if analysed.page else None}
+    html = environment.get_template("report.html").render(_content(records) | found)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if analysed is not None and analysed.page:
+        _write(page, analysed.page)
+    _write(path, html)
+    return path
+
+
+def _write(path: Path, html: str) -> None:
+    """So that a reader never meets half a file."""
     partial = path.with_suffix(".html.partial")
     partial.write_text(html, encoding="utf-8")
     partial.replace(path)
-    return path
 
 
 def _content(records: Records) -> dict[str, Any]:

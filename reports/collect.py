@@ -41,7 +41,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Trial:
-    """One row x seed. ``folder`` is its record, None unless the trial is complete and the record readable."""
+    """One row x seed. ``folder`` is its record, None unless the trial is complete and the record readable.
+
+    ``analysis`` is the folder of its linear decoding analysis, None where none ran.
+    """
 
     row: str
     seed: int
@@ -51,6 +54,7 @@ class Trial:
     run_id: str | None = None
     seconds: float | None = None
     folder: Path | None = None
+    analysis: Path | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     experiment: dict[str, Any] = field(default_factory=dict)
 
@@ -125,7 +129,7 @@ def read_sweep(output: Path, sweep_dir: Path) -> Records:
     trials, items, history = [], [], []
     for row in rows:
         for seed in sweep.get("seeds", [0]):
-            trial = _trial(row.id, int(seed), found.get((row.id, int(seed)), {}))
+            trial = _trial(output, row.id, int(seed), found.get((row.id, int(seed)), {}))
             if trial.state == "complete":
                 trial, frames = _with_record(trial, output, found[row.id, int(seed)].get("record"))
                 items += [frame.assign(row=row.id, seed=int(seed)) for frame in frames[:1]]
@@ -171,7 +175,8 @@ def _trial_files(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
     return found
 
 
-def _trial(row: str, seed: int, content: dict[str, Any]) -> Trial:
+def _trial(output: Path, row: str, seed: int, content: dict[str, Any]) -> Trial:
+    analysis = content.get("analysis")
     return Trial(
         row,
         seed,
@@ -180,6 +185,7 @@ def _trial(row: str, seed: int, content: dict[str, Any]) -> Trial:
         key=content.get("key"),
         run_id=content.get("run_id"),
         seconds=content.get("seconds"),
+        analysis=output / str(analysis) if analysis else None,
     )
 
 

@@ -67,7 +67,7 @@ def write_analysis(
     pd.concat(targets, ignore_index=True).to_parquet(folder / "targets.parquet")
     _write_errors(folder, area, n_categories, gain, seed)
     content = {"n_train": 1200, "n_test": 2 * n_categories, "n_voxels": len(table), "n_folds": 1, "simulated": True}
-    content |= {"surface": "fs_LR_32k", "notes": ["Made for a test."]}
+    content |= {"surface": "fs_LR_32k", "n_permutations": 199, "notes": ["Made for a test."]}
     (folder / "summary.json").write_text(json.dumps(content | summary))
     return folder
 
@@ -76,7 +76,7 @@ def _voxels(rng: np.random.Generator, area: pd.Series, depth: int, step: float) 
     early = area.map(EARLY).fillna(0.1).to_numpy()
     strength = early * (1 - depth / 2) + (1 - early) * depth / 2
     r2 = 0.1 * strength * (1 - 0.3 * step) + rng.normal(0, 0.01, len(area))
-    p = np.clip(np.exp(-80 * np.maximum(r2, 0)), 0.005, 1)
+    p = np.clip(np.exp(-160 * np.maximum(r2, 0)), 1e-5, 1)
     weight = 0.02 * rng.gamma(4, 0.25, len(area)) * (1 + strength)
     table = {"voxel": np.arange(len(area)), "weight": weight, "weight_signed": rng.normal(0, 0.01, len(area))}
     table |= {"pattern": 0.2 * strength + 0.02 * rng.random(len(area)), "pattern_signed": rng.normal(0, 0.1, len(area))}
@@ -84,7 +84,7 @@ def _voxels(rng: np.random.Generator, area: pd.Series, depth: int, step: float) 
 
 
 def _state(r2: float, layer: int, side: str) -> dict[str, Any]:
-    found = {"module": f"{side}.blocks.{layer}", "n_components": 300, "explained_variance": 0.9, "r2": r2}
+    found = {"step_index": 0, "module": f"{side}.blocks.{layer}", "n_components": 300, "explained_variance": 0.9, "r2": r2}
     return found | {"r2_p": 0.005, "n_targets": 300, "n_significant": 40, "r2_null_95": 0.004}
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -34,6 +34,10 @@ STYLE: Any = {
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
 }
+WIDTH, TITLE, FOOT, BAR = 9.9, 0.3, 0.2, 0.75  # inches: figure; above, below each picture; colour bar and its label
+SMALL = 3.5  # inches; a narrower picture has no room for the names of areas
+N_COLORS = 25  # few enough to be told apart, and to leave the picture small; odd, so that 0 is white
+GAP = 24  # pixels between pictures
 HALO = [patheffects.withStroke(linewidth=2.2, foreground="white")]
 
 
@@ -43,33 +47,36 @@ HALO = [patheffects.withStroke(linewidth=2.2, foreground="white")]
 def cortex_maps(sheet: Sheet, maps: pd.DataFrame, unit: str, signed: bool = False, hidden: str = "") -> Figure:
     """One picture of the cortex per panel, all on one colour scale.
 
+    All panels share one pair of axes, in pixels: dozens of axes and a layout engine would take ten times as long.
+
     Args:
-        maps: columns row, column (titles of the panel, in order of first appearance), voxel, value, shown.
+        maps: columns row, column (place of the panel, in order of first appearance), title, voxel, value, shown.
         unit: quantity and unit, for the colour bar.
         signed: colours diverge from 0; a value that is not shown is pale instead of grey.
         hidden: what it means that a voxel is not shown, for the legend.
     """
     rows, columns = list(dict.fromkeys(maps["row"])), list(dict.fromkeys(maps["column"]))
     cmap, norm = color_scale(maps, signed)
-    height, width = sheet.voxel.shape
-    panel_width = 9.6 / len(columns) if len(columns) > 1 else 9.6
-    panel_height = panel_width * height / width + 0.32
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.9, panel_height * len(rows) + 0.95))
-        axes_of = figure.subplots(len(rows), len(columns), squeeze=False)
-        panels = maps.groupby(["row", "column"], sort=False)
-        present = {key: panel for key, panel in panels}
-        for (row, column), axes in zip([(r, c) for r in rows for c in columns], axes_of.ravel(), strict=True):
-            axes.set_axis_off()
-            if (row, column) in present:
-                _cortex_panel(axes, sheet, present[row, column], cmap, norm, signed)
-                axes.set_title(", ".join(text for text in (str(row), str(column)) if text))
+    inches = (WIDTH - 0.2) / (len(columns) * (sheet.voxel.shape[1] + GAP))  # per pixel
+    small = inches * sheet.voxel.shape[1] < SMALL
+    line, across = sheet.voxel.shape[0] + (TITLE + FOOT) / inches, sheet.voxel.shape[1] + GAP
+    height = len(rows) * line * inches + BAR
+    with mpl.rc_context(STYLE | {"figure.constrained_layout.use": False}):
+        figure = Figure(figsize=(WIDTH, height))
+        axes = figure.add_axes((0.1 / WIDTH, BAR / height, 1 - 0.2 / WIDTH, 1 - BAR / height))
+        for (row, column), panel in maps.groupby(["row", "column"], sort=False):
+            left, top = columns.index(column) * across, rows.index(row) * line
+            _cortex_panel(axes, sheet, paint(sheet, panel, cmap, norm, signed), left, top + TITLE / inches, not small)
+            size = 8 if small else 10
+            axes.text(left, top + 0.6 * TITLE / inches, panel["title"].iloc[0], va="center", fontsize=size, weight="bold")
+        axes.set(xlim=(0, len(columns) * across), ylim=(len(rows) * line, 0), aspect="equal")
+        axes.set_axis_off()
+        bar_axes = figure.add_axes((0.25, (BAR - 0.2) / height, 0.5, 0.15 / height))
         bar = figure.colorbar(
-            ScalarMappable(norm, cmap), ax=axes_of, location="bottom", shrink=0.55, aspect=42, pad=0.02,
-            extend="both" if signed else "max",
-        )  # fmt: skip
+            ScalarMappable(norm, cmap), cax=bar_axes, orientation="horizontal", extend="both" if signed else "max"
+        )
         bar.set_label(unit)
-        _map_legend(figure, bool((~maps["shown"]).any()), signed, hidden)
+        _map_legend(figure, bool((~maps["shown"].astype(bool)).any()), signed, hidden)
     return figure
 
 
@@ -81,7 +88,7 @@ def color_scale(maps: pd.DataFrame, signed: bool) -> tuple[Colormap, Normalize]:
     chosen = chosen[np.isfinite(chosen)]
     top = float(np.quantile(chosen, 0.99)) if len(chosen) else 1.0
     top = top if top > 0 else 1.0
-    return mpl.colormaps["RdBu_r" if signed else "YlOrRd"], Normalize(-top if signed else 0.0, top)
+    return mpl.colormaps["RdBu_r" if signed else "YlOrRd"].resampled(N_COLORS), Normalize(-top if signed else 0.0, top)
 
 
 def paint(sheet: Sheet, panel: pd.DataFrame, cmap: Colormap, norm: Normalize, signed: bool) -> NDArray[np.float64]:
@@ -98,16 +105,19 @@ def paint(sheet: Sheet, panel: pd.DataFrame, cmap: Colormap, norm: Normalize, si
 
 
 def _cortex_panel(
-    axes: Axes, sheet: Sheet, panel: pd.DataFrame, cmap: Colormap, norm: Normalize, signed: bool
+    axes: Axes, sheet: Sheet, picture: NDArray[np.float64], left: float, top: float, named: bool
 ) -> None:
-    axes.imshow(paint(sheet, panel, cmap, norm, signed), interpolation="nearest")
-    axes.add_collection(LineCollection(list(sheet.outlines), colors=INK, linewidths=0.9))
-    for label in sheet.labels:
+    height, width = sheet.voxel.shape
+    axes.imshow(picture, interpolation="nearest", extent=(left, left + width, top + height, top))
+    lines = [line + (left, top) for line in sheet.outlines]
+    axes.add_collection(LineCollection(lines, colors=INK, linewidths=0.9), autolim=False)
+    for label in sheet.labels if named else ():
+        x, y = label.x + left, label.y + top
         if label.point:
-            axes.plot(*zip(label.point, (label.x, label.y), strict=True), color=INK, lw=0.8)
-        axes.text(label.x, label.y, label.name, ha="center", va="center", fontsize=7.5, color=INK, path_effects=HALO)
+            axes.plot((label.point[0] + left, x), (label.point[1] + top, y), color=INK, lw=0.8)
+        axes.text(x, y, label.name, ha="center", va="center", fontsize=7.5, color=INK, path_effects=HALO)
     for text, x in sheet.titles:
-        axes.text(x, sheet.voxel.shape[0], text, ha="center", va="top", fontsize=8, color="#57606a")
+        axes.text(x + left, top + height, text, ha="center", va="top", fontsize=8, color="#57606a")
 
 
 def _map_legend(figure: Figure, some_hidden: bool, signed: bool, hidden: str) -> None:

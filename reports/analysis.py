@@ -1,0 +1,123 @@
+"""The report's section on the linear decoding analysis (sec. 5.2), from the folders that it left behind."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cnd.analysis import draw, maps
+from cnd.analysis.maps import Analysis
+from cnd.errors import UserError
+from reports.collect import Records, Trial
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the template prints, and the interactive page that is written beside the report (None without surface)."""
+
+    content: dict[str, Any]
+    page: str | None
+
+
+def section(records: Records) -> Section | None:
+    """The section for the reference row, or the first row that was analysed; None where none was."""
+    analysed = [trial for trial in records.trials if trial.analysis is not None]
+    if not analysed:
+        return None
+    first = next((trial for trial in analysed if trial.row == records.reference), analysed[0])
+    title = _title(records, first)
+    try:
+        analysis, cortex = _read(first)
+    except UserError as error:
+        return Section({"title": title, "problems": [str(error)], "states": None}, None)
+    difference, problems = None, []
+    if cortex is not None and first.row == records.reference:
+        difference, problems = _differences(records, analysed, (title, first.seed, analysis), cortex)
+    drawings = list(map(_shown, draw.drawings(analysis, cortex)))
+    content = {
+        "title": title,
+        "problems": problems,
+        "simulated": analysis.simulated,
+        "facts": _facts(analysis),
+        "notes": [str(note) for note in analysis.summary.get("notes", [])],
+        "states": next(d for d in drawings if d["part"] == "states"),
+        "drives": [_drive(analysis, drive, drawings) for drive in analysis.drives],
+        "areas": next((d for d in drawings if d["part"] == "areas"), None),
+        "difference": difference,
+        "table": _area_table(analysis),
+    }
+    page = None if cortex is None else draw.interactive(analysis, cortex, f"{records.sweep.get('title', '')}: {title}")
+    return Section(content, page)
+
+
+def _read(trial: Trial) -> tuple[Analysis, draw.Cortex | None]:
+    assert trial.analysis is not None
+    analysis = maps.read_analysis(trial.analysis)
+    return analysis, draw.on_cortex(analysis)
+
+
+def _title(records: Records, trial: Trial) -> str:
+    row = next(row for row in records.rows if row.id == trial.row)
+    return row.title if len(records.seeds) == 1 else f"{row.title}, seed {trial.seed}"
+
+
+def _shown(drawing: draw.Drawing) -> dict[str, Any]:
+    """A drawing as the template wants it; its figure is let go of."""
+    encoded = base64.b64encode(draw.png(drawing.figure)).decode("ascii")
+    return {
+        "part": drawing.part,
+        "title": drawing.title,
+        "caption": drawing.caption,
+        "folded": drawing.folded,
+        "source": f"data:image/png;base64,{encoded}",
+        "description": drawing.title,
+        "width": round(drawing.figure.get_figwidth() * 105),
+    }
+
+
+def _drive(analysis: Analysis, drive: str, drawings: list[dict[str, Any]]) -> dict[str, Any]:
+    mine = [d for d in drawings if d["part"] == drive]
+    return {
+        "name": drive,
+        "origin": draw.ORIGIN[drive],
+        "circular": drive == "reconstruction",
+        "pictures": [d for d in mine if not d["folded"]],
+        "folded": [d for d in mine if d["folded"]],
+        "agreement": maps.agreement(analysis.voxels, drive).to_dict("records"),
+    }
+
+
+def _differences(
+    records: Records, analysed: list[Trial], reference: tuple[str, int, Analysis], cortex: draw.Cortex
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Maps of every other analysed row with the reference's seed."""
+    title, seed, analysis = reference
+    rows, problems = [], []
+    for trial in analysed:
+        if trial.row != records.reference and trial.seed == seed:
+            try:
+                rows.append((_title(records, trial), _read(trial)[0]))
+            except UserError as error:
+                problems.append(str(error))
+    if not rows:
+        return None, problems
+    drawing, failed = draw.difference_drawing(rows, (title, analysis), cortex)
+    return (_shown(drawing) if drawing else None), problems + failed
+
+
+def _facts(analysis: Analysis) -> str:
+    s = analysis.summary
+    folds = f", {s['n_folds']} folds" if s.get("n_folds", 1) > 1 else ""
+    return f"{s.get('n_voxels', 0):,} voxels, {s.get('n_train', 0):,} training and {s.get('n_test', 0):,} test items{folds}."
+
+
+def _area_table(analysis: Analysis) -> list[dict[str, Any]]:
+    """One line per area: voxels, and for each drive and side encoding R^2 and the share of significant voxels."""
+    lines: dict[str, dict[str, Any]] = {}
+    for drive in analysis.drives:
+        for entry in maps.area_means(analysis.rois, drive).to_dict("records"):
+            line = lines.setdefault(entry["area"], {"area": entry["area"], "n_voxels": entry["n_voxels"], "cells": {}})
+            line["cells"][f"{drive} {entry['side']}"] = (entry["encoding_r2"], entry["share_significant"])
+    return list(lines.values())
