@@ -10,7 +10,7 @@ import pytest
 from nibabel.cifti2 import BrainModelAxis, Cifti2Image, SeriesAxis
 
 from cnd.config import HcpPool
-from cnd.data import hcp
+from cnd.data import hcp, hcp_pack
 from cnd.errors import UserError
 
 VOLUMES = 8
@@ -64,14 +64,14 @@ def test_raw_files_give_z_scored_averaged_windows(raw, grayordinates):
 
 
 def test_prepare_packs_what_raw_files_hold_and_resumes(raw, tmp_path, monkeypatch):
-    assert hcp.prepare(raw, tmp_path) == (2, 0)
+    assert hcp_pack.prepare(raw, tmp_path) == (2, 0)
     packed = HcpPool(path=tmp_path, window=2)
     assert [p.parent.name for p in hcp.pool_files(packed)] == ["100206", "100307"]
     np.testing.assert_allclose(hcp.load_pool(packed), hcp.load_pool(HcpPool(path=raw, window=2)), atol=1e-4)
     (tmp_path / "100307" / hcp.PACKED).unlink()
     seen = []
-    monkeypatch.setattr(hcp, "read_grayordinates", lambda p, read=hcp.read_grayordinates: seen.append(p) or read(p))
-    assert hcp.prepare(raw, tmp_path) == (1, 1)
+    monkeypatch.setattr(hcp_pack, "read_grayordinates", lambda p, read=hcp.read_grayordinates: seen.append(p) or read(p))
+    assert hcp_pack.prepare(raw, tmp_path) == (1, 1)
     assert len(seen) == 1 and "100307" in str(seen[0])
 
 
@@ -80,9 +80,9 @@ def test_a_killed_write_leaves_no_file(raw, tmp_path, monkeypatch):
         file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(hcp.np, "savez", killed)
+    monkeypatch.setattr(hcp_pack.np, "savez", killed)
     with pytest.raises(KeyboardInterrupt):
-        hcp.prepare(raw, tmp_path)
+        hcp_pack.prepare(raw, tmp_path)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
@@ -91,7 +91,7 @@ def test_a_broken_subject_does_not_stop_the_others(raw, tmp_path, grayordinates)
     write_cifti(source / "100206_rfMRI_REST1_LR_Atlas_MSMAll.dtseries.nii", grayordinates)
     (source / "100307_rfMRI_REST1_LR_Atlas_MSMAll.dtseries.nii").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"100307.*1 of 2 subjects failed, 1 were packed"):
-        hcp.prepare(source, tmp_path / "out")
+        hcp_pack.prepare(source, tmp_path / "out")
     assert (tmp_path / "out" / "100206" / hcp.PACKED).is_file()
 
 
@@ -212,7 +212,7 @@ def test_two_raw_files_of_one_subject(tmp_path):
     for name in ("hp2000_clean", "hp0_clean_rclean"):
         (tmp_path / f"100206_rfMRI_REST1_LR_Atlas_MSMAll_{name}.dtseries.nii").touch()
     with pytest.raises(UserError, match=r"two files of subject 100206.*--pattern"):
-        hcp.prepare(tmp_path, tmp_path / "out")
+        hcp_pack.prepare(tmp_path, tmp_path / "out")
     assert len(hcp.raw_files(tmp_path, "*_hp2000_clean.dtseries.nii")) == 1
 
 

