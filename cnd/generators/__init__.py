@@ -21,15 +21,12 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent / "weights"
 
+# How a folder comes to be; {path} is where.
 LDM_SETUP = (
-    "Download https://ommer-lab.com/files/latent-diffusion/nitro/cin/model.ckpt (1.8 GB), run "
-    "'python -m cnd.generators convert model.ckpt --output pretrained/cin256-v2' and set "
-    "generator.path=pretrained/cin256-v2."
+    "Download https://ommer-lab.com/files/latent-diffusion/nitro/cin/model.ckpt (1.8 GB) and run "
+    "'python -m cnd.generators convert model.ckpt --output {path}'."
 )
-DIT_SETUP = (
-    "Run 'hf download facebook/DiT-XL-2-256 --local-dir pretrained/DiT-XL-2-256' (3 GB) and set "
-    "generator.path=pretrained/DiT-XL-2-256."
-)
+DIT_SETUP = "Run 'hf download facebook/DiT-XL-2-256 --local-dir {path}' (3 GB)."
 
 # What a folder must hold, besides its weights.
 _SHARED_FILES: tuple[str, ...] = ("vae/config.json", "scheduler/scheduler_config.json")
@@ -46,7 +43,9 @@ def missing(config: GeneratorConfig) -> str | None:
     else:
         name, setup, files = "cin256-v2", LDM_SETUP, _LDM_FILES
     if config.path is None:
-        return f"generator.path is not set: it names the folder of {name}. {setup}"
+        path = Path("weights") / name
+        return f"generator.path is not set. {setup.format(path=path)} Then set generator.path={path}."
+    setup = setup.format(path=config.path)
     if not config.path.is_dir():
         found = "is a file, expected a folder" if config.path.exists() else "no such folder"
         return f"generator.path: {config.path}: {found}; it should hold {name}. {setup}"

@@ -1,4 +1,4 @@
-"""``python -m cnd.generators convert model.ckpt --output pretrained/cin256-v2``: once, before the first run.
+"""``python -m cnd.generators convert model.ckpt --output weights/cin256-v2``: once, before the first run.
 
 The folder's name goes to stdout, progress to stderr. Exit code 2: bad input, told in one line.
 """
@@ -17,7 +17,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m cnd.generators", description="Pre-trained generators.")
     commands = parser.add_subparsers(dest="command", required=True)
-    text = f"Write the published cin256-v2 checkpoint as a diffusers folder, once. {LDM_SETUP}"
+    setup = LDM_SETUP.format(path="weights/cin256-v2")
+    text = f"Write the published cin256-v2 checkpoint as a diffusers folder, once. {setup}"
     convert = commands.add_parser("convert", help="cin256-v2's model.ckpt to a diffusers folder", description=text)
     convert.add_argument("checkpoint", type=Path, metavar="CKPT", help="the published model.ckpt")
     convert.add_argument("--config", type=Path, help="the config.yaml beside it; by default cin256-v2's own settings")

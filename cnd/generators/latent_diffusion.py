@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cnd._compat import make_torchvision_importable
 from cnd.errors import UserError
-from cnd.protocols import Condition
+from cnd.protocols import Condition, ImageArray
 
 make_torchvision_importable()
 
@@ -128,7 +128,7 @@ class LatentDiffusion(nn.Module):
 
     @property
     def time_embedding_width(self) -> int | None:
-        """Width of ``Condition.pooled`` where it is added to the time embedding as it is: zero leaves the model unchanged.
+        """Width of ``Condition.pooled`` where it is added to the time embedding as it is, zero adding nothing.
 
         None where it stands in for the class embedding and has the width of the concept bank.
         """
@@ -140,7 +140,7 @@ class LatentDiffusion(nn.Module):
         return min(100, max(1, 100 * 64**2 // self.image_size**2))
 
     @torch.no_grad()
-    def encode(self, images: np.ndarray) -> Float[Tensor, "n channels height width"]:
+    def encode(self, images: ImageArray) -> Float[Tensor, "n channels height width"]:
         """Mean latents of uint8 images, scaled to unit variance. Grey images may stand for RGB.
 
         Raises:
@@ -153,8 +153,11 @@ class LatentDiffusion(nn.Module):
                 f"data: images are {found} (channels, height, width), the generator takes "
                 f"{channels} x {expected} x {expected}; set data.image_size = {expected} or another generator"
             )
-        parts = torch.from_numpy(images).expand(-1, channels, -1, -1).split(self._batch)
-        return torch.cat([self._encode(p.to(self.device).float() / 127.5 - 1) for p in parts])
+        starts = range(0, len(images), self._batch)
+        parts = (torch.from_numpy(np.asarray(images[start : start + self._batch])) for start in starts)
+        return torch.cat(
+            [self._encode(p.to(self.device).expand(-1, channels, -1, -1).float() / 127.5 - 1) for p in parts]
+        )
 
     def _encode(self, images: Tensor) -> Tensor:
         return self.vae.encode(images).latent_dist.mean * self.vae.config.scaling_factor

@@ -207,7 +207,13 @@ def test_fingerprint_names_every_file_of_weights(case):
     found = generators.fingerprint(config)
     weights = [p for p in generators.folder(config).rglob("*.safetensors")]
     assert weights and {str(p.relative_to(generators.folder(config))) for p in weights} <= set(found)
-    assert generators.missing(config) is None and generators.plan_fingerprint(config) == found
+    assert generators.missing(config) is None and generators.fingerprint(config, planned=True) == found
+
+
+def test_class_names_are_those_of_the_bank(case):
+    config, _ = case
+    names = generators.class_names(config)
+    assert len(set(names)) == len(names) == (10 if isinstance(config, EmbeddedGenerator) else 1000)
 
 
 # ---------------------------------------------------------------- DiT against its own pipeline
@@ -268,7 +274,7 @@ def test_dit_from_bin_files_as_published(tmp_path):
 def test_missing_models_are_told_with_the_remedy(config, told):
     problem = generators.missing(config)
     assert problem is not None and told in problem and "\n" not in problem
-    assert generators.plan_fingerprint(config) == config.model_dump(mode="json")
+    assert generators.fingerprint(config, planned=True) == config.model_dump(mode="json")
     for function in (generators.folder, generators.fingerprint, generators.load):
         with pytest.raises(UserError, match=r"generator\.path"):
             function(config)
