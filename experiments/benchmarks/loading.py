@@ -4,7 +4,7 @@ python experiments/benchmarks/loading.py [--layout npz|h5]
 
 Random files of the original sizes are written to a temporary folder (npz: 3 GB, h5: 1 GB). Then fresh processes load
 five subjects with this package and read every image; and one subject as public code does it, with its own copy of the
-float64 images, which takes 2 GB more for each further subject. Peak RSS is the operating system's figure.
+float64 images, which takes 2 GB more for each further subject. Peak RSS is Linux's VmHWM.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ train = content["arr_0"][:, content["VC"]], images["train_images"][content["arr_
 test = content["arr_2"][:, content["VC"]], images["test_images"]
 """
 PEAK = """
-import resource
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-"""  # in MB: Linux counts it in KB
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""  # not getrusage: its maximum is inherited from the parent, which has just written the files
 
 
 def write_npz(folder: Path, rng: np.random.Generator) -> None:
@@ -90,7 +89,7 @@ def peak_and_seconds(code: str, folder: Path) -> tuple[float, float]:
     """Peak RSS in MB and the wall-clock time of a fresh process."""
     start = perf_counter()
     done = subprocess.run([sys.executable, "-c", code + PEAK, str(folder)], capture_output=True, text=True, check=True)
-    return float(done.stdout), perf_counter() - start
+    return int(done.stdout) / 1024, perf_counter() - start
 
 
 def main() -> None:
