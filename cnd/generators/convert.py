@@ -166,8 +166,7 @@ def read_checkpoint(path: Path) -> State:
             raise UserError(
                 f"{path}: holds '{suspect[0]}', which is not weights; it is not opened, get the published file"
             )
-        stand_ins = [(type(name.rpartition(".")[2], (_Inert,), {}), name) for name in names]
-        with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
+        with torch.serialization.safe_globals([_stand_in(name) for name in names]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -192,6 +191,12 @@ class _Inert:
 
     def __setstate__(self, _: Any) -> None:
         pass
+
+
+def _stand_in(full_name: str) -> type[_Inert]:
+    """An inert class that the unpickler knows by a name such as ``pytorch_lightning.callbacks.ModelCheckpoint``."""
+    module, _, name = full_name.rpartition(".")
+    return type(name, (_Inert,), {"__module__": module})
 
 
 # ---------------------------------------------------------------- parts
