@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_writers import packed_god
+from data_writers import packed_god, write_bold5000, write_bold_images
 from test_data_folder import N_TEST, content, write, write_both
 from test_data_hcp import write_cifti
 
@@ -219,15 +219,14 @@ def test_fetch_bold5000_unpacks(server, tmp_path, monkeypatch):
 
 
 def test_what_has_no_public_address_tells_the_steps(capsys):
-    for name, expected in (("hcp", "balsa.wustl.edu"), ("digits69", "digit69_28x28.mat")):
-        assert main(["fetch", name]) == 0
+    for name, expected in (("hcp", "balsa.wustl.edu"), ("digits69", "digit69_28x28.mat"), ("god", "forms.gle")):
+        assert main(["fetch", name]) == 0  # god has an address, and no --output asks for it
         assert expected in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["god"], "--output is missing"),
         (["god", "--output", "OUT", "--only", "Sub9*"], "--only 'Sub9*': matches no file; there are Subject1.h5"),
         (["bold5000", "--output", "OUT"], "/articles/14456124/files?page_size=1000: no list of files"),
     ],
@@ -299,6 +298,15 @@ def test_check_god(tmp_path, capsys):
     assert guess_kind(tmp_path) == "god"
     assert check(tmp_path, tmp_path) == 2  # the images are missing
     assert "images_256.npz" in capsys.readouterr().err
+
+
+def test_check_bold5000(tmp_path, capsys):
+    write_bold5000(tmp_path, subject=4)
+    write_bold_images(tmp_path)
+    assert check(tmp_path, tmp_path, "--subject", "4", "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["kind"] == "bold5000" and summary["items"]["test"] == 5 and "L_LOC" in summary["roi"]
+    assert (tmp_path / "page" / "stimuli.png").exists()
 
 
 def test_check_errors(tmp_path, capsys):

@@ -44,7 +44,7 @@ def guess_kind(path: Path) -> str:
         "god": ["Subject[1-5].h5", "sbj_[1-5].npz"],
         "bold5000": ["CSI*_GLMbetas*.npy", "py/CSI*.npy", "BOLD5000_*/"],
         "digits69": ["digit69*.mat"],
-        "hcp": ["**/HCP_visual_voxel.npz", "**/*_Atlas_MSMAll*.dtseries.nii"],
+        "hcp": ["**/HCP_visual_voxel.npz", "**/*_Atlas_MSMAll*.dtseries.nii", "*.npz", "*.npy"],
     }
     for kind, patterns in signs.items():
         if any(next(path.glob(pattern), None) for pattern in patterns):
@@ -150,11 +150,12 @@ def fetch(options: argparse.Namespace) -> None:
     from cnd.data import fetch as fetching
 
     source = fetching.source(options.name)
-    if source.article is None and not source.direct:
+    has_address = source.article is not None or source.direct
+    if not has_address or options.output is None:
         print(source.steps)
+        if has_address:
+            print(f"\n--output FOLDER downloads what of {options.name} has a public address", file=sys.stderr)
         return
-    if options.output is None:
-        raise UserError(f"--output is missing: the folder to download {options.name} to; without it nothing is fetched")
     remotes = fetching.remotes(source, options.only, options.figshare_api)
     with _progress("download") as bar:
         tasks = {remote: bar.add_task(remote.name, total=remote.size) for remote in remotes}

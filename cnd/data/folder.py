@@ -43,9 +43,9 @@ from pathlib import Path
 import numpy as np
 
 from cnd.config import FolderData
-from cnd.data.folder_layout import SETUP, Table, beside, classes, kept, read_both, voxels
+from cnd.data.folder_layout import SETUP, Table, beside, both_paths, classes, kept, read_both, voxels
 from cnd.data.images import ImageFiles
-from cnd.data.tables import zscore
+from cnd.data.tables import keys_of, read, zscore
 from cnd.errors import UserError
 from cnd.protocols import FmriDataset, FmriSplit
 
@@ -60,9 +60,16 @@ def files(config: FolderData) -> list[Path]:
     Raises:
         UserError: no path was given, or a file is missing or malformed.
     """
-    tables = read_both(config)
+    tables = both_paths(config)
     descriptions = [path for name in ("voxels.parquet", "class_names.json") for path in beside(config, name)]
-    return [t.path for t in tables] + descriptions + sorted({path for t in tables for path in _image_paths(t)})
+    images = {path for table in tables for path in _image_paths(Table(table, _names_of_images(table)))}
+    return tables + descriptions + sorted(images)
+
+
+def _names_of_images(path: Path) -> dict[str, np.ndarray]:
+    """``image_files`` of a file where they count, without reading the rest."""
+    names = read(path, ["image_files"])
+    return {} if "images" in keys_of(path) else names
 
 
 def check(config: FolderData) -> None:

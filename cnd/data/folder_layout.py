@@ -12,7 +12,12 @@ from cnd.config import FolderData
 from cnd.data.tables import keys_of, matrix, read, read_parquet
 from cnd.errors import UserError, nearest
 
-SETUP = "a folder with train and test as .npz, .h5 or .parquet; README.md and cnd/data/folder.py describe it"
+SETUP = """Your own data (folder)
+  files   train.npz and test.npz (or .h5, or .parquet) with fmri [items, voxels] and labels, images or image_files;
+          `pydoc cnd.data.folder` lists every key
+  check   python -m cnd.data check FOLDER
+  then    --set data.path=FOLDER (and data.subject=NAME where it holds several subjects)"""
+HINT = "a folder with train and test as .npz, .h5 or .parquet; `pydoc cnd.data.folder` describes it"
 SUFFIXES = (".npz", ".h5", ".parquet")
 ITEM_KEYS = ("fmri", "labels", "images", "image_files", "stimulus", "subject", "run")
 VOXEL_KEYS = ("roi", "vertex", "surface", "xyz")
@@ -52,9 +57,9 @@ def root(config: FolderData) -> Path:
         UserError: no path was given, or it is no folder.
     """
     if config.path is None:
-        raise UserError(f"data.path is not set: kind folder reads {SETUP}")
+        raise UserError(f"data.path is not set: kind folder reads {HINT}")
     if not config.path.is_dir():
-        raise UserError(f"{config.path}: no such folder (data.path); give {SETUP}")
+        raise UserError(f"{config.path}: no such folder (data.path); give {HINT}")
     own = config.path / str(config.subject)
     return own if find(config.path, "train") is None and find(own, "train") else config.path
 
@@ -82,7 +87,12 @@ def subjects(path: Path) -> list[str]:
     return sorted({str(subject) for subject in read(train, ["subject"]).get("subject", ())})
 
 
-def _both_paths(config: FolderData) -> list[Path]:
+def both_paths(config: FolderData) -> list[Path]:
+    """Training and test file.
+
+    Raises:
+        UserError: no path was given, or a file is missing.
+    """
     folder = root(config)
     found = {name: find(folder, name) for name in ("train", "test")}
     missing = [name for name, path in found.items() if path is None]
@@ -94,7 +104,7 @@ def _both_paths(config: FolderData) -> list[Path]:
     listed = sorted(p.name for p in folder.iterdir())[:8]
     raise UserError(
         f"{folder}: no {missing[0]} file; expected {' or '.join(missing[0] + suffix for suffix in SUFFIXES)}, "
-        f"found {listed}; give {SETUP}"
+        f"found {listed}; give {HINT}"
     )
 
 
@@ -107,7 +117,7 @@ def read_both(config: FolderData) -> tuple[Table, Table]:
     Raises:
         UserError: a file is missing or malformed, or the two disagree.
     """
-    train, test = (_read(path, config) for path in _both_paths(config))
+    train, test = (_read(path, config) for path in both_paths(config))
     widths = [table.arrays["fmri"].shape[1] for table in (train, test)]
     if widths[0] != widths[1]:
         raise UserError(

@@ -153,10 +153,12 @@ def draw(dataset: FmriDataset, folder: Path) -> list[Path]:
     written = []
     if 0 not in dataset.train.images.shape:
         figure = Figure(figsize=(1.4 * N_PICTURES, 3.6), layout="constrained")
-        for axes, (name, split) in zip(figure.subfigures(2, 1), _splits(dataset), strict=True):
-            axes.suptitle(name, fontsize=9)
-            for place, row in zip(axes.subplots(1, N_PICTURES), _spread(len(split)), strict=False):
-                _picture(place, split.images[row], dataset.class_names[split.category[row]])
+        places = figure.subplots(2, N_PICTURES, squeeze=False)
+        for axes in places.flat:
+            axes.axis("off")
+        for line, (name, split) in zip(places, _splits(dataset), strict=True):
+            for axes, row in zip(line, _spread(len(split)), strict=False):
+                _picture(axes, split.images[row], f"{name}: {dataset.class_names[split.category[row]]}")
         written.append(folder / "stimuli.png")
         figure.savefig(written[-1], dpi=80)
     figure = Figure(figsize=(9, 3), layout="constrained")
@@ -192,7 +194,7 @@ def _spread(n: int) -> list[int]:
 def _picture(axes: Axes, image: np.ndarray, title: str) -> None:
     pixels = image.transpose(1, 2, 0)
     axes.imshow(pixels[..., 0] if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=255)
-    axes.set_title(title[:18].replace("$", r"\$"), fontsize=7)
+    axes.set_title(title[:22].replace("$", r"\$"), fontsize=7)
 
 
 def _histogram(axes: Axes, values: dict[str, np.ndarray], label: str) -> None:

@@ -105,12 +105,13 @@ def read_parquet(path: Path, keys: Collection[str]) -> dict[str, np.ndarray]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        there = pyarrow.parquet.read_schema(path).names
+        table = pyarrow.parquet.read_table(path, columns=[key for key in keys if key in there])
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable Parquet file ({reason}); copy or write it again") from error
     found = {}
-    for key in [name for name in table.column_names if name in keys]:
+    for key in table.column_names:
         column = table[key].combine_chunks()
         if column.null_count:
             row = column.is_null().to_pylist().index(True)
