@@ -140,7 +140,7 @@ def run_apart(name: str, options: argparse.Namespace) -> dict[str, Any] | None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
         return dict(json.loads(done.stdout))
-    if done.returncode == -9 or "memory" in done.stderr:  # the system's killer, or PyTorch's message
+    if done.returncode == -9 or "memory" in done.stderr or "bad_alloc" in done.stderr:  # -9: the system's killer
         return None
     sys.exit(done.stderr)
 

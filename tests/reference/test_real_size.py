@@ -1,0 +1,64 @@
+"""The benchmark at real size: its cases run, and its large networks are the published ones."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / "real_size.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("real_size", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_case_runs_small(script: ModuleType) -> None:
+    for name in script.CASES:
+        found = script.measure(name, quick=True, steps=1)
+        assert found["seconds"] > 0 and 0.1 < found["peak"] < 10 and found["what"].startswith("batch 8"), name
+
+
+def test_networks_have_the_published_size(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cin256-v2's UNet has 400.92 M parameters; LDM prints it; the autoencoder is computed in test_paper_size."""
+    monkeypatch.setattr(script, "device", lambda: torch.device("meta"))
+    with torch.device("meta"):
+        unet = script.random_generator(script.REAL, quick=False).unet
+        step, what = script.phase1_step(script.REAL, script.REAL["encoder"], {})
+    assert sum(p.numel() for p in unet.parameters()) / 1e6 == pytest.approx(400.92, abs=0.5)
+    assert "164 M parameters" in what and callable(step)
+
+
+def test_each_case_is_measured_in_a_process_of_its_own() -> None:
+    command = [sys.executable, str(SCRIPT), "--quick", "--steps", "1", "--only", "phase1, bfloat16, check"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(lines) == 2 and "fastest of 1 steps" in lines[0]
+    assert lines[1].startswith("phase1, bfloat16, checkpointing") and "s/step" in lines[1] and "GB" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "outcome"),
+    [(-9, "", None), (1, "RuntimeError: not enough memory", None), (1, "TypeError: a fault", SystemExit)],
+)
+def test_too_little_memory_is_told_from_a_fault(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, code: int, stderr: str, outcome: Any
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess([], code, "", stderr))
+    options = argparse.Namespace(quick=True, steps=1, memory=None)
+    if outcome is None:
+        assert script.run_apart("phase1, float32", options) is None
+    else:
+        with pytest.raises(outcome, match="a fault"):
+            script.run_apart("phase1, float32", options)
