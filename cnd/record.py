@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from safetensors.numpy import load_file, save_file
 
+from cnd import generators
 from cnd.config import Experiment
 from cnd.evaluation.scores import chance, mean_scores, score_items, top_concepts
 from cnd.paper import deviations, warnings_of
@@ -57,7 +58,7 @@ def write_record(
             stimuli = np.full_like(reconstructions[:, 0], 255)
         images.append((stimuli, reconstructions))
         if "attention" in tensors:
-            found = top_concepts(tensors["attention"], result.dataset.class_names)
+            found = top_concepts(tensors["attention"], generators.class_names(experiment.generator))
             concepts.append(found.assign(item=found["item"] + offset))
         offset += len(result.dataset.test)
     scores = pd.concat(items, ignore_index=True)

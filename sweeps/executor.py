@@ -8,6 +8,8 @@ because ``--help`` and ``plan`` must answer without it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import importlib
 import logging
 import os
@@ -230,7 +232,15 @@ def _run(job: dict[str, Any], cache_root: Path, pipeline: str) -> tuple[Path, fl
     if job["analyse"]:
         begin, end = end, 1.0
         module.analyse(experiment, cache, report)
+    _return_memory()
     return record, seconds
+
+
+def _return_memory() -> None:
+    """Give freed memory back to the system: glibc keeps it, and a worker serves trial after trial."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def one_line(error: BaseException) -> str:
