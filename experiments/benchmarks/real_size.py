@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from cnd.config import EncoderConfig, Phase1Config, Phase2Config
-from cnd.generators.convert import CIN256_V2, create_unet_diffusers_config_from_ldm, scheduler_of
+from cnd.generators.convert import CIN256_V2, scheduler_of
 from cnd.generators.ldm import VqLatentDiffusion
 from cnd.phase1 import training as phase1
 from cnd.phase1.model import FmriEncoder, MaskedAutoencoder
@@ -34,7 +34,9 @@ from cnd.phase2 import training as phase2
 from cnd.phase2.model import ConditionModule, count_parameters
 from cnd.training import loss_scaler
 
-from diffusers import UNet2DConditionModel  # isort: skip  # importable since the lines above
+# importable since the lines above
+from diffusers import UNet2DConditionModel  # isort: skip
+from diffusers.loaders.single_file_utils import create_unet_diffusers_config_from_ldm  # isort: skip
 
 CASES: dict[str, dict[str, Any]] = {
     "phase1, float32": {},
@@ -48,7 +50,14 @@ CASES: dict[str, dict[str, Any]] = {
     "phase2, bfloat16, micro-batches, checkpointing": {"precision": "bfloat16", "micro": True, "checkpointing": True},
 }
 
-REAL = {"encoder": EncoderConfig(), "voxels": 4643, "batch": 8, "gpu_batch": 250, "micro": 2, "bank": (1001, 512)}
+REAL: dict[str, Any] = {
+    "encoder": EncoderConfig(),
+    "voxels": 4643,
+    "batch": 8,
+    "gpu_batch": 250,
+    "micro": 2,
+    "bank": (1001, 512),
+}
 QUICK = REAL | {
     "encoder": EncoderConfig(width=32, depth=2, heads=4, decoder_width=16, decoder_depth=1, decoder_heads=4),
     "voxels": 300,
