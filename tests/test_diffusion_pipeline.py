@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from tiny_ldm import write_ldm
 from torch import nn
 
 from cnd import generators, pipeline
@@ -20,6 +21,7 @@ from cnd.config import (
     EmbeddedGenerator,
     EncoderConfig,
     Experiment,
+    LdmGenerator,
     Phase2Config,
     SamplingConfig,
     SimulatedData,
@@ -29,6 +31,8 @@ from cnd.config import (
 from cnd.data.storage import load_dataset
 from cnd.decoder import CndPipeline, FmriCondition, export_run
 from cnd.errors import UserError
+from cnd.generators.latent_diffusion import LatentDiffusion
+from cnd.generators.ldm import VqLatentDiffusion
 from cnd.phase1.model import FmriEncoder
 from cnd.phase2.model import ConditionModule
 from cnd.phase2.sampling import initial_noise
@@ -59,16 +63,7 @@ def patterns(n: int = 3) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def pipe() -> CndPipeline:
-    """Random weights, and positions as a foreign checkpoint may bring them."""
-    generator = generators.load(EXPERIMENT.generator)
-    encoder = FmriEncoder(EXPERIMENT.encoder, N_VOXELS, seed=3)
-    encoder.set_positions(torch.randn(encoder.n_patches, 16, generator=torch.Generator().manual_seed(7)))
-    torch.manual_seed(1)
-    module = ConditionModule(EXPERIMENT.phase2, encoder, 1 + encoder.n_patches, 16, generator.concept_bank)
-    condition = FmriCondition.of(EXPERIMENT, N_VOXELS, module.state_dict(), generator)
-    made = CndPipeline(generator.vae, generator.unet, generator.scheduler, condition)
-    made.set_progress_bar_config(disable=True)
-    return made
+    return build(generators.load(EXPERIMENT.generator))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +71,19 @@ def folder(pipe: CndPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported")
     pipe.save_pretrained(path)
     return path
+
+
+def build(generator: LatentDiffusion) -> CndPipeline:
+    """Random weights, and positions as a foreign checkpoint may bring them."""
+    encoder = FmriEncoder(EXPERIMENT.encoder, N_VOXELS, seed=3)
+    encoder.set_positions(torch.randn(encoder.n_patches, 16, generator=torch.Generator().manual_seed(7)))
+    torch.manual_seed(1)
+    bank, added = generator.concept_bank, generator.time_embedding_width
+    module = ConditionModule(EXPERIMENT.phase2, encoder, 1 + encoder.n_patches, 16, bank, added)
+    condition = FmriCondition.of(EXPERIMENT, N_VOXELS, module.state_dict(), generator)
+    made = CndPipeline(generator.vae, generator.unet, generator.scheduler, condition)
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
 def images(pipe: CndPipeline, **options: object) -> np.ndarray:
@@ -88,6 +96,18 @@ def test_round_trip_gives_the_same_images(pipe: CndPipeline, folder: Path) -> No
     assert loaded.experiment == EXPERIMENT.model_dump(mode="json")
     for name, tensor in pipe.condition.state_dict().items():
         assert torch.equal(loaded.condition.state_dict()[name], tensor), name
+
+
+def test_round_trip_with_a_vector_quantised_autoencoder(tmp_path: Path) -> None:
+    """As cin256-v2 has one; its pooled vector has the width of the time embedding."""
+    write_ldm(tmp_path / "ldm")
+    made = build(generators.load(LdmGenerator(path=tmp_path / "ldm")))
+    nn.init.normal_(made.condition.module.pooled_head.linear.weight)
+    made.save_pretrained(tmp_path / "exported")
+    loaded = CndPipeline.from_pretrained(tmp_path / "exported")
+    assert isinstance(loaded.latent_diffusion, VqLatentDiffusion)
+    np.testing.assert_array_equal(images(loaded), images(made))
+    assert np.ptp(images(made)) > 0
 
 
 def test_condition_decides_the_images(pipe: CndPipeline, folder: Path) -> None:
