@@ -378,7 +378,7 @@ class Run:
                 self.experiment.sampling, self.generator, condition, self.experiment.seed,
                 lambda fraction, seen, metrics: self.report("sample", fraction, seen, metrics),
             )  # fmt: skip
-            tensors = {"reconstructions": torch.from_numpy(images)}
+            tensors = {"reconstructions": torch.from_numpy(images).contiguous()}
             if attention is not None:
                 tensors["attention"] = attention.cpu().contiguous()
             save_file(tensors, folder / "samples.safetensors")

@@ -77,6 +77,9 @@ class EvaluationConfig(Config):
             raise ValueError("top_k must be smaller than every n_way")
         if not self.classifiers:
             raise ValueError("classifiers must name at least one")
+        names = [getattr(classifier, "name", classifier.kind) for classifier in self.classifiers]
+        if len(set(names)) < len(names):
+            raise ValueError("classifiers must have different names: scores are kept by name")
         return self
 
 

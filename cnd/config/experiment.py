@@ -14,6 +14,7 @@ from cnd.config.data import DataConfig
 from cnd.config.decoding import (
     CndDecoder,
     DecoderConfig,
+    DitGenerator,
     EmbeddedGenerator,
     EvaluationConfig,
     GeneratorConfig,
@@ -57,6 +58,12 @@ class Experiment(Config):
                 )
             if max(self.evaluation.n_way) > available:
                 raise ValueError(f"evaluation.n_way exceeds the {available} classes of classifier '{name}'")
+        return self
+
+    @model_validator(mode="after")
+    def _dit(self) -> Experiment:
+        if isinstance(self.generator, DitGenerator) and self.phase2.train_unet_cross_attention:
+            raise ValueError("phase2.train_unet_cross_attention: generator.kind 'dit' has no cross-attention to train")
         return self
 
 
