@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cnd.analysis import tables
 from cnd.analysis.components import Components, principal_components
-from cnd.analysis.significance import arrange
+from cnd.analysis.significance import permutations
 from cnd.analysis.states import Cell, Drive, places, record, state_name, step_indices
 from cnd.analysis.tallies import Tallies
 from cnd.config import AnalysisConfig, SamplingConfig
@@ -79,8 +79,8 @@ def analyse(
         dataset = inputs.dataset
         counts.append((len(dataset.train), len(dataset.test)))
         found = _components(config, sampling, seed, inputs, folder, on_progress)
-        rng = np.random.default_rng([seed, index, 17])
-        tallies.add(dataset, found, arrange(dataset.test.category, config.n_permutations, rng))
+        permuted = permutations(dataset.train, dataset.test, len(folds) > 1, config.n_permutations, seed)
+        tallies.add(dataset, found, permuted)
         on_progress(1.0)
     summary = _summary(config, dataset, tallies, counts)
     tables.write(folder, tallies.tables(dataset), summary | {"seconds": round(time.time() - begin, 1)})

@@ -86,11 +86,12 @@ class VoxelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: igno
 
 def folds_of(n_items: int, n_splits: int, groups: np.ndarray | None) -> np.ndarray:
     """Fold of each item, int [n_items]: whole groups where there are enough of them, else shuffled items."""
-    items = np.zeros((n_items, 1))
-    by_group = groups is not None and len(np.unique(groups)) >= n_splits
-    splitter = GroupKFold(n_splits) if by_group else KFold(min(n_splits, n_items), shuffle=True, random_state=0)
-    fold = np.empty(n_items, dtype=int)
-    for index, (_, held) in enumerate(splitter.split(items, groups=groups)):
+    items, fold = np.zeros((n_items, 1)), np.empty(n_items, dtype=int)
+    if groups is not None and len(np.unique(groups)) >= n_splits:
+        splits = GroupKFold(n_splits).split(items, groups=groups)
+    else:
+        splits = KFold(min(n_splits, n_items), shuffle=True, random_state=0).split(items)
+    for index, (_, held) in enumerate(splits):
         fold[held] = index
     return fold
 
@@ -131,10 +132,21 @@ def _left_vectors(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n, p = X.shape
     wide = X.astype(np.float64)
     values, vectors = eigh(wide @ wide.T if n <= p else wide.T @ wide)
-    keep = values > max(values[-1], 0) * max(n, p) * np.finfo(np.float64).eps
+    keep = values > values.max(initial=0) * max(n, p) * np.finfo(np.float64).eps
     values, vectors = values[keep], vectors[:, keep]
     left = vectors if n <= p else wide @ vectors / np.sqrt(values)
     return values.astype(X.dtype), left.astype(X.dtype)
+
+
+def smoothers(X: np.ndarray, others: np.ndarray, alphas: Sequence[float]) -> np.ndarray:
+    """Matrices B of ridge predictions B Y for other items, float32 [n_alphas, n_others, n_items].
+
+    B = X_others (X^T X + a)^-1 X^T, from one decomposition of X; its rows sum to zero, so Y need not be centred.
+    """
+    mean = X.mean(0)
+    squares, left = _left_vectors((X - mean).astype(np.float64))
+    reach = ((others - mean) @ (X - mean).T) @ left
+    return np.stack([((reach / (squares + alpha)) @ left.T).astype(np.float32) for alpha in alphas])
 
 
 def solve_folds(

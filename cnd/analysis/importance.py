@@ -38,10 +38,10 @@ def activation_patterns(fmri: np.ndarray, coef: np.ndarray) -> np.ndarray:
     """cov(x, s) = cov(X) W: how each voxel varies with the decoded components s = X W, [n_components, n_voxels].
 
     A weight tells how a voxel is used, be it only to subtract noise that it shares with others; a pattern tells what
-    the voxel carries (Haufe et al. 2014, eq. 6: A = cov(X) W cov(s)^-1). We leave the last factor out, as Haufe et al.
-    do for uncorrelated sources (eq. 7), and the components of a PCA are. With some hundred components, most of which
-    ridge shrinks to almost nothing, the inverse blows up just those: on simulated data, where the truth is
-    known, it ranks voxels no better than chance (``tests/reference/test_analysis_truth.py``).
+    the voxel carries: A = cov(X) W cov(s)^-1 (Haufe et al. 2014). The last factor is left out. Components of a PCA are
+    uncorrelated, so it would only scale each pattern; but there are hundreds of them, ridge shrinks most to almost
+    nothing, and its inverse blows up just those. On simulated data, where the truth is known, patterns with it rank
+    voxels worse than raw weights do, and patterns without it better (``tests/reference/test_analysis_truth.py``).
     """
     centred = fmri - fmri.mean(0)
     return (centred @ coef.T).T @ centred / len(fmri)

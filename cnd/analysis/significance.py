@@ -1,31 +1,27 @@
 """Held-out R^2 with a permutation null, pooled over folds.
 
-Predictions stay with their items and the true values are permuted among the test items. Items of one category resemble
-each other, so whole categories change places, among those with equally many items; where the test set has few
-categories, single items do (:func:`cnd.statistics.sampling_units`). Folds are permuted within themselves.
+The null hypothesis is "patterns and stimuli are not paired": training pairs are permuted, penalties kept. A ridge
+prediction is linear in the training targets, B Y, so no model is fitted again. (Permuting the test items of one fitted
+model would be simpler and wrong. A model fitted to shuffled pairs is a random linear function of patterns that do carry
+the stimuli, so its predictions are related to the test items by chance, far more than permuted ones are.)
 
-No model is fitted again: the null holds for the fitted decoder, "its predictions have nothing to do with these items".
+Items of one category resemble each other, so whole categories change places, among those with equally many items; where
+there are few categories, single items do (:func:`cnd.statistics.sampling_units`).
+
+In cross-validation every item is a training item of other folds, and products of the same two items meet twice.
+There all items are permuted, those of the test folds too, and in every fold alike. They are single items: folds share
+their categories, and categories that change places in training and test alike can be decoded as well as before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from cnd.protocols import FmriSplit
 from cnd.statistics import benjamini_hochberg, sampling_units
-
-
-class Arrangement(NamedTuple):
-    """How the test items of a fold may change places.
-
-    Attributes:
-        strata: each int [n_blocks, block_size]; rows (categories, or items) are exchangeable.
-        permuted: int [n_permutations, n_items], item whose truth each item receives.
-    """
-
-    strata: list[np.ndarray]
-    permuted: np.ndarray
 
 
 class Result(NamedTuple):
@@ -36,7 +32,7 @@ class Result(NamedTuple):
         p: float64 [n_targets], one-sided.
         q: p after Benjamini and Hochberg over the targets.
         total_r2, total_p: of all targets together.
-        null_95: 95th percentile of ``total_r2`` under permutation.
+        null_95: 95th percentile of ``total_r2`` under permutation, for predictions as large as the actual ones.
     """
 
     r2: np.ndarray
@@ -47,39 +43,107 @@ class Result(NamedTuple):
     null_95: float
 
 
-def arrange(category: np.ndarray, n_permutations: int, rng: np.random.Generator) -> Arrangement:
-    """Random permutations of test items by whole categories, or by items where categories are few."""
+class Permutations(NamedTuple):
+    """Whose target each item takes, int [n_permutations, n_items] each, counting training items first, then test items.
+
+    Attributes:
+        test: None leaves the test items as they are; ``train`` then names training items only.
+    """
+
+    train: np.ndarray
+    test: np.ndarray | None
+
+
+def permutations(
+    train: FmriSplit, test: FmriSplit, cross_validated: bool, n_permutations: int, seed: int
+) -> Permutations:
+    """Random permutations by whole training categories, or by items where they are few or shared by several folds.
+
+    Args:
+        cross_validated: the fold is one of several over the same items; the same seed then gives every fold the same
+            permutations, whatever order it has the items in.
+    """
+    rng = np.random.default_rng([seed, 17])
+    if not cross_validated:
+        return Permutations(permute_units(train.category, n_permutations, rng), None)
+    order = np.argsort(np.array([*train.stimulus, *test.stimulus]), kind="stable")
+    moved = np.empty((n_permutations, len(order)), dtype=int)
+    for row in moved:
+        row[order] = order[rng.permutation(len(order))]
+    return Permutations(moved[:, : len(train)], moved[:, len(train) :])
+
+
+def permute_units(category: np.ndarray, n_permutations: int, rng: np.random.Generator) -> np.ndarray:
+    """Item whose place each item takes, int [n_permutations, n_items]."""
     items = np.arange(len(category))
     units = sampling_units(category, items)
     blocks = [np.flatnonzero(units == unit) for unit in np.unique(units)]
-    sizes = sorted({len(block) for block in blocks})
-    strata = [np.stack([block for block in blocks if len(block) == size]) for size in sizes]
+    alike = [
+        np.stack([block for block in blocks if len(block) == size]) for size in sorted({len(block) for block in blocks})
+    ]
     permuted = np.tile(items, (n_permutations, 1))
     for row in permuted:
-        for stratum in strata:
+        for stratum in alike:
             row[stratum.ravel()] = stratum[rng.permutation(len(stratum))].ravel()
-    return Arrangement(strata, permuted)
+    return permuted
+
+
+class Fold(NamedTuple):
+    """Targets of one fold, float32 about the training mean, and how ridge predicts them.
+
+    Attributes:
+        train: [n_train, n_targets]; ``test`` likewise.
+        smoothers: B of each candidate penalty [n_alphas, n_test, n_train]: the prediction is B Y.
+        chosen: index of each target's penalty [n_targets].
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    smoothers: np.ndarray
+    chosen: np.ndarray
+
+    def predicted(self) -> np.ndarray:
+        """[n_test, n_targets]."""
+        return self._by_penalty(lambda smoother, part: smoother @ self.train[:, part], len(self.test))
+
+    def null_products(self, permuted: Permutations) -> np.ndarray:
+        """sum over test items of truth times prediction after each permutation, [n_permutations, n_targets]."""
+        if permuted.test is None:
+            weights = self._by_penalty(lambda smoother, part: smoother.T @ self.test[:, part], len(self.train))
+            return np.stack([np.einsum("nt,nt->t", weights, self.train[rows]) for rows in permuted.train])
+        everyone = np.concatenate([self.train, self.test])
+        products = []
+        for train_rows, test_rows in zip(permuted.train, permuted.test, strict=True):
+            moved = Fold(everyone[train_rows], everyone[test_rows], self.smoothers, self.chosen)
+            truth = moved.test - moved.train.mean(0)
+            products.append(np.einsum("nt,nt->t", truth, moved.predicted()))
+        return np.stack(products)
+
+    def _by_penalty(self, product: Callable[[np.ndarray, np.ndarray], np.ndarray], n_rows: int) -> np.ndarray:
+        result = np.empty((n_rows, len(self.chosen)), np.float32)
+        for index in np.unique(self.chosen):
+            part = np.flatnonzero(self.chosen == index)
+            result[:, part] = product(self.smoothers[index], part)
+        return result
 
 
 class HeldOut:
     """Sums over the test items of every fold added so far; one column a target.
 
-    The squared error of a permutation is sum y^2 + sum p^2 - 2 sum y_perm p, so the cross-products say everything.
+    The squared error is sum y^2 + sum p^2 - 2 sum y p, so the products of truth and prediction say what a permutation
+    changes.
     """
 
     def __init__(self) -> None:
-        self.sums: np.ndarray | None = None  # [5, targets]: y^2, p^2, y p, and the latter's null mean and variance
-        self.null = np.zeros((0, 0), np.float32)  # [n_permutations, targets]
+        self.sums: np.ndarray | None = None  # [3, targets]: y^2, p^2, y p
+        self.null = np.zeros((0, 0), np.float32)  # y p after each permutation, [n_permutations, targets]
 
-    def add(self, truth: np.ndarray, predicted: np.ndarray, arrangement: Arrangement) -> None:
-        """Add a fold. Where folds have unequal numbers of components, only those that all of them have are kept.
-
-        Args:
-            truth: float32 [n_items, n_targets], about the training mean; ``predicted`` likewise.
-        """
-        squares = [np.einsum("nt,nt->t", a, b, dtype=np.float64) for a, b in _pairs(truth, predicted)]
-        sums = np.stack([*squares, *_null_moments(truth, predicted, arrangement.strata)])
-        null = np.stack([np.einsum("nt,nt->t", truth[rows], predicted) for rows in arrangement.permuted])
+    def add(self, fold: Fold, permuted: Permutations) -> None:
+        """Add a fold. Where folds have unequal numbers of components, only those that all of them have are kept."""
+        truth, predicted = fold.test, fold.predicted()
+        pairs = ((truth, truth), (predicted, predicted), (truth, predicted))
+        sums = np.stack([np.einsum("nt,nt->t", a, b, dtype=np.float64) for a, b in pairs])
+        null = fold.null_products(permuted)
         if self.sums is None:
             self.sums, self.null = sums, null
         else:
@@ -90,18 +154,15 @@ class HeldOut:
     def result(self) -> Result:
         """R^2 and p-values; p counts the observed order as one of the permutations.
 
-        A target's cross-product is standardised by its exact mean and standard deviation under permutation, and its p
-        is its rank among the standardised values of all permutations of all targets: n_permutations alone could
-        not give a p small enough to survive the correction for hundreds of targets.
+        A target's product is standardised by its mean and standard deviation under permutation, and its p is its rank
+        among the standardised products of all permutations of all targets: n_permutations alone could not give a p
+        small enough to survive the correction for hundreds of targets.
         """
         assert self.sums is not None  # at least one fold was added
-        truth, predicted, cross, mean, variance = self.sums
-        error = truth + predicted - 2 * cross
+        truth, predicted, product = self.sums
+        error = truth + predicted - 2 * product
         r2 = np.where(truth > 0, 1 - error / np.where(truth > 0, truth, 1), 0.0)
-        spread = np.sqrt(np.where(variance > 0, variance, np.inf))
-        observed, null = (cross - mean) / spread, np.sort(((self.null - mean) / spread).ravel())
-        p = (1 + len(null) - np.searchsorted(null, observed, side="left")) / (1 + len(null))
-        p = np.where(variance > 0, p, 1.0)
+        p = _pooled_p(product, self.null.astype(np.float64))
         total = truth.sum()
         if total <= 0:
             return Result(r2, p, benjamini_hochberg(p), float("nan"), 1.0, float("nan"))
@@ -111,23 +172,11 @@ class HeldOut:
         return Result(r2, p, benjamini_hochberg(p), total_r2, float(total_p), float(np.quantile(totals, 0.95)))
 
 
-def _pairs(truth: np.ndarray, predicted: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(truth, truth), (predicted, predicted), (truth, predicted)]
-
-
-def _null_moments(truth: np.ndarray, predicted: np.ndarray, strata: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Exact mean and variance of sum y_perm p over all permutations, float64 [n_targets] each (Hoeffding 1951).
-
-    With M[c, d] the product of the predictions of block c and the truth of block d, and n blocks: the mean is sum M / n
-    and the variance sum M~^2 / (n - 1), M~ being M with its rows and columns centred. M~ is the product of centred
-    predictions and truth, so its squares follow from their Gram matrices over the places within a block.
-    """
-    mean, variance = np.zeros(truth.shape[1]), np.zeros(truth.shape[1])
-    for blocks in strata:
-        y, p = truth[blocks].astype(np.float64), predicted[blocks].astype(np.float64)
-        mean += (y.sum(0) * p.sum(0)).sum(0) / len(blocks)
-        if len(blocks) > 1:
-            y, p = y - y.mean(0), p - p.mean(0)
-            gram_y, gram_p = (np.einsum("cjt,ckt->jkt", a, a) for a in (y, p))
-            variance += (gram_y * gram_p).sum((0, 1)) / (len(blocks) - 1)
-    return mean, variance
+def _pooled_p(product: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """One-sided p-values [n_targets]; 1 for a target whose predictions do not vary."""
+    mean, spread = null.mean(0), null.std(0, ddof=1)
+    varies = spread > 1e-12 * (np.abs(product) + np.abs(mean))
+    scale = np.where(varies, spread, np.inf)
+    pooled = np.sort(((null - mean) / scale)[:, varies].ravel())
+    reached = len(pooled) - np.searchsorted(pooled, (product - mean) / scale, side="left")
+    return np.where(varies, (1 + reached) / (1 + len(pooled)), 1.0)

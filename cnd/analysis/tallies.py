@@ -10,9 +10,9 @@ import pandas as pd
 
 from cnd.analysis.areas import AreaScores
 from cnd.analysis.components import Components
-from cnd.analysis.decoding import Backend, VoxelRidge
+from cnd.analysis.decoding import Backend, VoxelRidge, smoothers
 from cnd.analysis.importance import Importance, importance
-from cnd.analysis.significance import Arrangement, HeldOut, Result
+from cnd.analysis.significance import Fold, HeldOut, Permutations, Result
 from cnd.analysis.states import Cell
 from cnd.analysis.tables import MAPS
 from cnd.config import AnalysisConfig
@@ -41,13 +41,12 @@ class Tallies:
     def _ridge(self) -> VoxelRidge:
         return VoxelRidge(self.config.alphas, self.config.n_splits, self.backend)
 
-    def add(self, dataset: FmriDataset, found: dict[Cell, Components], arrangement: Arrangement) -> None:
+    def add(self, dataset: FmriDataset, found: dict[Cell, Components], permuted: Permutations) -> None:
         """Fit voxels to components (all states at once) and components to voxels, and keep what held-out items say."""
         train, test = dataset.train, dataset.test
         targets = np.concatenate([components.train for components in found.values()], axis=1)
-        truth = np.concatenate([components.test for components in found.values()], axis=1)
         decoder = self._ridge().fit(train.fmri, targets, groups=train.category)
-        predicted = decoder.predict(test.fmri)
+        smooth = smoothers(train.fmri, test.fmri, self.config.alphas)
         columns, stop = {}, 0
         for cell, components in found.items():
             start, stop = stop, stop + components.train.shape[1]
@@ -56,18 +55,26 @@ class Tallies:
             tally.explained_variance.append(components.explained_variance)
             tally.alpha.append(decoder.alpha_[part])
             tally.maps.append(importance(train.fmri, decoder.coef_[part]))
-            tally.decoding.add(truth[:, part], predicted[:, part], arrangement)
-            tally.encoding.add(*self._encoding(dataset, components), arrangement)
+            chosen = self._index(decoder.alpha_[part])
+            tally.decoding.add(Fold(components.train, components.test, smooth, chosen), permuted)
+            tally.encoding.add(self._encoding(dataset, components), permuted)
+        truth = np.concatenate([components.test for components in found.values()], axis=1)
         self.areas.add(self.config, dataset, targets, truth, columns)
 
-    def _encoding(self, dataset: FmriDataset, components: Components) -> tuple[np.ndarray, np.ndarray]:
-        """Test patterns about the training mean, and what the components predict of them."""
+    def _encoding(self, dataset: FmriDataset, components: Components) -> Fold:
+        """Components to voxels. A state without components predicts the training mean."""
         train, test = dataset.train, dataset.test
         mean = train.fmri.mean(0)
-        if not components.train.shape[1]:
-            return test.fmri - mean, np.zeros_like(test.fmri)
-        model = self._ridge().fit(components.train, train.fmri, groups=train.category)
-        return test.fmri - mean, model.predict(components.test) - mean
+        chosen = np.zeros(len(mean), dtype=int)
+        if components.train.shape[1]:
+            model = self._ridge().fit(components.train, train.fmri, groups=train.category)
+            chosen = self._index(model.alpha_)
+        smooth = smoothers(components.train, components.test, self.config.alphas)
+        return Fold(train.fmri - mean, test.fmri - mean, smooth, chosen)
+
+    def _index(self, alpha: np.ndarray) -> np.ndarray:
+        """Place of each chosen penalty among the candidates."""
+        return np.abs(np.log(alpha)[:, None] - np.log(self.config.alphas)).argmin(1)
 
     # ---- tables
 
