@@ -22,7 +22,18 @@ from cnd import data, generators
 from cnd.cache import StageCache
 from cnd.config import CndDecoder, Experiment, OracleDecoder, RidgeDecoder, override
 from cnd.errors import UserError
-from cnd.stages import Fold, Stage, analysis_stage, code, fold_stages, missing, record_stage, recorded_folds, stages
+from cnd.stages import (
+    Fold,
+    Stage,
+    analysis_stage,
+    code,
+    figures_stage,
+    fold_stages,
+    missing,
+    record_stage,
+    recorded_folds,
+    stages,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -435,6 +446,17 @@ class Run:
 
         return self.build(stage, make)
 
+    def figures(self) -> Path:
+        """The pictures of the analysis (Figures 5 and 6, and what the paper does not show)."""
+        analysis = self.analysis()
+
+        def make(folder: Path) -> None:
+            from cnd.analysis.draw import draw
+
+            draw(analysis, folder, f"{self.experiment.name}, seed {self.experiment.seed}")
+
+        return self.build(figures_stage(analysis_stage(self.experiment, self.folds)), make)
+
     def _analysis_inputs(self, fold: Fold) -> FoldInputs:
         from cnd.analysis.analyse import FoldInputs
 
@@ -517,18 +539,19 @@ def run(experiment: Experiment, cache: StageCache, listener: Listener = _ignore)
     return path
 
 
-def analyse(experiment: Experiment, cache: StageCache, listener: Listener = _ignore) -> Path:
-    """The folder of the linear decoding analysis of an experiment; runs what is missing before it.
+def analyse(experiment: Experiment, cache: StageCache, listener: Listener = _ignore) -> tuple[Path, Path]:
+    """The linear decoding analysis of an experiment: folders of its tables and of its figures; runs what is missing.
 
     Raises:
         UserError: a layer that the generator does not have.
     """
-    return Run(experiment, cache, listener).analysis()
+    run_ = Run(experiment, cache, listener)
+    return run_.analysis(), run_.figures()
 
 
 def analyse_record(
     record: Path, cache: StageCache, edits: dict[str, Any] | None = None, listener: Listener = _ignore
-) -> Path:
+) -> tuple[Path, Path]:
     """The same for a finished run, from the weights it left: nothing is trained, whatever the code is today.
 
     Args:
@@ -542,4 +565,5 @@ def analyse_record(
     if not isinstance(experiment.decoder, CndDecoder):
         raise UserError(f"{record}: decoder '{experiment.decoder.kind}' has nothing to analyse; choose a run of CnD")
     experiment = override(experiment, edits or {}, "--set")
-    return Run(experiment, cache, listener, recorded_folds(cache, record)).analysis()
+    run_ = Run(experiment, cache, listener, recorded_folds(cache, record))
+    return run_.analysis(), run_.figures()

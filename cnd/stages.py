@@ -23,7 +23,10 @@ HERE = Path(__file__).parent
 ANALYSIS = (
     "analyse", "areas", "components", "decoding", "importance", "significance", "states", "tables", "tallies",
 )  # fmt: skip
-"""Modules of :mod:`cnd.analysis` that compute; the others draw."""
+"""Modules of :mod:`cnd.analysis` that compute."""
+
+DRAWING = ("draw", "figures", "maps", "sheets", "surface", "viewer")
+"""Modules of :mod:`cnd.analysis` that draw."""
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,16 @@ def analysis_stage(experiment: Experiment, folds: list[Fold]) -> Stage:
     )
 
 
+def figures_stage(analysis: Stage) -> Stage:
+    """The pictures of an analysis."""
+    return _stage("figures", analysis=analysis.key, code=code(*(f"analysis/{name}.py" for name in DRAWING)))
+
+
 def stages(experiment: Experiment, analyse: bool = False, planned: bool = False) -> list[Stage]:
     """Every stage of a run in order of computation; the last one is the record.
 
     Args:
-        analyse: with the linear decoding analysis, which stands before the record.
+        analyse: with the linear decoding analysis and its figures, which stand before the record.
         planned: for a plan, which must not fail where files are missing; see :func:`fold_stages`.
 
     Raises:
@@ -170,6 +178,7 @@ def stages(experiment: Experiment, analyse: bool = False, planned: bool = False)
     found = [stage for fold in folds for stage in fold.all]
     if analyse:
         found.append(analysis_stage(experiment, folds))
+        found.append(figures_stage(found[-1]))
     return [*found, record_stage(experiment, folds, planned)]
 
 

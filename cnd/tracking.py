@@ -107,16 +107,17 @@ class Tracker:
             self.client.set_tag(run, "stage.phase1.run_id", ",".join(stages))
         self.end(run, "FINISHED")
 
-    def analysis(self, run: str, folder: Path) -> None:
+    def analysis(self, run: str, folder: Path, figures: Path | None) -> None:
         """Log the tables and figures of a linear decoding analysis, and its means by area as metrics.
 
         Args:
-            folder: with ``*.parquet``, ``summary.json`` and the figures.
+            folder: with the tables (``*.parquet``) and ``summary.json``.
+            figures: with ``*.png`` and the interactive ``*.html``.
         """
         import pandas as pd
 
-        for path in sorted(folder.iterdir()):
-            if path.suffix in {".parquet", ".json", ".png", ".html"} and path.stem != "manifest":
+        for path in [*sorted(folder.iterdir()), *(sorted(figures.iterdir()) if figures else [])]:
+            if path.suffix in {".parquet", ".png", ".html"} or path.name == "summary.json":
                 self.client.log_artifact(run, str(path), "analysis")
         when = int((folder / "rois.parquet").stat().st_mtime * 1000)
         rois, states = pd.read_parquet(folder / "rois.parquet"), pd.read_parquet(folder / "states.parquet")

@@ -52,11 +52,11 @@ class Scribe:
             self._told[trial.name] = now
             self._queue(lambda tracker: tracker.progress(self._runs[trial.name], metrics, samples_seen))
 
-    def record(self, trial: Trial, record: Path, analysis: Path | None = None) -> None:
+    def record(self, trial: Trial, record: Path, analysis: Path | None = None, figures: Path | None = None) -> None:
         def write(tracker: Tracker) -> None:
             self._open(tracker, trial)
             if analysis is not None:
-                tracker.analysis(self._runs[trial.name], analysis)
+                tracker.analysis(self._runs[trial.name], analysis, figures)
             tracker.record(self._runs[trial.name], record, trial.keys("phase1"))
             del self._runs[trial.name]
             self.folder.write(trial, tracking_uri=self.uri)
@@ -156,10 +156,10 @@ class Session:
     def finished(self, name: str, record: Path, seconds: float) -> None:
         trial = self.trials[name]
         self.board.finished(name, table_score(trial, record), seconds)
-        analysis = analysis_of(self.cache, trial)
+        analysis = extra(self.cache, trial, "analysis")
         done = {"state": "complete", "record": self.folder.record_name(record), "seconds": round(seconds, 3)}
         self.folder.write(trial, **done, **_analysis_entry(self.folder, analysis))
-        self.scribe.record(trial, record, analysis)
+        self.scribe.record(trial, record, analysis, extra(self.cache, trial, "figures"))
 
     def failed(self, name: str, error: str) -> None:
         self.failed_trials[name] = error
@@ -172,8 +172,9 @@ def adopt(folder: SweepFolder, cache: StageCache, trials: list[Trial], scribe: S
     """Note the trials whose results are in the cache already; the rest is returned, in order."""
     missing = []
     for trial in trials:
-        record, analysis = cache.find("record", trial.key), analysis_of(cache, trial)
-        if record is None or (analysis is None and trial.keys("analysis")):
+        record, analysis = cache.find("record", trial.key), extra(cache, trial, "analysis")
+        figures = extra(cache, trial, "figures")
+        if record is None or (figures is None and trial.keys("figures")):
             missing.append(trial)
             continue
         entry = _analysis_entry(folder, analysis)
@@ -181,14 +182,14 @@ def adopt(folder: SweepFolder, cache: StageCache, trials: list[Trial], scribe: S
         if new or not folder.is_complete(trial):
             folder.write(trial, state="complete", error=None, record=folder.record_name(record), **entry)
         if new or scribe.wants(trial):
-            scribe.record(trial, record, analysis)
+            scribe.record(trial, record, analysis, figures)
     return missing
 
 
-def analysis_of(cache: StageCache, trial: Trial) -> Path | None:
-    """The folder of the trial's linear decoding analysis, where it is wanted and there."""
-    keys = trial.keys("analysis")
-    return cache.find("analysis", keys[0]) if keys else None
+def extra(cache: StageCache, trial: Trial, stage: str) -> Path | None:
+    """The folder of the trial's ``analysis`` or ``figures``, where they are wanted and there."""
+    keys = trial.keys(stage)
+    return cache.find(stage, keys[0]) if keys else None
 
 
 def _analysis_entry(folder: SweepFolder, analysis: Path | None) -> dict[str, str]:

@@ -42,7 +42,7 @@ def stages(experiment: Experiment, analyse: bool = False, planned: bool = False)
     if isinstance(experiment.decoder, CndDecoder) and experiment.phase1.enabled:
         found.append(Stage("phase1", content_hash([content["phase1"], experiment.seed])))
     if analyse:
-        found.append(Stage("analysis", content_hash([content, "analysis"])))
+        found += [Stage(name, content_hash([content, name])) for name in ("analysis", "figures")]
     return [*found, Stage("record", content_hash(content))]
 
 
@@ -81,8 +81,9 @@ def run(experiment: Experiment, cache: StageCache, report: Callable[[Progress], 
     return folder
 
 
-def analyse(experiment: Experiment, cache: StageCache, report: Callable[[Progress], None]) -> Path:
-    return _build(stages(experiment, analyse=True)[-2], cache, _analysis)
+def analyse(experiment: Experiment, cache: StageCache, report: Callable[[Progress], None]) -> tuple[Path, Path]:
+    *_, analysis, figures, _ = stages(experiment, analyse=True)
+    return _build(analysis, cache, _analysis), _build(figures, cache)
 
 
 def _build(stage: Stage, cache: StageCache, make: Callable[[Path], None] = lambda folder: None) -> Path:

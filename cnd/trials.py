@@ -1,0 +1,29 @@
+"""Finished runs in an output folder, by the id that MLflow shows or by the name of the trial."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cnd.errors import UserError
+
+
+def find_trial(output: Path, run_id: str) -> tuple[Path, dict[str, Any]]:
+    """The file of the one finished trial that is meant, and its content.
+
+    Raises:
+        UserError: none, several, or one that is not finished.
+    """
+    files = sorted(output.glob("sweeps/*/trials/*.json"))
+    known = {path: json.loads(path.read_text(encoding="utf-8")) for path in files}
+    found = {p: t for p, t in known.items() if p.stem == run_id or str(t.get("run_id") or "").startswith(run_id)}
+    if not found:
+        names = ", ".join(sorted({path.stem for path in files})[:8]) or "none"
+        raise UserError(f"{run_id}: no such run below {output}; there are {names} (give --output, or an id of MLflow)")
+    if len(found) > 1:
+        raise UserError(f"{run_id}: {len(found)} runs match; give the id that MLflow shows")
+    ((path, trial),) = found.items()
+    if trial["state"] != "complete" or not trial["record"]:
+        raise UserError(f"{path}: this run is {trial['state']}; only a finished run can be analysed")
+    return path, trial
