@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,42 +35,49 @@ def cortex_table(n_voxels: int, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def write_analysis(
-    folder: Path, *, n_voxels: int = 1200, seed: int = 0, n_categories: int = 12, cortex: pd.DataFrame | None = None,
-    gain: float = 0.0, **summary: Any,
+    folder: Path,
+    *,
+    n_voxels: int = 1200,
+    seed: int = 0,
+    n_categories: int = 12,
+    cortex: pd.DataFrame | None = None,
+    gain: float = 0.0,
+    layers: tuple[int, ...] = LAYERS,
+    steps: tuple[float, ...] = STEPS,
+    drives: tuple[str, ...] = ("reconstruction", "stimulus"),
+    **summary: Any,
 ) -> Path:
     """An analysis folder; early areas are predicted best by early layers. ``gain`` lowers the errors of V1's voxels."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     table = cortex_table(n_voxels, np.random.default_rng(1)) if cortex is None else cortex
     table.to_parquet(folder / "cortex.parquet")
-    voxels, states, rois, areas, targets = [], [], [], [], []
     area = table["roi"].str[2:]
-    for drive in ("reconstruction", "stimulus"):
-        for side in ("encoder", "decoder"):
-            for depth, layer in enumerate(LAYERS):
-                for step in STEPS:
-                    at = {"drive": drive, "side": side, "layer": layer, "step": step}
-                    lines = _voxels(rng, area, depth, step).assign(**at)
-                    voxels.append(lines)
-                    r2 = 0.25 - 0.05 * depth + 0.02 * step
-                    states.append(at | _state(r2, layer, side))
-                    grouped = lines.assign(roi=table["roi"].to_numpy()).groupby("roi")
-                    mean = grouped[["weight", "weight_signed", "pattern", "pattern_signed", "encoding_r2"]].mean()
-                    mean["n_voxels"], mean["share_significant"] = grouped.size(), grouped["q"].agg(lambda q: (q <= 0.05).mean())
-                    rois.append(mean.reset_index().assign(**at))
-                    for name, rows in lines.groupby(area.to_numpy()):
-                        areas.append(at | {"area": name, "n_voxels": len(rows), "r2": float(rows["encoding_r2"].mean())})
-                    targets.append(pd.DataFrame({"component": range(3), "r2": r2, "p": 0.01, "q": 0.02, "alpha": 10.0}).assign(**at))
-    pd.concat(voxels, ignore_index=True).to_parquet(folder / "voxels.parquet")
-    pd.DataFrame(states).to_parquet(folder / "states.parquet")
-    pd.concat(rois, ignore_index=True).to_parquet(folder / "rois.parquet")
-    pd.DataFrame(areas).to_parquet(folder / "areas.parquet")
-    pd.concat(targets, ignore_index=True).to_parquet(folder / "targets.parquet")
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in ("voxels", "states", "rois", "areas", "targets")}
+    for drive, side, layer, step in product(drives, ("encoder", "decoder"), layers, steps):
+        at = {"drive": drive, "side": side, "layer": layer, "step": step}
+        depth = LAYERS.index(layer)
+        voxels, r2 = _voxels(rng, area, depth, step), 0.25 - 0.05 * depth + 0.02 * step
+        targets = pd.DataFrame({"component": range(3), "r2": r2, "p": 0.01, "q": 0.02, "alpha": 10.0})
+        by_area = voxels.groupby(area.to_numpy())["encoding_r2"].agg(["size", "mean"]).reset_index()
+        by_area.columns = ["area", "n_voxels", "r2"]
+        cell = {"voxels": voxels, "states": pd.DataFrame([_state(r2, layer, side)]), "areas": by_area}
+        for name, frame in (cell | {"rois": _rois(voxels, table["roi"]), "targets": targets}).items():
+            tables[name].append(frame.assign(**at))
+    for name, frames in tables.items():
+        pd.concat(frames, ignore_index=True).to_parquet(folder / f"{name}.parquet")
     _write_errors(folder, area, n_categories, gain, seed)
     content = {"n_train": 1200, "n_test": 2 * n_categories, "n_voxels": len(table), "n_folds": 1, "simulated": True}
     content |= {"surface": "fs_LR_32k", "n_permutations": 199, "notes": ["Made for a test."]}
     (folder / "summary.json").write_text(json.dumps(content | summary))
     return folder
+
+
+def _rois(voxels: pd.DataFrame, roi: pd.Series) -> pd.DataFrame:
+    groups = voxels.groupby(roi.to_numpy())
+    means = groups[["weight", "weight_signed", "pattern", "pattern_signed", "encoding_r2"]].mean()
+    means = means.assign(n_voxels=groups.size(), share_significant=groups["q"].agg(lambda q: (q <= 0.05).mean()))
+    return means.rename_axis("roi").reset_index()
 
 
 def _voxels(rng: np.random.Generator, area: pd.Series, depth: int, step: float) -> pd.DataFrame:
@@ -84,7 +92,13 @@ def _voxels(rng: np.random.Generator, area: pd.Series, depth: int, step: float) 
 
 
 def _state(r2: float, layer: int, side: str) -> dict[str, Any]:
-    found = {"step_index": 0, "module": f"{side}.blocks.{layer}", "n_components": 300, "explained_variance": 0.9, "r2": r2}
+    found = {
+        "step_index": 0,
+        "module": f"{side}.blocks.{layer}",
+        "n_components": 300,
+        "explained_variance": 0.9,
+        "r2": r2,
+    }
     return found | {"r2_p": 0.005, "n_targets": 300, "n_significant": 40, "r2_null_95": 0.004}
 
 
@@ -93,7 +107,9 @@ def _write_errors(folder: Path, area: pd.Series, n_categories: int, gain: float,
     rng = np.random.default_rng([seed, 7])
     item = np.arange(2 * n_categories)
     names = [f"stimulus{i}" for i in item]
-    pd.DataFrame({"item": item, "stimulus": names, "category": item % n_categories}).to_parquet(folder / "items.parquet")
+    pd.DataFrame({"item": item, "stimulus": names, "category": item % n_categories}).to_parquet(
+        folder / "items.parquet"
+    )
     shared = np.random.default_rng(3).gamma(2, 0.5, (len(item), len(area)))  # hard items are hard for every run
     errors = {}
     for drive in ("reconstruction", "stimulus"):

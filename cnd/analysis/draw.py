@@ -49,6 +49,9 @@ CAUTION = {
 }
 
 
+FIRST = {"reconstruction": WEIGHT, "stimulus": ENCODING}  # the paper's maps, and those that can be believed
+
+
 class Drawing(NamedTuple):
     """A finished figure. ``part`` is states, areas, or the drive it belongs to; ``folded``: not shown at first sight."""
 
@@ -107,7 +110,9 @@ def png(figure: Figure, title: str = "") -> bytes:
         heading.text(0.5, 0.5, title, ha="center", va="center", fontsize=11, fontweight="bold")
         pixels = np.concatenate([_pixels(heading), pixels])
     content = io.BytesIO()
-    Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE).save(content, format="png")
+    Image.fromarray(pixels).quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+        content, format="png"
+    )
     return content.getvalue()
 
 
@@ -179,8 +184,12 @@ def map_drawing(
     """The paper's Figure 5 (by layer) or 6 (by step), for one drive and quantity."""
     panels = maps.voxel_maps(analysis.voxels, drive, by, quantity)
     name = {"layer": "Figure 5", "step": "Figure 6"}[by]
-    titles = {at: f"layer {at}" if by == "layer" else f"{100 * at:.0f} % denoised" for at in sorted(panels["at"].unique())}
-    panels = panels.assign(row=panels["at"], column=panels["side"], title=panels["at"].map(titles) + ", " + panels["side"])
+    titles = {
+        at: f"layer {at}" if by == "layer" else f"{100 * at:.0f} % denoised" for at in sorted(panels["at"].unique())
+    }
+    panels = panels.assign(
+        row=panels["at"], column=panels["side"], title=panels["at"].map(titles) + ", " + panels["side"]
+    )
     panels = panels.sort_values(["at", "side"], ascending=[True, False], kind="stable")  # encoder on the left
     figure = figures.cortex_maps(cortex.flat, panels, quantity.unit, hidden="not significant")
     averaged = "steps" if by == "layer" else "layers"
@@ -191,7 +200,7 @@ def map_drawing(
     )
     title = f"{name}, {drive}-driven: {quantity.title} by {'layer' if by == 'layer' else 'denoising step'}"
     file = f"{name.lower().replace(' ', '')}_{drive}_{quantity.column}"
-    return Drawing(file, drive, title, caption, figure, folded=quantity is PATTERN)
+    return Drawing(file, drive, title, caption, figure, folded=quantity is not FIRST[drive])
 
 
 def _modules(states: pd.DataFrame) -> str:
@@ -203,7 +212,9 @@ def _modules(states: pd.DataFrame) -> str:
 def inflated_drawing(analysis: Analysis, cortex: Cortex, drive: str) -> Drawing:
     """Encoding R^2 on inflated hemispheres."""
     panels = maps.voxel_maps(analysis.voxels, drive, None, ENCODING)
-    panels = panels.assign(row=panels["side"], column="", title=panels["side"]).sort_values("side", ascending=False, kind="stable")
+    panels = panels.assign(row=panels["side"], column="", title=panels["side"]).sort_values(
+        "side", ascending=False, kind="stable"
+    )
     figure = figures.cortex_maps(cortex.views, panels, ENCODING.unit, hidden="not significant")
     caption = (
         f"Encoding R², mean over layers and steps, on the inflated cortex (darker grey: sulci). {CAUTION[ENCODING]} "
@@ -270,7 +281,7 @@ def difference_drawing(
         for side, table in zip(maps.SIDES, found, strict=True):
             result = f"{int(table['shown'].sum())} differ" if table["q"].notna().any() else "not tested"
             place = {"row": len(panels) // 4, "column": len(panels) % 4}  # two runs a line
-            panels.append(table.assign(**place, title=f"{shorten(title, 24, placeholder='…')}, {side}: {result}"))
+            panels.append(table.assign(**place, title=f"{shorten(title, 16, placeholder='…')}, {side}: {result}"))
     if not panels:
         return None, problems
     return _difference(pd.concat(panels, ignore_index=True), reference[0], cortex), problems

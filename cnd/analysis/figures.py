@@ -14,6 +14,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from cnd.analysis.sheets import Sheet
@@ -68,7 +69,9 @@ def cortex_maps(sheet: Sheet, maps: pd.DataFrame, unit: str, signed: bool = Fals
             left, top = columns.index(column) * across, rows.index(row) * line
             _cortex_panel(axes, sheet, paint(sheet, panel, cmap, norm, signed), left, top + TITLE / inches, not small)
             size = 8 if small else 10
-            axes.text(left, top + 0.6 * TITLE / inches, panel["title"].iloc[0], va="center", fontsize=size, weight="bold")
+            axes.text(
+                left, top + 0.6 * TITLE / inches, panel["title"].iloc[0], va="center", fontsize=size, weight="bold"
+            )
         axes.set(xlim=(0, len(columns) * across), ylim=(len(rows) * line, 0), aspect="equal")
         axes.set_axis_off()
         bar_axes = figure.add_axes((0.25, (BAR - 0.2) / height, 0.5, 0.15 / height))
@@ -76,6 +79,8 @@ def cortex_maps(sheet: Sheet, maps: pd.DataFrame, unit: str, signed: bool = Fals
             ScalarMappable(norm, cmap), cax=bar_axes, orientation="horizontal", extend="both" if signed else "max"
         )
         bar.set_label(unit)
+        bar.locator = MaxNLocator(nbins=6, symmetric=signed)
+        bar.update_ticks()
         _map_legend(figure, bool((~maps["shown"].astype(bool)).any()), signed, hidden)
     return figure
 
@@ -104,9 +109,7 @@ def paint(sheet: Sheet, panel: pd.DataFrame, cmap: Colormap, norm: Normalize, si
     return picture
 
 
-def _cortex_panel(
-    axes: Axes, sheet: Sheet, picture: NDArray[np.float64], left: float, top: float, named: bool
-) -> None:
+def _cortex_panel(axes: Axes, sheet: Sheet, picture: NDArray[np.float64], left: float, top: float, named: bool) -> None:
     height, width = sheet.voxel.shape
     axes.imshow(picture, interpolation="nearest", extent=(left, left + width, top + height, top))
     lines = [line + (left, top) for line in sheet.outlines]

@@ -20,9 +20,33 @@ Drive = Literal["reconstruction", "stimulus"]
 SIDES = ("encoder", "decoder")
 FDR = 0.05
 N_FLIPS = 4999  # random sign patterns of a difference map's test; the smallest p is 1 / 5000
-HIERARCHY = (
-    ["V1", "V2", "V3", "V4", "V3A", "V3B", "V6", "V7", "LO1", "LO2", "LO3", "V4t", "MT", "MST", "FST", "PIT", "V8", "VMV1", "VMV2", "VMV3", "VVC", "FFC", "IPS1", "MIP", "PGi"]
-)  # the order in which areas are listed, roughly from early to late
+HIERARCHY = [
+    "V1",
+    "V2",
+    "V3",
+    "V4",
+    "V3A",
+    "V3B",
+    "V6",
+    "V7",
+    "LO1",
+    "LO2",
+    "LO3",
+    "V4t",
+    "MT",
+    "MST",
+    "FST",
+    "PIT",
+    "V8",
+    "VMV1",
+    "VMV2",
+    "VMV3",
+    "VVC",
+    "FFC",
+    "IPS1",
+    "MIP",
+    "PGi",
+]  # the order in which areas are listed, roughly from early to late
 
 
 class Quantity(NamedTuple):
@@ -87,7 +111,9 @@ def read_analysis(folder: Path) -> Analysis:
             item_errors=load_file(errors) if errors.exists() else None,
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{folder}: analysis cannot be read ({error}); run it again (python -m cnd.analysis)") from error
+        raise UserError(
+            f"{folder}: analysis cannot be read ({error}); run it again (python -m cnd.analysis)"
+        ) from error
 
 
 # ---------------------------------------------------------------- Figures 5 and 6
@@ -166,24 +192,22 @@ def area_means(rois: pd.DataFrame, drive: str) -> pd.DataFrame:
 
 
 def agreement(voxels: pd.DataFrame, drive: str) -> pd.DataFrame:
-    """Whether weights and patterns point at voxels that carry a signal; everything is averaged over layers and steps.
+    """Whether weights and patterns point at voxels that carry a signal: within each layer and step, then averaged.
 
     Returns:
         One line per side: side; weight_rho, pattern_rho (Spearman's correlation over voxels with encoding R^2);
-        weight_empty, pattern_empty (share of the top tenth of voxels that are not significant in the encoding model).
+        weight_empty, pattern_empty (share of the top tenth of voxels that the encoding model does not predict, FDR 5 %).
     """
-    found = {quantity.column: voxel_maps(voxels, drive, None, quantity) for quantity in QUANTITIES}
     lines = []
-    for side in [side for side in SIDES if side in set(voxels["side"])]:
-        mine = {name: table[table["side"] == side].set_index("voxel") for name, table in found.items()}
-        line: dict[str, Any] = {"side": side}
+    for (side, *_), cell in voxels[voxels["drive"] == drive].groupby(["side", "layer", "step"]):
+        signal, line = cell["encoding_r2"].rank(), {"side": side}
         for name in ("weight", "pattern"):
-            ranked = mine[name]["value"].rank()
-            line[f"{name}_rho"] = float(ranked.corr(mine["encoding_r2"]["value"].rank()))
-            top = mine[name]["value"].nlargest(max(1, len(ranked) // 10)).index
-            line[f"{name}_empty"] = float((~mine["encoding_r2"].loc[top, "shown"]).mean())
+            line[f"{name}_rho"] = signal.corr(cell[name].rank())
+            top = cell.nlargest(max(1, len(cell) // 10), name)
+            line[f"{name}_empty"] = float((~(top["q"] <= FDR)).mean())
         lines.append(line)
-    return pd.DataFrame(lines)
+    means = pd.DataFrame(lines).groupby("side").mean()
+    return means.loc[[side for side in SIDES if side in means.index]].reset_index()
 
 
 # ---------------------------------------------------------------- difference of two runs

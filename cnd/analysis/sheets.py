@@ -22,6 +22,7 @@ OUTLINED = ("V1", "V2", "V3", "V4", "V3A", "V3B", "MIP", "PGi")  # the areas tha
 FLAT_PIXEL, VIEW_PIXEL = 0.5, 0.6  # mm
 MARGIN = 10.0  # mm around the areas on a flat map
 TOO_SMALL, BESIDE = ("V3B",), 17.0  # area too small to hold its name; mm from there to the name
+SPECK = 20  # points; a shorter outline is a single stray vertex
 SMOOTHING = 1.5  # pixels; of outlines, which otherwise follow the pixels
 FLAT_REACH = 4.0  # mm; a pixel of the flat map further than this from all vertices is not cortex
 
@@ -122,7 +123,8 @@ def _visible(hemisphere: Hemisphere, right: FloatArray, up: FloatArray, toward: 
     points, faces = hemisphere.inflated, hemisphere.faces
     a, b, c = (points[faces[:, corner]] for corner in range(3))
     faces = faces[np.cross(b - a, c - a) @ toward > 0]
-    steps = np.arange(6) / 5
+    longest = np.quantile(np.linalg.norm(b - a, axis=1), 0.99)
+    steps = np.linspace(0, 1, 2 + int(longest / VIEW_PIXEL))
     weights = np.array([(u, v, 1 - u - v) for u in steps for v in steps if u + v <= 1 + 1e-9])
     corners = points[faces] @ np.stack([right, up, toward], axis=1)  # [faces, corner, (x, y, depth)]
     samples = np.einsum("sk,fkd->fsd", weights, corners).reshape(-1, 3)
@@ -133,7 +135,16 @@ def _visible(hemisphere: Hemisphere, right: FloatArray, up: FloatArray, toward: 
     picture = np.full((row.max() + 1, column.max() + 1), -1, dtype=np.int64)
     order = np.argsort(samples[:, 2])  # far to near: the last value assigned to a pixel stays
     picture[row[order], column[order]] = seen[order]
-    return picture
+    return _without_pinholes(picture)
+
+
+def _without_pinholes(picture: IntArray) -> IntArray:
+    """The picture with gaps of a pixel or two, left by the largest triangles, filled from beside."""
+    padded = np.pad(picture, 3, constant_values=-1)
+    holes = ndimage.binary_closing(padded >= 0, iterations=2) & (padded < 0)
+    row, column = ndimage.distance_transform_edt(padded < 0, return_distances=False, return_indices=True)
+    padded[holes] = padded[row[holes], column[holes]]
+    return padded
 
 
 def _sheet(
@@ -155,7 +166,8 @@ def _sheet(
 def _outline(mask: BoolArray) -> list[FloatArray]:
     """Smooth border lines of an area."""
     blurred = ndimage.gaussian_filter(np.pad(mask, 1).astype(np.float64), SMOOTHING)
-    return [np.asarray(line, dtype=np.float64) - 1 for line in contour_generator(z=blurred).lines(0.5)]
+    lines = [np.asarray(line, dtype=np.float64) - 1 for line in contour_generator(z=blurred).lines(0.5)]
+    return [line for line in lines if len(line) > SPECK]
 
 
 def _labels(masks: dict[str, BoolArray]) -> tuple[Label, ...]:

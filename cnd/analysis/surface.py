@@ -166,8 +166,8 @@ def why_no_surface(cortex: pd.DataFrame) -> str | None:
     if (cortex["vertex"] >= 0).any():
         return None
     return (
-        "cortex.parquet: no voxel has a cortical vertex (all vertex = -1), so these are voxels of a volume without a "
-        "surface transform; a surface map would need a subject-specific vol-to-surf registration"
+        "no voxel has a cortical vertex, so these are voxels of a volume without a surface transform; to draw them on a "
+        "surface would need one made for this subject"
     )
 
 
@@ -184,7 +184,7 @@ def place(cortex: pd.DataFrame, surface: Surface) -> dict[Side, Placement]:
         UserError: no voxel has a vertex, or a vertex does not exist on ``surface``.
     """
     if reason := why_no_surface(cortex):
-        raise UserError(f"{reason}; ROI bars are drawn instead")
+        raise UserError(f"cortex.parquet: vertex is -1 everywhere: {reason}; give the data a vertex per voxel")
     left, right = (load_hemisphere(surface, side) for side in SIDES)
     first, last = len(left.cortical), len(left.cortical) + len(right.cortical)
     known = cortex[cortex["vertex"] >= 0]
