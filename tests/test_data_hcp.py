@@ -70,7 +70,9 @@ def test_prepare_packs_what_raw_files_hold_and_resumes(raw, tmp_path, monkeypatc
     np.testing.assert_allclose(hcp.load_pool(packed), hcp.load_pool(HcpPool(path=raw, window=2)), atol=1e-4)
     (tmp_path / "100307" / hcp.PACKED).unlink()
     seen = []
-    monkeypatch.setattr(hcp_pack, "read_grayordinates", lambda p, read=hcp.read_grayordinates: seen.append(p) or read(p))
+    monkeypatch.setattr(
+        hcp_pack, "read_grayordinates", lambda p, read=hcp.read_grayordinates: seen.append(p) or read(p)
+    )
     assert hcp_pack.prepare(raw, tmp_path) == (1, 1)
     assert len(seen) == 1 and "100307" in str(seen[0])
 
