@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -125,3 +127,13 @@ def test_a_state_that_nothing_drives_has_no_r2(folds: list[Callable[[], FoldInpu
     first = tables.read(tmp_path, "voxels").query("side == 'encoder' and step == 0")
     assert (first["weight"] == 0).all() and (first["q"] == 1).all()
     assert any("1 of 4 states" in note for note in tables.read_summary(tmp_path)["notes"])
+
+
+def test_the_benchmark_compares_like_with_like(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    script = Path(__file__).parents[1] / "experiments" / "benchmarks" / "linear_decoding.py"
+    monkeypatch.setattr("sys.argv", [str(script), "--quick"])
+    runpy.run_path(str(script), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "same penalties         120 of 120" in printed
+    difference = re.search(r"at most (\S+) of their norm", printed)
+    assert difference is not None and float(difference[1]) < 1e-3

@@ -60,7 +60,7 @@ class VoxelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: igno
         X, y = validate_data(
             self, X, y, multi_output=True, y_numeric=True, dtype=(np.float64, np.float32), ensure_min_samples=2
         )
-        alphas = np.asarray(self.alphas, dtype=X.dtype).ravel()
+        alphas = np.asarray(self.alphas, dtype=np.float64).ravel()
         if not len(alphas) or not (alphas > 0).all():
             raise ValueError(f"alphas must be positive numbers, found {self.alphas}")
         targets = y.reshape(len(y), -1).astype(X.dtype)
@@ -165,7 +165,7 @@ def solve_folds(
     options = dict(cv=PredefinedSplit(fold), fit_intercept=True, n_targets_batch=TARGETS_BATCH)
     with _himalaya(backend) as module, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        x, y, a = (module.asarray(part) for part in (X, Y, alphas))
+        x, y, a = (module.asarray(part) for part in (X, Y, alphas.astype(X.dtype)))
         if X.shape[0] <= X.shape[1]:
             found, dual, *_ = solve_kernel_ridge_cv_eigenvalues(x @ x.T, y, a, **options)
             coef = X.T @ module.to_numpy(dual)
