@@ -8,27 +8,23 @@ Importing this module, and :func:`stages`, load no torch.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cnd import data, generators
+from cnd import data
 from cnd.cache import StageCache
-from cnd.config import CndDecoder, Experiment, OracleDecoder, RidgeDecoder, override
+from cnd.config import CndDecoder, Experiment, HcpPool, OracleDecoder, RidgeDecoder, SimulatedData, override
 from cnd.errors import UserError
+from cnd.inputs import Inputs, Listener, Progress, device, ignore
 from cnd.stages import (
     Fold,
     Stage,
     analysis_stage,
     code,
     figures_stage,
-    fold_stages,
     missing,
     record_stage,
     recorded_folds,
@@ -40,34 +36,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cnd.analysis.analyse import FoldInputs
-    from cnd.generators.latent_diffusion import LatentDiffusion
     from cnd.phase2.model import ConditionModule
-    from cnd.protocols import Classifier, Condition, FmriDataset, FmriSplit
+    from cnd.protocols import Condition, FmriDataset, FmriSplit
 
 __all__ = ["Progress", "Run", "analyse", "analyse_record", "check", "missing", "prepare", "run", "stages", "warm_up"]
-
-SPAN = {"phase1": (0.0, 0.2), "phase2": (0.2, 0.85), "sample": (0.85, 1.0)}
-"""Where a phase begins and ends in the expected time of a fold, for the progress of a trial."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a running trial tells."""
-
-    phase: str  # data, phase1, phase2, sample, evaluate, done
-    fraction: float  # of the whole trial, 0..1
-    samples_seen: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
-Listener = Callable[[Progress], None]
-
-
-def _ignore(progress: Progress) -> None:
-    """The listener of a run that nobody watches."""
-
-
-# ---------------------------------------------------------------- stages
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -78,120 +50,8 @@ def _read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-class Run:
+class Run(Inputs):
     """One experiment over one cache; builds what is missing, loads what is there."""
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        cache: StageCache,
-        listener: Listener = _ignore,
-        folds: list[Fold] | None = None,
-    ):
-        """``folds``: those of a finished run (:func:`cnd.stages.recorded_folds`); None works them out."""
-        self.experiment, self.cache, self.listener = experiment, cache, listener
-        self.folds = folds or [fold_stages(experiment, index) for index in data.folds(experiment.data)]
-        self._generator: LatentDiffusion | None = None
-        self._judges: dict[str, Classifier] = {}
-        self.folds_done = 0
-
-    @property
-    def generator(self) -> LatentDiffusion:
-        if self._generator is None:
-            self._generator = generators.load(self.experiment.generator)
-        return self._generator
-
-    @property
-    def judges(self) -> dict[str, Classifier]:
-        """The classifiers that score, by name; the first one gives the table's score."""
-        from cnd.evaluation import classifiers
-
-        if not self._judges:
-            folder = generators.folder(self.experiment.generator)
-            loaded = [classifiers.load(config, folder) for config in self.experiment.evaluation.classifiers]
-            self._judges = {judge.name: judge for judge in loaded}
-        return self._judges
-
-    def classes(self, dataset: FmriDataset, split: FmriSplit) -> np.ndarray:
-        """The generator's class of each item, int64 [n]: by its label, else the first judge's top-1 on the stimulus.
-
-        Raises:
-            UserError: labels that the generator does not know, and no stimuli to judge.
-        """
-        import numpy as np
-
-        known = generators.class_indices(self.experiment.generator, dataset.class_names, dataset.wnid)
-        found = [known[category] for category in split.category]
-        unknown = np.array([index is None for index in found])
-        classes = np.array([-1 if index is None else index for index in found], dtype=np.int64)
-        if unknown.any():
-            if not split.images.size:
-                name = dataset.class_names[split.category[unknown.argmax()]]
-                raise UserError(
-                    f"data: class '{name}' is none of the generator's, and there are no stimuli to find its class by; "
-                    f"name classes as the generator does (for ImageNet by WordNet id), or add images"
-                )
-            judge = next(iter(self.judges.values()))
-            classes[unknown] = judge.probabilities(split.images[np.flatnonzero(unknown)]).argmax(1)
-        return classes
-
-    def labels(self, dataset: FmriDataset) -> np.ndarray | None:
-        """Class of each test item for ``truth: label``, else None."""
-        return self.classes(dataset, dataset.test) if self.experiment.evaluation.truth == "label" else None
-
-    def build(self, stage: Stage, make: Callable[[Path], None]) -> Path:
-        """The stage's folder; made if it is missing."""
-        return self.cache.build(stage.name, stage.key, stage.inputs, make)
-
-    def report(
-        self, phase: str, fraction: float, samples_seen: int = 0, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Tell the listener how far the whole run is."""
-        begin, end = SPAN.get(phase, (0.0, 0.0))
-        whole = (self.folds_done + begin + (end - begin) * fraction) / len(self.folds)
-        self.listener(Progress(phase, whole, samples_seen, metrics or {}))
-
-    # ---- data
-
-    def dataset(self, fold: Fold) -> FmriDataset:
-        """The fold's data."""
-        from cnd.data.storage import load_dataset, save_dataset
-
-        if self.cache.find(fold.data.name, fold.data.key) is None:
-            self.report("data", 0.0)
-
-        def make(folder: Path) -> None:
-            with _every_core():
-                save_dataset(data.load(self.experiment.data, fold.index, self.cache), folder)
-
-        return load_dataset(self.build(fold.data, make), data.image_store(self.experiment.data, self.cache))
-
-    def latents(self, fold: Fold, dataset: FmriDataset) -> Tensor:
-        """Latents of the training images, [n, c, h, w]: encoded once for all rows.
-
-        Where there are labels but no images, the generator draws an image of each item's class.
-        """
-        from safetensors.torch import load_file, save_file
-
-        def make(folder: Path) -> None:
-            with _every_core():
-                if dataset.train.images.size:
-                    encoded = self.generator.encode(dataset.train.images).cpu().contiguous()
-                else:
-                    encoded = self._drawn(self.classes(dataset, dataset.train))
-            save_file({"train": encoded}, folder / "latents.safetensors")
-
-        return load_file(self.build(fold.latents, make) / "latents.safetensors")["train"]
-
-    def _drawn(self, classes: np.ndarray) -> Tensor:
-        import torch
-
-        from cnd.phase2.sampling import initial_noise
-
-        noise = initial_noise(len(classes), 1, self.generator.latent_shape, seed=0)[:, 0]
-        parts = zip(torch.from_numpy(classes).split(50), noise.split(50), strict=True)
-        drawn = [self.generator.sample(self.generator.class_condition(part), start, 25, 1.0) for part, start in parts]
-        return torch.cat(drawn)
 
     # ---- Phase 1
 
@@ -251,7 +111,7 @@ class Run:
                     model.load_state_dict(before.state_dict())
                 elif start is not None:
                     load_initial_weights(model, start / "model.safetensors" if start.is_dir() else start)
-                model.to(_device())
+                model.to(device())
                 if epochs:
                     history += fit(
                         model, patterns, e.phase1, epochs, e.seed, phase, on_step,
@@ -314,8 +174,8 @@ class Run:
                 score = lambda: validation_score(module, self.generator, e.phase2, fmri[held], latents[held])  # noqa: E731
             elif e.phase2.checkpoint == "test_best":
                 score = lambda: self._test_score(module, dataset)  # noqa: E731
-            module.to(_device())
-            self.generator.to(_device())
+            module.to(device())
+            self.generator.to(device())
             fitted = fit(
                 e.phase2, module, self.generator, fmri[rows], latents[rows], e.seed, score,
                 resume=self.cache.scratch(stage.name, stage.key),
@@ -367,7 +227,7 @@ class Run:
         module.load_state_dict(load_file(trained / "condition_module.safetensors"))
         if (trained / "unet.safetensors").exists():
             self.generator.unet.load_state_dict(load_file(trained / "unet.safetensors"))
-        module.eval().to(_device())
+        module.eval().to(device())
         condition, attention = _conditions(module, split.fmri)
         return condition, attention, {}
 
@@ -383,8 +243,8 @@ class Run:
             dataset = self.dataset(fold)
             condition, attention, notes = self.decode(fold, dataset, dataset.test)
             start = time.time()
-            self.generator.to(_device())
-            condition = type(condition)(*(part.to(_device()) for part in condition))
+            self.generator.to(device())
+            condition = type(condition)(*(part.to(device()) for part in condition))
             images = reconstruct(
                 self.experiment.sampling, self.generator, condition, self.experiment.seed,
                 lambda fraction, seen, metrics: self.report("sample", fraction, seen, metrics),
@@ -408,6 +268,11 @@ class Run:
             notes.append("Labels without images: Phase 2 learned from images that the generator drew of each class.")
         if self.generator.note:
             notes.append(self.generator.note)
+        if not isinstance(self.experiment.data, SimulatedData):
+            from cnd.data.hcp import describe_pool
+
+            pools = [pool for pool in self.experiment.data.unlabelled if isinstance(pool, HcpPool)]
+            notes += [f"Unlabelled fMRI: {describe_pool(pool)}" for pool in pools if self.experiment.phase1.enabled]
         return notes
 
     def record(self) -> Path:
@@ -465,32 +330,10 @@ class Run:
         train, test = (self.decode(fold, dataset, split)[0] for split in splits)
         latents = None
         if dataset.train.images.size and dataset.test.images.size:
-            latents = (self.latents(fold, dataset).to(_device()), self.generator.encode(dataset.test.images))
-        self.generator.to(_device())
+            latents = (self.latents(fold, dataset).to(device()), self.generator.encode(dataset.test.images))
+        self.generator.to(device())
         classes = (self.classes(dataset, dataset.train), self.classes(dataset, dataset.test))
         return FoldInputs(dataset, self.generator, (train, test), classes, latents)
-
-
-@contextlib.contextmanager
-def _every_core() -> Iterator[None]:
-    """Let torch use all cores for a stage that the other trials wait for; trials themselves use one each.
-
-    The number of threads is the same whoever builds the stage, so its bytes are too.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _device() -> Any:
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _conditions(module: ConditionModule, fmri: np.ndarray) -> tuple[Condition, Tensor]:
@@ -519,7 +362,7 @@ def warm_up() -> None:
     import cnd.record  # noqa: F401
 
 
-def prepare(experiment: Experiment, cache: StageCache, listener: Listener = _ignore) -> None:
+def prepare(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> None:
     """Build the stages that all rows share: data and latents. Uses every core of the calling process."""
     run_ = Run(experiment, cache, listener)
     for fold in run_.folds:
@@ -527,7 +370,7 @@ def prepare(experiment: Experiment, cache: StageCache, listener: Listener = _ign
             run_.latents(fold, run_.dataset(fold))
 
 
-def run(experiment: Experiment, cache: StageCache, listener: Listener = _ignore) -> Path:
+def run(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> Path:
     """Do what is missing of one experiment and return its record folder.
 
     Raises:
@@ -539,7 +382,7 @@ def run(experiment: Experiment, cache: StageCache, listener: Listener = _ignore)
     return path
 
 
-def analyse(experiment: Experiment, cache: StageCache, listener: Listener = _ignore) -> tuple[Path, Path]:
+def analyse(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> tuple[Path, Path]:
     """The linear decoding analysis of an experiment: folders of its tables and of its figures; runs what is missing.
 
     Raises:
@@ -550,7 +393,7 @@ def analyse(experiment: Experiment, cache: StageCache, listener: Listener = _ign
 
 
 def analyse_record(
-    record: Path, cache: StageCache, edits: dict[str, Any] | None = None, listener: Listener = _ignore
+    record: Path, cache: StageCache, edits: dict[str, Any] | None = None, listener: Listener = ignore
 ) -> tuple[Path, Path]:
     """The same for a finished run, from the weights it left: nothing is trained, whatever the code is today.
 

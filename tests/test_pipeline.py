@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from cnd import paper, pipeline
+from cnd import inputs, paper, pipeline
 from cnd.cache import StageCache
 from cnd.config import Experiment, load_experiment, override
+from cnd.errors import UserError
 
 SMOKE = Path(__file__).resolve().parents[1] / "experiments" / "smoke.yaml"
 
@@ -51,7 +52,7 @@ def test_record_holds_what_reports_need(record: Path, smoke: Experiment):
 
 def test_second_run_builds_nothing(record: Path, smoke: Experiment, cache: StageCache, monkeypatch):
     monkeypatch.setattr(pipeline.data, "load", lambda *a: pytest.fail("data was loaded again"))
-    monkeypatch.setattr(pipeline.generators, "load", lambda *a: pytest.fail("the generator was loaded again"))
+    monkeypatch.setattr(inputs.generators, "load", lambda *a: pytest.fail("the generator was loaded again"))
     assert pipeline.run(smoke, cache) == record
 
 
@@ -82,6 +83,23 @@ def test_progress_never_goes_back(smoke: Experiment, tmp_path: Path):
     fractions: list[float] = []
     pipeline.run(smoke, StageCache(tmp_path), lambda progress: fractions.append(progress.fraction))
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
+
+
+def test_a_finished_run_is_analysed_without_training(record: Path, cache: StageCache, monkeypatch):
+    """Also when the code has changed since: the stages are those the record names, not those of today's keys."""
+    monkeypatch.setattr("cnd.phase1.training.fit", lambda *a, **k: pytest.fail("Phase 1 was trained again"))
+    monkeypatch.setattr("cnd.phase2.training.fit", lambda *a, **k: pytest.fail("Phase 2 was trained again"))
+    monkeypatch.setattr(inputs, "fold_stages", lambda *a: pytest.fail("keys were worked out anew"))
+    edits = {"analysis.n_components": 4, "analysis.n_permutations": 19, "analysis.drives": ["reconstruction"]}
+    tables, figures = pipeline.analyse_record(record, cache, edits)
+    states = pd.read_parquet(tables / "states.parquet")
+    assert set(states["drive"]) == {"reconstruction"} and states["n_components"].max() <= 4
+    assert sorted(path.suffix for path in figures.iterdir()).count(".png") >= 5
+
+
+def test_a_record_whose_stages_are_gone_is_told(record: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="is gone; run the sweep again"):
+        pipeline.analyse_record(record, StageCache(tmp_path))
 
 
 def keys(experiment: Experiment) -> dict[str, str]:
