@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cnd.analysis import draw, maps
+from cnd.analysis.captions import ORIGIN
 from cnd.analysis.maps import Analysis
 from cnd.errors import UserError
 from reports.collect import Records, Trial
@@ -32,7 +32,8 @@ def section(records: Records) -> Section | None:
         analysis, cortex = _read(first)
     except UserError as error:
         return Section({"title": title, "problems": [str(error)], "states": None}, None)
-    difference, problems = None, []
+    difference: dict[str, Any] | None = None
+    problems: list[str] = []
     if cortex is not None and first.row == records.reference:
         difference, problems = _differences(records, analysed, (title, first.seed, analysis), cortex)
     drawings = list(map(_shown, draw.drawings(analysis, cortex)))
@@ -81,7 +82,7 @@ def _drive(analysis: Analysis, drive: str, drawings: list[dict[str, Any]]) -> di
     mine = [d for d in drawings if d["part"] == drive]
     return {
         "name": drive,
-        "origin": draw.ORIGIN[drive],
+        "origin": ORIGIN[drive],
         "circular": drive == "reconstruction",
         "pictures": [d for d in mine if not d["folded"]],
         "folded": [d for d in mine if d["folded"]],
@@ -110,7 +111,8 @@ def _differences(
 def _facts(analysis: Analysis) -> str:
     s = analysis.summary
     folds = f", {s['n_folds']} folds" if s.get("n_folds", 1) > 1 else ""
-    return f"{s.get('n_voxels', 0):,} voxels, {s.get('n_train', 0):,} training and {s.get('n_test', 0):,} test items{folds}."
+    voxels, train, test = (s.get(key, 0) for key in ("n_voxels", "n_train", "n_test"))
+    return f"{voxels:,} voxels, {train:,} training and {test:,} test items{folds}."
 
 
 def _area_table(analysis: Analysis) -> list[dict[str, Any]]:

@@ -81,7 +81,7 @@ def build_report(output: Path, sweep_dir: Path) -> Path:
     analysed = analysis.section(records)
     path = output / "reports" / f"{sweep_dir.name}.html"
     page = path.with_name(f"{sweep_dir.name}-cortex.html")
-    found = {"analysis": None, "analysis_page": None}
+    found: dict[str, Any] = {"analysis": None, "analysis_page": None}
     if analysed is not None:
         found = {"analysis": analysed.content, "analysis_page": page.name if analysed.page else None}
     html = environment.get_template("report.html").render(_content(records) | found)

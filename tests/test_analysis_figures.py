@@ -224,7 +224,7 @@ def test_volumes_get_bars_and_points_but_no_surface(tmp_path: Path) -> None:
 
 
 def test_unreadable_folders_say_so(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="states.parquet"):
+    with pytest.raises(UserError, match=r"states\.parquet"):
         maps.read_analysis(tmp_path)
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)

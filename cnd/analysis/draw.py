@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import shorten
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnd.analysis import figures, maps
+from cnd.analysis.captions import CAUTION, ORIGIN
 from cnd.analysis.maps import ENCODING, PATTERN, QUANTITIES, WEIGHT, Analysis, Quantity
 from cnd.analysis.sheets import Sheet, flat_sheet, view_sheet
 from cnd.analysis.surface import Placement, Side, borrowed_share, place, why_no_surface
@@ -26,34 +27,11 @@ from cnd.analysis.viewer import NamedMap, cortex_page
 from cnd.errors import UserError
 
 DPI = 110
-ORIGIN = {
-    "reconstruction": (
-        "The hidden states come from a UNet that was steered by conditions decoded from these very voxels, so voxels "
-        "must predict them to some degree: a replication of the paper, not evidence of what the brain represents."
-    ),
-    "stimulus": (
-        "The hidden states come from the true image, noised to the step, with the true class: the voxels had no part in "
-        "making them. What voxels predict here they share with the stimulus (not circular)."
-    ),
-}
-CAUTION = {
-    WEIGHT: (
-        "A large weight does not mean that a voxel carries the information: ridge also weights voxels that only cancel "
-        "the noise of others (Haufe et al. 2014)."
-    ),
-    PATTERN: "The pattern says how strongly a voxel follows the decoded components; it is not a test.",
-    ENCODING: (
-        "Only voxels that are predicted better than with permuted stimuli have a colour: in at least one of the averaged "
-        "layers or steps (smallest p times their number, then FDR 5 % over voxels)."
-    ),
-}
-
-
 FIRST = {"reconstruction": WEIGHT, "stimulus": ENCODING}  # the paper's maps, and those that can be believed
 
 
 class Drawing(NamedTuple):
-    """A finished figure. ``part`` is states, areas, or the drive it belongs to; ``folded``: not shown at first sight."""
+    """A finished figure. ``part``: states, areas, or the drive it belongs to; ``folded``: not shown at first sight."""
 
     name: str
     part: str
@@ -118,7 +96,7 @@ def png(figure: Figure, title: str = "") -> bytes:
 
 def _pixels(figure: Figure) -> NDArray[np.uint8]:
     figure.set_dpi(DPI)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
@@ -137,8 +115,8 @@ def _note(analysis: Analysis, placements: dict[Side, Placement]) -> str:
     words = f"{n - unknown:,} voxels."
     if share > 0.005:
         words += (
-            f" {100 * share:.0f} % of the coloured vertices have no voxel of their own and show the nearest voxel of the "
-            "same area and hemisphere, for drawing only."
+            f" {100 * share:.0f} % of the coloured vertices have no voxel of their own and show the nearest voxel of "
+            "the same area and hemisphere, for drawing only."
         )
     if unknown:
         words += f" {unknown:,} voxels without a known vertex are not drawn."
@@ -169,10 +147,10 @@ def states_drawing(analysis: Analysis) -> Drawing:
     tested = analysis.summary.get("n_permutations")
     caption = (
         "Can the hidden states be predicted from the voxels at all? Share of variance of the hidden states' components "
-        "explained on test items, below it the level that 95 % of permuted stimuli stay under"
+        "explained on test items, below it the level under which 95 % of fits to permuted pairs stay"
         + (f" ({tested} permutations)" if tested else "")
-        + "; * p ≤ 0.05 for that cell alone, not corrected over cells. Where a cell does not pass its null, maps of that "
-        "layer and step show noise."
+        + "; * p ≤ 0.05 for that cell alone, not corrected over cells. Where a cell does not pass its null, maps of "
+        "that layer and step show noise."
     )
     figure = figures.r2_heatmap(analysis.states)
     return Drawing("r2_layers_steps", "states", "Prediction of hidden states from voxels", caption, figure)
@@ -195,8 +173,8 @@ def map_drawing(
     averaged = "steps" if by == "layer" else "layers"
     caption = (
         f"{name} of the paper{'' if quantity is WEIGHT else f', drawn with {quantity.title} instead of raw weights'}: "
-        f"mean over {averaged}, encoder left and decoder right, one colour scale for all panels (99 % of the values lie "
-        f"below its end). {CAUTION[quantity]} {cortex.note}{_modules(analysis.states) if by == 'layer' else ''}"
+        f"mean over {averaged}, encoder left and decoder right, one colour scale for all panels (99 % of the values "
+        f"lie below its end). {CAUTION[quantity]} {cortex.note}{_modules(analysis.states) if by == 'layer' else ''}"
     )
     title = f"{name}, {drive}-driven: {quantity.title} by {'layer' if by == 'layer' else 'denoising step'}"
     file = f"{name.lower().replace(' ', '')}_{drive}_{quantity.column}"
@@ -239,9 +217,9 @@ def volume_drawing(analysis: Analysis, drive: str) -> Drawing:
 def area_drawing(analysis: Analysis, drive: str) -> Drawing:
     """Bars by area."""
     caption = (
-        "Means over layers, steps and the voxels of an area in both hemispheres (number of voxels in brackets). Weights "
-        "and patterns have no test; the last panel counts voxels that the encoding model predicts (FDR 5 % within each "
-        "layer and step)."
+        "Means over layers, steps and the voxels of an area in both hemispheres (number of voxels in brackets). "
+        "Weights and patterns have no test; the last panel counts voxels that the encoding model predicts (FDR 5 % "
+        "within each layer and step)."
     )
     if reason := why_no_surface(analysis.cortex):
         caption += f" No map is drawn: {reason}."
@@ -252,9 +230,9 @@ def area_drawing(analysis: Analysis, drive: str) -> Drawing:
 def decoding_drawing(analysis: Analysis, areas: pd.DataFrame) -> Drawing:
     """Which area's voxels alone predict which layer."""
     caption = (
-        "Held-out R² of each layer's hidden states (mean over steps) from the voxels of one area alone (number of voxels "
-        "in brackets). Below 0 is worse than guessing the mean. Areas differ in signal-to-noise, so compare the order of "
-        "the layers within an area before you compare areas."
+        "Held-out R² of each layer's hidden states (mean over steps) from the voxels of one area alone (number of "
+        "voxels in brackets). Below 0 is worse than guessing the mean. Areas differ in signal-to-noise, so compare the "
+        "order of the layers within an area before you compare areas."
     )
     order = maps.area_order([str(area) for area in areas["area"]])
     return Drawing("areas_decoding", "areas", "Decoding from one area", caption, figures.area_decoding(areas, order))
@@ -289,10 +267,10 @@ def difference_drawing(
 
 def _difference(panels: pd.DataFrame, reference: str, cortex: Cortex) -> Drawing:
     caption = (
-        f"Encoding R² of a voxel minus that of {reference}, mean over layers and steps, reconstruction-driven: red where "
-        "the hidden states under the row's conditions carry more of the voxel's signal. Full colour: significant (signs "
-        "of the differences flipped by test category, FDR 5 % over the voxels of a map); pale: not. The counts above the "
-        "maps are of such voxels. Each row is one training, so this compares trained models, not recipes. "
+        f"Encoding R² of a voxel minus that of {reference}, mean over layers and steps, reconstruction-driven: red "
+        "where the hidden states under the row's conditions carry more of the voxel's signal. Full colour: significant "
+        "(signs of the differences flipped by test category, FDR 5 % over the voxels of a map); pale: not. The counts "
+        "above the maps are of such voxels. Each row is one training, so this compares trained models, not recipes. "
         "Stimulus-driven states do not depend on the row, so there is no such map of them."
     )
     unit = "difference of encoding R² (row minus reference)"

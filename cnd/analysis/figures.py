@@ -112,7 +112,7 @@ def paint(sheet: Sheet, panel: pd.DataFrame, cmap: Colormap, norm: Normalize, si
 def _cortex_panel(axes: Axes, sheet: Sheet, picture: NDArray[np.float64], left: float, top: float, named: bool) -> None:
     height, width = sheet.voxel.shape
     axes.imshow(picture, interpolation="nearest", extent=(left, left + width, top + height, top))
-    lines = [line + (left, top) for line in sheet.outlines]
+    lines = [line + np.array([left, top]) for line in sheet.outlines]
     axes.add_collection(LineCollection(lines, colors=INK, linewidths=0.9), autolim=False)
     for label in sheet.labels if named else ():
         x, y = label.x + left, label.y + top
@@ -191,8 +191,7 @@ def _heat_panel(axes: Axes, cells: pd.DataFrame, top: float) -> None:
         x, y = steps.index(cell["step"]), layers.index(cell["layer"])
         color = "white" if cell["r2"] > 0.6 * top else INK
         star = "*" if np.isfinite(cell["r2_p"]) and cell["r2_p"] <= 0.05 else ""
-        number = f"{cell['r2']:.3f}".replace("-", "−")
-        null = f"{cell['r2_null_95']:.3f}".replace("-", "−")
+        number, null = (_number(cell[name]) for name in ("r2", "r2_null_95"))
         axes.text(x, y - 0.12, f"{number}{star}", ha="center", va="center", color=color, fontsize=9.5)
         axes.text(x, y + 0.26, f"null {null}", ha="center", va="center", color=color, fontsize=7.5)
     axes.set_xticks(range(len(steps)), [f"{100 * step:.0f} %" for step in steps])
@@ -200,6 +199,10 @@ def _heat_panel(axes: Axes, cells: pd.DataFrame, top: float) -> None:
     axes.set_xlabel("denoising done")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−") if np.isfinite(value) else "–"  # a state that does not vary has no R^2
 
 
 def area_bars(areas: pd.DataFrame) -> Figure:

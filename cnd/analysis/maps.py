@@ -58,8 +58,10 @@ class Quantity(NamedTuple):
     masked: bool
 
 
-WEIGHT = Quantity("weight", "raw weight", "mean |W|, SD of the hidden state per SD of the voxel", False)
-PATTERN = Quantity("pattern", "Haufe pattern", "mean |pattern|, SD of the voxel per SD of the decoded component", False)
+WEIGHT = Quantity("weight", "raw weight", "mean |W|, units of the hidden state per SD of the voxel", False)
+PATTERN = Quantity(
+    "pattern", "Haufe pattern", "mean |pattern|, covariance (SD of the voxel × units of the hidden state)", False
+)
 ENCODING = Quantity("encoding_r2", "encoding R²", "held-out R² of the voxel, predicted from the hidden state", True)
 QUANTITIES = (WEIGHT, PATTERN, ENCODING)
 
@@ -69,7 +71,7 @@ QUANTITIES = (WEIGHT, PATTERN, ENCODING)
 
 @dataclass(frozen=True)
 class Analysis:
-    """The tables of one analysis folder; see :mod:`cnd.analysis.tables`. ``areas``, items and errors are None where not written.
+    """The tables of one analysis folder; see :mod:`cnd.analysis.tables`. What was not written is None.
 
     Attributes:
         item_errors: by ``<drive>.<side>``, float32 [test item, voxel]: squared error of the encoding model over the
@@ -196,7 +198,7 @@ def agreement(voxels: pd.DataFrame, drive: str) -> pd.DataFrame:
 
     Returns:
         One line per side: side; weight_rho, pattern_rho (Spearman's correlation over voxels with encoding R^2);
-        weight_empty, pattern_empty (share of the top tenth of voxels that the encoding model does not predict, FDR 5 %).
+        weight_empty, pattern_empty (share of the top tenth of voxels that are not significant, FDR 5 %).
     """
     lines = []
     for (side, *_), cell in voxels[voxels["drive"] == drive].groupby(["side", "layer", "step"]):

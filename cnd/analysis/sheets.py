@@ -171,7 +171,7 @@ def _outline(mask: BoolArray) -> list[FloatArray]:
 
 
 def _labels(masks: dict[str, BoolArray]) -> tuple[Label, ...]:
-    """Names in the middle of the areas; beside the area, on the side away from V1, where it is too small for its name."""
+    """Names in the middle of the areas; beside them, on the side away from V1, where an area is too small."""
     centres = {name: _centre(mask) for name, mask in masks.items()}
     labels = []
     for name, (x, y) in centres.items():
@@ -204,7 +204,7 @@ def join(sheets: list[Sheet], gap: int) -> Sheet:
         padding = [(above, height - sheet.voxel.shape[0] - above), (0, gap if number < len(sheets) - 1 else 0)]
         for name, arrays in parts.items():
             arrays.append(np.pad(getattr(sheet, name), padding, constant_values=fill[name]))
-        outlines += [line + (left, above) for line in sheet.outlines]
+        outlines += [line + np.array([left, above]) for line in sheet.outlines]
         labels += [_moved(label, left, above) for label in sheet.labels]
         titles += [(text, x + left) for text, x in sheet.titles]
         left += parts["voxel"][-1].shape[1]

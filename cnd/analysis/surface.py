@@ -119,7 +119,7 @@ def _fsaverage5(folder: Path, side: Side) -> Hemisphere:
 
 
 def _dscalar(path: Path) -> FloatArray:
-    """One value per cortical vertex of a CIFTI file, read as plain NIfTI-2: parsing CIFTI's own header takes a second."""
+    """One value per cortical vertex of a CIFTI file, read as plain NIfTI-2: CIFTI's own header takes a second."""
     import nibabel
 
     logger = logging.getLogger("nibabel.global")
@@ -166,8 +166,8 @@ def why_no_surface(cortex: pd.DataFrame) -> str | None:
     if (cortex["vertex"] >= 0).any():
         return None
     return (
-        "no voxel has a cortical vertex, so these are voxels of a volume without a surface transform; to draw them on a "
-        "surface would need one made for this subject"
+        "no voxel has a cortical vertex, so these are voxels of a volume without a surface transform; to draw them on "
+        "a surface would need one made for this subject"
     )
 
 

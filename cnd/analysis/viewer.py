@@ -1,4 +1,4 @@
-"""The interactive view of an analysis: one HTML file with inflated cortex and maps inside, nothing fetched from outside."""
+"""The interactive view of an analysis: one HTML file that holds cortex and maps and fetches nothing."""
 
 from __future__ import annotations
 

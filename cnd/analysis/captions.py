@@ -1,0 +1,27 @@
+"""What a reader must know about the maps, in plain words: where the hidden states come from, what a quantity shows."""
+
+from __future__ import annotations
+
+from cnd.analysis.maps import ENCODING, PATTERN, WEIGHT
+
+ORIGIN = {
+    "reconstruction": (
+        "The hidden states come from a UNet that was steered by conditions decoded from these very voxels, so voxels "
+        "must predict them to some degree: a replication of the paper, not evidence of what the brain represents."
+    ),
+    "stimulus": (
+        "The hidden states come from the true image, noised to the step, with the true class: the voxels had no part "
+        "in making them. What voxels predict here they share with the stimulus (not circular)."
+    ),
+}
+CAUTION = {
+    WEIGHT: (
+        "A large weight does not mean that a voxel carries the information: ridge also weights voxels that only cancel "
+        "the noise of others (Haufe et al. 2014)."
+    ),
+    PATTERN: "The pattern says how strongly a voxel follows the decoded components; it is not a test.",
+    ENCODING: (
+        "Only voxels that are predicted better than after training on permuted pairs have a colour: in at least one of "
+        "the averaged layers or steps (smallest p times their number, then FDR 5 % over voxels)."
+    ),
+}
