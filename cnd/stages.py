@@ -25,7 +25,7 @@ ANALYSIS = (
 )  # fmt: skip
 """Modules of :mod:`cnd.analysis` that compute."""
 
-DRAWING = ("draw", "figures", "maps", "sheets", "surface", "viewer")
+DRAWING = ("captions", "draw", "figures", "maps", "sheets", "surface", "viewer")
 """Modules of :mod:`cnd.analysis` that draw."""
 
 
@@ -127,7 +127,10 @@ def _phase1_stages(e: Experiment, data_stage: Stage, planned: bool) -> tuple[Sta
     settings = e.phase1.model_dump(mode="json", exclude={"pretrain_epochs", "tune_epochs", "initial_weights"})
     initial = _checkpoint_hash(e.phase1.initial_weights)
     common = dict(
-        encoder=e.encoder.model_dump(mode="json"), phase1=settings, seed=e.seed, code=code("inputs.py", "pipeline.py", "phase1")
+        encoder=e.encoder.model_dump(mode="json"),
+        phase1=settings,
+        seed=e.seed,
+        code=code("inputs.py", "pipeline.py", "phase1"),
     )
     pretrain = None
     pool = data.pool_fingerprint(e.data, planned)
@@ -161,7 +164,8 @@ def analysis_stage(experiment: Experiment, folds: list[Fold]) -> Stage:
 
 def figures_stage(analysis: Stage) -> Stage:
     """The pictures of an analysis."""
-    return _stage("figures", analysis=analysis.key, code=code(*(f"analysis/{name}.py" for name in DRAWING)))
+    page = file_hash(HERE / "analysis" / "cortex.html")
+    return _stage("figures", analysis=analysis.key, page=page, code=code(*(f"analysis/{name}.py" for name in DRAWING)))
 
 
 def stages(experiment: Experiment, analyse: bool = False, planned: bool = False) -> list[Stage]:

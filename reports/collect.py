@@ -16,7 +16,8 @@ from safetensors import safe_open
 
 from cnd.errors import UserError
 
-METRIC = re.compile(r"nway(\d+)_top(\d+)")
+METRIC = re.compile(r"nway(\d+)_top(\d+)(?:/(.+))?")
+UNSEEN = "unseen stimuli"  # the metric without what generator and judge were probably trained on
 ITEM_COLUMNS = ["item", "stimulus", "category", "category_name", "sample"]
 HISTORY_COLUMNS = ["phase", "fold", "samples_seen", "name", "value"]
 ATTENTION_COLUMNS = ["item", "concept_name", "weight"]
@@ -108,9 +109,11 @@ class Records:
 
 
 def metric_title(metric: str) -> str:
-    """``nway50_top1`` to ``50-way top-1``."""
+    """``nway50_top1`` to ``50-way top-1``; ``nway50_top1/resnet50`` to ``50-way top-1, resnet50``."""
     match = METRIC.fullmatch(metric)
-    return f"{match[1]}-way top-{match[2]}" if match else metric
+    if not match:
+        return metric
+    return f"{match[1]}-way top-{match[2]}" + (f", {match[3]}" if match[3] else "")
 
 
 def read_sweep(output: Path, sweep_dir: Path) -> Records:
@@ -136,8 +139,8 @@ def read_sweep(output: Path, sweep_dir: Path) -> Records:
                 history += [frame.assign(row=row.id, seed=int(seed)) for frame in frames[1:] if len(frame)]
             trials.append(trial)
     all_items = _concatenate(items, ITEM_COLUMNS)
-    found_metrics = [str(column) for column in all_items if METRIC.fullmatch(str(column))]
-    metrics = sorted(found_metrics, key=lambda column: [int(n) for n in re.findall(r"\d+", column)])
+    all_items = _with_unseen(all_items)
+    metrics = sorted((str(c) for c in all_items if METRIC.fullmatch(str(c))), key=_metric_order)
     metric = _table_metric(sweep, metrics, trials)
     return Records(sweep, rows, trials, all_items, _concatenate(history, HISTORY_COLUMNS), metrics, metric)
 
@@ -206,6 +209,21 @@ def _with_record(trial: Trial, output: Path, record: str | None) -> tuple[Trial,
 
 def _concatenate(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*columns, "row", "seed"])
+
+
+def _with_unseen(items: pd.DataFrame) -> pd.DataFrame:
+    """Beside each score of the first judge one that is empty for stimuli seen in training, where some are known."""
+    if "seen" not in items or not items["seen"].eq(True).any() or items["seen"].eq(True).all():
+        return items
+    own = [c for c in items if (match := METRIC.fullmatch(str(c))) and not match[3]]
+    return items.assign(**{f"{c}/{UNSEEN}": items[c].where(items["seen"].ne(True)) for c in own})
+
+
+def _metric_order(metric: str) -> tuple[str, int, int]:
+    """The first judge's scores by n, then those of each further judge."""
+    match = METRIC.fullmatch(metric)
+    assert match  # only metrics are sorted
+    return match[3] or "", int(match[1]), int(match[2])
 
 
 def _table_metric(sweep: dict[str, Any], metrics: list[str], trials: list[Trial]) -> str:

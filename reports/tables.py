@@ -158,9 +158,10 @@ def row_state(records: Records, row: str) -> str:
 
 
 def chance(records: Records, metric: str) -> float:
-    """Chance level of a metric as the records state it."""
+    """Chance level of a metric as the records state it; the same for every judge."""
+    base = metric.partition("/")[0]
     return next(
-        (float(t.summary["chance"][metric]) for t in records.complete if metric in t.summary.get("chance", {})),
+        (float(t.summary["chance"][base]) for t in records.complete if base in t.summary.get("chance", {})),
         float("nan"),
     )
 

@@ -387,3 +387,22 @@ def test_provenance_names_what_each_row_changed(tmp_path: Path) -> None:
     assert "phase1.enabled = False" in page.text
     configuration = json.loads(re.search(r"Full configuration of row 10 (\{.*\}) One file", page.text)[1])  # type: ignore[index]
     assert configuration["phase2"] == {"checkpoint": "validation"}
+
+
+def test_every_judge_and_unseen_stimuli_have_their_own_column(tmp_path: Path) -> None:
+    sweep = finished_sweep(tmp_path)
+    for path in tmp_path.rglob("items.parquet"):
+        items = pd.read_parquet(path)
+        items["nway50_top1/resnet50"] = 1.0
+        items["seen"] = items["item"] % 2 == 0
+        items.to_parquet(path)
+    records = read_sweep(tmp_path, sweep)
+    assert records.metric == "nway50_top1"
+    assert {"nway50_top1/resnet50", "nway50_top1/unseen stimuli"} <= set(records.metrics)
+    assert metric_title("nway50_top1/resnet50") == "50-way top-1, resnet50"
+    assert tables.chance(records, "nway50_top1/resnet50") == tables.chance(records, "nway50_top1")
+    scores = tables.score_table(records).set_index(["row", "metric"])["score"]
+    row = records.complete[0].row
+    mine = records.items[(records.items["row"] == row) & (records.items["item"] % 2 == 1)]
+    assert scores[row, "nway50_top1/resnet50"] == 1.0
+    assert scores[row, "nway50_top1/unseen stimuli"] == pytest.approx(mine.groupby("item")["nway50_top1"].mean().mean())
