@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 Backend = Literal["numpy", "torch", "torch_cuda"]
 TARGETS_BATCH = 4096  # targets predicted at once, for memory
+CACHED_TARGETS = 512  # targets whose residuals stay in the processor's cache
 
 
 class VoxelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -113,16 +114,18 @@ def solve_leave_one_out(X: np.ndarray, Y: np.ndarray, alphas: np.ndarray) -> tup
     """
     squares, left = _left_vectors(X)
     rotated = left.T @ Y
-    outside = Y - left @ rotated  # what no linear function of X reaches
     leverage_left = 1 - 1 / len(X) - np.square(left).sum(1)
-    best, chosen = np.full(Y.shape[1], np.inf), np.zeros(Y.shape[1], dtype=int)
-    for index, alpha in enumerate(alphas):
-        shrunk = (alpha / (squares + alpha)).astype(X.dtype)
-        residual = outside + left @ (shrunk[:, None] * rotated)
-        error = residual / (leverage_left + np.square(left) @ shrunk)[:, None]
-        score = np.einsum("nt,nt->t", error, error, dtype=np.float64)
-        better = score < best
-        best[better], chosen[better] = score[better], index
+    chosen = np.empty(Y.shape[1], dtype=int)
+    for start in range(0, Y.shape[1], CACHED_TARGETS):
+        part = slice(start, start + CACHED_TARGETS)
+        outside = Y[:, part] - left @ rotated[:, part]  # what no linear function of X reaches
+        scores = []
+        for alpha in alphas:
+            shrunk = (alpha / (squares + alpha)).astype(X.dtype)
+            residual = left @ (shrunk[:, None] * rotated[:, part])
+            residual += outside
+            scores.append((leverage_left + np.square(left) @ shrunk) ** -2 @ np.square(residual, out=residual))
+        chosen[part] = np.argmin(scores, axis=0)
     weights = rotated / (squares[:, None] + alphas[chosen]).astype(X.dtype)
     return X.T @ (left @ weights), alphas[chosen]
 
