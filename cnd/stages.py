@@ -126,12 +126,8 @@ def _phase1_stages(e: Experiment, data_stage: Stage, planned: bool) -> tuple[Sta
     """Pre-training on the unlabelled pools, which folds and subjects may share, and tuning on the training set."""
     settings = e.phase1.model_dump(mode="json", exclude={"pretrain_epochs", "tune_epochs", "initial_weights"})
     initial = _checkpoint_hash(e.phase1.initial_weights)
-    common = dict(
-        encoder=e.encoder.model_dump(mode="json"),
-        phase1=settings,
-        seed=e.seed,
-        code=code("inputs.py", "pipeline.py", "phase1"),
-    )
+    version = code("inputs.py", "pipeline.py", "phase1")
+    common = dict(encoder=e.encoder.model_dump(mode="json"), phase1=settings, seed=e.seed, code=version)
     pretrain = None
     pool = data.pool_fingerprint(e.data, planned)
     if pool and e.phase1.pretrain_epochs:
