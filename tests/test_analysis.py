@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import load_file
 from tiny_generator import tiny_generator
 
 from cnd.analysis import tables
@@ -57,7 +59,7 @@ def test_all_tables_are_written_and_agree(folds: list[Callable[[], FoldInputs]],
     analyse(CONFIG, SAMPLING, 0, folds, tmp_path, lambda fraction, *_: seen.append(fraction))
     assert seen == sorted(seen) and seen[-1] == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        [*(f"{name}.parquet" for name in tables.COLUMNS), "summary.json"]
+        [*(f"{name}.parquet" for name in (*tables.COLUMNS, "items")), "item_errors.safetensors", "summary.json"]
     )  # the raw states are gone
     states, targets, voxels, rois, areas, cortex = (tables.read(tmp_path, name) for name in tables.COLUMNS)
     cells = 2 * 4 * 2  # drives, places, steps
@@ -80,6 +82,11 @@ def test_all_tables_are_written_and_agree(folds: list[Callable[[], FoldInputs]],
     assert line["n_voxels"] == 25 and line["weight"] == pytest.approx(left["weight"].mean())
     assert line["share_significant"] == pytest.approx((left["q"] <= CONFIG.fdr).mean())
     assert (cortex["vertex"] == -1).all() and (cortex["x"] == 1).all()
+    errors, items = load_file(tmp_path / "item_errors.safetensors"), pd.read_parquet(tmp_path / "items.parquet")
+    assert list(items.columns) == ["item", "stimulus", "category"] and len(items) == 36
+    for (drive, side), mine in voxels.groupby(["drive", "side"]):  # their mean over items is what R^2 lacks to one
+        expected_error = 1 - mine.groupby("voxel")["encoding_r2"].mean()
+        np.testing.assert_allclose(errors[f"{drive}.{side}"].mean(0), expected_error, rtol=1e-3, atol=1e-3)
 
 
 def test_voxels_that_read_the_class_explain_the_class_driven_states(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from cnd.analysis import tables
@@ -83,6 +84,9 @@ def analyse(
         tallies.add(dataset, found, permuted)
         on_progress(1.0)
     summary = _summary(config, dataset, tallies, counts)
+    errors, items = tallies.item_errors()
+    save_file(errors, folder / "item_errors.safetensors")
+    items.to_parquet(folder / "items.parquet", index=False)
     tables.write(folder, tallies.tables(dataset), summary | {"seconds": round(time.time() - begin, 1)})
 
 

@@ -12,6 +12,8 @@
     Held-out R^2 of the hidden state from the voxels of one area alone, every area with the same number of voxels.
 ``cortex.parquet``
     Where each voxel lies; ``vertex`` is -1 and coordinates are NaN where unknown.
+``items.parquet``, ``item_errors.safetensors``
+    Test items of all folds, and the encoding model's squared error on each, for comparing runs.
 ``summary.json``
     Counts, module names, notes and seconds.
 

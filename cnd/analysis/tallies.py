@@ -36,6 +36,9 @@ class Tallies:
     def __init__(self, config: AnalysisConfig, seed: int, backend: Backend):
         self.config, self.backend = config, backend
         self.cells: dict[Cell, Tally] = {}
+        self.errors: list[dict[str, np.ndarray]] = []  # a fold each: squared error [n_test, voxels], by drive.side
+        self.squares: list[np.ndarray] = []  # a fold each: sum over test items of y^2 [voxels]
+        self.items: list[pd.DataFrame] = []
         self.areas = AreaScores(seed)
 
     def _ridge(self) -> VoxelRidge:
@@ -48,6 +51,7 @@ class Tallies:
         decoder = self._ridge().fit(train.fmri, targets, groups=train.category)
         smooth = smoothers(train.fmri, test.fmri, self.config.alphas)
         columns, stop = {}, 0
+        errors: dict[str, list[np.ndarray]] = {}
         for cell, components in found.items():
             start, stop = stop, stop + components.train.shape[1]
             columns[cell] = part = slice(start, stop)
@@ -57,7 +61,12 @@ class Tallies:
             tally.maps.append(importance(train.fmri, decoder.coef_[part]))
             chosen = self._index(decoder.alpha_[part])
             tally.decoding.add(Fold(components.train, components.test, smooth, chosen), permuted)
-            tally.encoding.add(self._encoding(dataset, components), permuted)
+            encoding = self._encoding(dataset, components)
+            tally.encoding.add(encoding, permuted)
+            errors.setdefault(f"{cell.drive}.{cell.place.side}", []).append((encoding.test - encoding.predicted()) ** 2)
+        self.errors.append({name: np.mean(found_here, axis=0) for name, found_here in errors.items()})
+        self.squares.append(((test.fmri - train.fmri.mean(0)) ** 2).sum(0, dtype=np.float64))
+        self.items.append(pd.DataFrame({"stimulus": test.stimulus, "category": test.category}))
         truth = np.concatenate([components.test for components in found.values()], axis=1)
         self.areas.add(self.config, dataset, targets, truth, columns)
 
@@ -75,6 +84,23 @@ class Tallies:
     def _index(self, alpha: np.ndarray) -> np.ndarray:
         """Place of each chosen penalty among the candidates."""
         return np.abs(np.log(alpha)[:, None] - np.log(self.config.alphas)).argmin(1)
+
+    # ---- errors of single items
+
+    def item_errors(self) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+        """What a comparison of two runs is tested by, and the test items (item, stimulus, category).
+
+        Returns:
+            by ``<drive>.<side>`` float32 [test items of all folds, voxels]: squared error of the encoding model, mean over
+            layers and steps, in units of the voxel's mean square, so that its mean over items is 1 - R^2.
+        """
+        items = pd.concat(self.items, ignore_index=True)
+        mean_square = np.maximum(np.sum(self.squares, axis=0) / len(items), 1e-12)
+        names = self.errors[0]
+        found = {name: np.concatenate([fold[name] for fold in self.errors]) / mean_square for name in names}
+        return {name: error.astype(np.float32) for name, error in found.items()}, items.rename_axis(
+            "item"
+        ).reset_index()
 
     # ---- tables
 
