@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
-from cnd.config import CndDecoder, Config, Experiment, explain, load_experiment, override, read_yaml
+from cnd.config import CndDecoder, Config, DitGenerator, Experiment, explain, load_experiment, override, read_yaml
 from cnd.errors import UserError, nearest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -270,6 +270,9 @@ def resolve(
             experiment = override(edited, {"seed": seed}, "--seeds")
             wanted_here = analysis == "all" or (analysis == "reference" and line.id == sweep.reference)
             analyse = wanted_here and seed == base.seed and isinstance(experiment.decoder, CndDecoder)
+            analyse = analyse and not isinstance(
+                experiment.generator, DitGenerator
+            )  # it has no encoder and decoder side
             found = tuple((stage.name, stage.key) for stage in stages(experiment, analyse, planned))
             shown = _settings(sweep.columns, row, experiment)
             trials.append(Trial(line.id, line.label, seed, is_control, shown, experiment, found))

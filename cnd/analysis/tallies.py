@@ -91,8 +91,8 @@ class Tallies:
         """What a comparison of two runs is tested by, and the test items (item, stimulus, category).
 
         Returns:
-            by ``<drive>.<side>`` float32 [test items of all folds, voxels]: squared error of the encoding model, mean over
-            layers and steps, in units of the voxel's mean square, so that its mean over items is 1 - R^2.
+            by ``<drive>.<side>`` float32 [test items of all folds, voxels]: squared error of the encoding model, mean
+            over layers and steps, in units of the voxel's mean square, so that its mean over items is 1 - R^2.
         """
         items = pd.concat(self.items, ignore_index=True)
         mean_square = np.maximum(np.sum(self.squares, axis=0) / len(items), 1e-12)
