@@ -228,6 +228,7 @@ def area_bars(areas: pd.DataFrame) -> Figure:
                 mine = areas[areas["side"] == side].set_index("area")[column].reindex(names)
                 axes.barh(np.arange(len(names)) + offset, factor * mine, 0.36, color=SIDE_COLORS[side], label=side)
             axes.set_title(title)
+            axes.locator_params(axis="x", nbins=4)  # four panels abreast leave little room for numbers
             axes.set_xlabel(unit)
             axes.locator_params(axis="x", nbins=4)
             axes.axvline(0, color=INK, lw=0.8)
