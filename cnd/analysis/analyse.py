@@ -147,8 +147,8 @@ def _summary(
             "the same fMRI. A replication, not evidence about the brain."
         )
         notes.append(
-            "In that drive the decoder has been trained on the training items, so their states carry the noise of their "
-            "fMRI: a voxel's encoding R² on test items can lie far below 0 even where it beats permuted pairs."
+            "In that drive the decoder has been trained on the training items, so their states carry the noise of "
+            "their fMRI: a voxel's encoding R² on test items can lie far below 0 even where it beats permuted pairs."
         )
     if missing := set(config.drives) - drives:
         notes.append(f"Drive {', '.join(missing)} is left out: the data has no images.")
