@@ -71,6 +71,16 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def with_moments(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Have AdamW's two moments in memory already, as every step but the first does."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return optimizer
+
+
 def phase1_step(
     size: dict[str, Any], encoder: EncoderConfig, settings: dict[str, Any]
 ) -> tuple[Callable[[], Any], str]:
