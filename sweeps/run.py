@@ -113,7 +113,7 @@ def run(request: Request) -> int:
     options, folder = request.options, request.folder
     if lacking := request.missing():
         more = f" ({len(lacking) - 1} more missing, see: plan)" if len(lacking) > 1 else ""
-        raise UserError(lacking[0] + more)
+        raise UserError(lacking[0].splitlines()[0] + more)
     trials, at_once = request.chosen(), request.concurrency()
     limit = options.max_concurrent if options.ray_address else at_once  # a cluster knows its own size
     resources = Resources(limit, options.gpus_per_trial, options.ray_address)

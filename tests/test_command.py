@@ -84,7 +84,8 @@ def test_help_names_the_sweeps_and_the_experiments() -> None:
 def test_the_plan_of_the_real_pipeline_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *SWEEP, "--json", "--output", str(tmp_path)]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert set(plan) == {"sweep", "experiment", "trials", "controls", "stages", "expected_minutes"}
+    assert set(plan) == {"sweep", "experiment", "trials", "controls", "stages", "expected_minutes", "missing"}
+    assert plan["missing"] == []
     assert [t["row"] for t in plan["trials"]] == [str(i) for i in range(16)] and plan["stages"]["phase1"] == 11
     assert [t["row"] for t in plan["controls"]] == ["ridge", "shuffled", "oracle"]
     assert len({t["key"] for t in plan["trials"] + plan["controls"]}) == 19 and plan["expected_minutes"] > 0
@@ -92,6 +93,20 @@ def test_the_plan_of_the_real_pipeline_as_json(tmp_path: Path, capsys: pytest.Ca
     plan = json.loads(capsys.readouterr().out)
     assert [(t["row"], t["seed"]) for t in plan["trials"]] == [(r, s) for r in ("0", "10") for s in range(3)]
     assert plan["stages"]["phase1"] == 3  # of row 10; the shuffled control shares them, row 0 has none
+
+
+def test_a_plan_without_the_files_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both experiments of real data: the whole plan, then what to get and where to put it, exit code 2."""
+    for experiment in ("god", "bold5000"):
+        edits = [f"data.path={tmp_path}/data", f"generator.path={tmp_path}/ldm", "--output", str(tmp_path)]
+        words = ["plan", "ablation_table1", "--experiment", experiment, "--set", edits[0], "--set", *edits[1:]]
+        assert main(words) == 2
+        told = capsys.readouterr()
+        assert "16 rows x 1 seed" in told.out and "phase1 11" in told.out
+        for what in (f"{tmp_path}/data", "figshare.com", f"{tmp_path}/ldm", "python -m cnd.generators convert", "put "):
+            assert what in told.err
+        assert main([*words[1:]]) == 2  # to run it is refused in one line
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_parsing() -> None:

@@ -119,7 +119,8 @@ def test_the_whole_pipeline_runs(kind: str, tmp_path: Path, models: Path) -> Non
     if kind.startswith("god"):  # GOD's lists say which test images ImageNet's training set holds
         assert summary["n_items"] == 50 and 0 < items["seen"].mean() < 1
         assert "nway50_top1_unseen" in summary["scores"]
-    analysis = pipeline.analyse(e, cache)
+    analysis, figures = pipeline.analyse(e, cache)
+    assert any(path.suffix == ".png" for path in figures.iterdir())
     assert pd.read_parquet(analysis / "states.parquet")["r2"].notna().any()
 
 

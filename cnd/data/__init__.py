@@ -124,7 +124,7 @@ def missing(config: DataConfig) -> str | None:
         return None
     module = _module(config)
     problems = _problems([partial(module.files, config), partial(image_files, config)])
-    setup = [module.SETUP] if problems else []
+    setup = [module.SETUP] if problems and module.SETUP not in problems[0] else []
     pools = _problems([partial(_pool_identity, config, pool, False) for pool in config.unlabelled])
     return "\n".join(dict.fromkeys([*problems, *setup, *pools])) or None
 
