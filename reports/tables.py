@@ -48,11 +48,18 @@ class Design:
     observed_spread: float
 
 
-def item_scores(records: Records, row: str, metric: str) -> pd.DataFrame:
-    """Per item of one row: ``score`` (mean over samples, then seeds), ``best`` (best sample) and ``category``."""
+def item_scores(records: Records, row: str, metric: str, seeds: set[int] | None = None) -> pd.DataFrame:
+    """Per item of one row: ``score`` (mean over samples, then seeds), ``best`` (best sample) and ``category``.
+
+    Args:
+        seeds: take these only; None takes all.
+    """
     if row not in records.per_item.index or metric not in records.per_item:
         return pd.DataFrame({"score": [], "best": [], "category": []}, dtype=float)
-    means = records.per_item.loc[[row], [metric, f"{metric}_best", "category"]].groupby("item").mean()
+    found = records.per_item.loc[[row], [metric, f"{metric}_best", "category"]]
+    if seeds is not None:
+        found = found[found.index.get_level_values("seed").isin(seeds)]
+    means = found.groupby("item").mean()
     return means.set_axis(["score", "best", "category"], axis=1).dropna()
 
 
@@ -78,10 +85,12 @@ def difference_table(records: Records) -> pd.DataFrame:
     Columns: row, title, control, difference, low, high, error, p, p_holm, n_units. Holm's correction runs over the
     table's rows; controls are not part of that family (p_holm is NaN).
     """
-    reference = item_scores(records, records.reference, records.metric)
     lines = []
     for row in records.rows:
-        both = item_scores(records, row.id, records.metric).join(reference, how="inner", rsuffix="_reference")
+        # a seed that only one of the two has finished would compare trainings, not rows
+        shared = _seeds(records, row.id) & _seeds(records, records.reference)
+        own, reference = (item_scores(records, r, records.metric, shared) for r in (row.id, records.reference))
+        both = own.join(reference, how="inner", rsuffix="_reference")
         if row.id == records.reference or both.empty:
             continue
         d = statistics.paired_difference(both["score"], both["score_reference"], _units(both))
@@ -91,6 +100,11 @@ def difference_table(records: Records) -> pd.DataFrame:
     table = pd.DataFrame(lines, columns=columns)
     family = ~table["control"].astype(bool)
     return table.assign(p_holm=pd.Series(statistics.holm(table.loc[family, "p"]), index=table.index[family]))
+
+
+def _seeds(records: Records, row: str) -> set[int]:
+    """Seeds that a row has finished."""
+    return {trial.seed for trial in records.of(row) if trial.folder is not None}
 
 
 def seed_differences(records: Records) -> pd.DataFrame:

@@ -406,3 +406,13 @@ def test_every_judge_and_unseen_stimuli_have_their_own_column(tmp_path: Path) ->
     mine = records.items[(records.items["row"] == row) & (records.items["item"] % 2 == 1)]
     assert scores[row, "nway50_top1/resnet50"] == 1.0
     assert scores[row, "nway50_top1/unseen stimuli"] == pytest.approx(mine.groupby("item")["nway50_top1"].mean().mean())
+
+
+def test_differences_compare_the_same_seeds_while_a_sweep_is_unfinished(tmp_path: Path) -> None:
+    rows = [table_row("10"), table_row("1")]
+    sweep = finished_sweep(tmp_path, rows, seeds=(0, 1))
+    whole = read_sweep(tmp_path, sweep)
+    expected = tables.seed_differences(whole).set_index(["row", "seed"])["difference"]["1", 0]
+    write_trial(sweep, "1", 1, state="running")
+    lines = tables.difference_table(read_sweep(tmp_path, sweep)).set_index("row")
+    assert lines.loc["1", "difference"] == pytest.approx(expected)
