@@ -33,17 +33,18 @@ def run(output: Path, cache: Path, run_id: str, edits: dict[str, Any]) -> tuple[
         local = trial["tracking_uri"].startswith("sqlite")
         tracker = Tracker(trial["tracking_uri"], output / "mlartifacts" if local else None, path.parents[1].name)
         tracker.analysis(trial["run_id"], tables, figures)
+        tracker.end(tracker.parent, "FINISHED")  # opening the tracker set it running
     return tables, figures
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m cnd.analysis", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs"), metavar="DIR", help="of the sweep (default: runs/)"
-    )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="of the sweep (default: OUTPUT/cache)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. analysis.noise_seeds=3")
+    add = parser.add_argument
+    add("run_id", metavar="RUN_ID", help="its id in MLflow, the beginning of it, or the trial's name such as 10-seed0")
+    add("--output", type=Path, default=Path("runs"), metavar="DIR", help="of the sweep (default: runs/)")
+    add("--cache", type=Path, metavar="DIR", help="of the sweep (default: OUTPUT/cache)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. analysis.noise_seeds=3")
     options = parser.parse_args(argv)
     try:
         output = options.output.expanduser().absolute()

@@ -1,0 +1,77 @@
+"""``python -m cnd.analysis`` and ``python -m cnd export`` on a finished run, found by its id in MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cnd.__main__ import main as export
+from cnd.analysis.__main__ import main as analyse
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = ["ablation_table1", "--experiment", "smoke", "--rows", "10,oracle", "--analysis", "none"]
+
+
+def sweep(*words: str) -> None:
+    """In a process of its own, as Ray wants it."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "sweeps" / "run.py"), *words]
+    subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    sweep(*WORDS, "--output", str(folder))
+    return folder
+
+
+def trial(output: Path, name: str) -> dict[str, Any]:
+    return json.loads((output / "sweeps" / "ablation_table1-smoke" / "trials" / f"{name}.json").read_text())
+
+
+def test_a_finished_run_is_analysed_by_its_id_and_the_report_shows_it(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = trial(output, "10-seed0")["run_id"]
+    small = ["--set", "analysis.n_components=4", "--set", "analysis.n_permutations=19"]
+    assert analyse([run_id, "--output", str(output), *small]) == 0
+    tables, figures = (Path(line.split(": ")[1]) for line in capsys.readouterr().out.splitlines()[-2:])
+    assert len(pd.read_parquet(tables / "voxels.parquet")) and list(figures.glob("figure5*.png"))
+    assert output / trial(output, "10-seed0")["analysis"] == tables
+    assert list((output / "mlartifacts").rglob("analysis/voxels.parquet"))
+    sweep("report", *WORDS[:3], "--output", str(output))
+    page = output / "reports" / "ablation_table1-smoke.html"
+    assert "Which voxels tell what the diffusion model represents" in page.read_text()
+
+
+def test_the_decoder_of_a_finished_run_is_exported(output: Path, tmp_path: Path) -> None:
+    assert export(["export", "10-seed0", str(tmp_path / "decoder"), "--output", str(output)]) == 0
+    assert (tmp_path / "decoder" / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "told"),
+    [
+        (analyse, ["nosuch"], "nosuch: no such run"),
+        (analyse, ["oracle-seed0"], "decoder 'oracle' has nothing to analyse"),
+        (analyse, ["10-seed0", "--set", "phase2.lr=1"], "only settings of the analysis can change"),
+        (export, ["export", "nosuch", "x"], "nosuch: no such run"),
+        (export, ["export", "oracle-seed0", "x"], "only 'cnd' trains a decoder"),
+        (export, ["export", "10-seed0", "x", "--fold", "3"], "--fold 3: the run has the folds 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    output: Path, command: Callable[[list[str]], int], words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command([*words, "--output", str(output)]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
