@@ -31,14 +31,12 @@ def test_every_case_runs_small(script: ModuleType) -> None:
         assert found["seconds"] > 0 and 0.1 < found["peak"] < 10 and found["what"].startswith("batch 8"), name
 
 
-def test_networks_have_the_published_size(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """cin256-v2's UNet has 400.92 M parameters; LDM prints it; the autoencoder is computed in test_paper_size."""
+def test_unet_has_the_published_size(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cin256-v2's UNet has 400.92 M parameters; LDM prints it."""
     monkeypatch.setattr(script, "device", lambda: torch.device("meta"))
     with torch.device("meta"):
         unet = script.random_generator(script.REAL, quick=False).unet
-        step, what = script.phase1_step(script.REAL, script.REAL["encoder"], {})
-    assert sum(p.numel() for p in unet.parameters()) / 1e6 == pytest.approx(400.92, abs=0.5)
-    assert "164 M parameters" in what and callable(step)
+    assert sum(p.numel() for p in unet.parameters()) / 1e6 == pytest.approx(400.92, abs=0.01)
 
 
 def test_each_case_is_measured_in_a_process_of_its_own(
