@@ -51,23 +51,61 @@ def write_god_h5(path: Path, subject: int = 1, n_voxels: int = 12, test_shift: f
     columns = god_columns(god_trials(subject, n_voxels, test_shift))
     if legacy:
         columns["Label"] = columns.pop("stimulus_id")
+    metadata = _metadata(columns, slice(0, None))
+    with h5py.File(path, "w") as file:
+        file["dataSet" if legacy else "dataset"] = np.column_stack(list(columns.values()))
+        _write_metadata(file.create_group("metaData" if legacy else "metadata"), metadata)
+
+
+def write_god_tasks(
+    folder: Path, subject: int = 1, n_voxels: int = 12, test_shift: float = 0, key: str = "stimulus_name"
+) -> None:
+    """``Subject1_ImageNetTraining.h5`` and ``_ImageNetTest.h5`` as bdpy makes them of fMRIPrep's output: the whole
+    brain, several columns under ``Label``, and names of the stimuli by number in ``vmap``."""
+    trials = god_trials(subject, n_voxels, test_shift)
+    for task, split, part in (("Training", "training", "train"), ("Test", "test", "test")):
+        known, names = image_list(split)
+        fmri, image = trials[part], trials[f"{part}_image"]
+        n = len(fmri)
+        elsewhere = np.random.default_rng([6, subject]).standard_normal((n, 5))
+        labels = {"trial_type": np.ones(n), key: known[image], "evaluation": np.full(n, np.nan)}
+        columns = {
+            "VoxelData": np.column_stack([elsewhere, fmri, elsewhere]),
+            "Session": np.ones(n),
+            "Run": np.arange(n) // 50 + 1.0,
+            "Label": np.column_stack(list(labels.values())),
+        }
+        metadata = _metadata(columns, slice(5, 5 + n_voxels))
+        place = np.flatnonzero(metadata["Label"] == 1)
+        metadata |= {label: _marked(len(metadata["Label"]), place[i], 1) for i, label in enumerate(labels)}
+        with h5py.File(folder / f"Subject{subject}_ImageNet{task}.h5", "w") as file:
+            file["dataset"] = np.column_stack(list(columns.values()))
+            _write_metadata(file.create_group("metadata"), metadata)
+            for i, name in enumerate(names):
+                file[f"vmap/{key}/{known[i]}"] = name.encode()
+
+
+def _metadata(columns: dict[str, np.ndarray], inside: slice) -> dict[str, np.ndarray]:
+    """Rows of the metadata; ``inside`` are the voxels that lie in the areas."""
     widths = [1 if c.ndim == 1 else c.shape[1] for c in columns.values()]
     starts = np.cumsum([0, *widths])
     metadata = {name: _marked(starts[-1], starts[i], widths[i]) for i, name in enumerate(columns)}
     voxels = np.flatnonzero(metadata["VoxelData"] == 1)
     for axis in "xyz":
         metadata[f"voxel_{axis}"] = np.full(starts[-1], np.nan)
-        metadata[f"voxel_{axis}"][voxels] = 3.0 * np.arange(n_voxels) + ord(axis)
+        metadata[f"voxel_{axis}"][voxels] = 999
+        metadata[f"voxel_{axis}"][voxels[inside]] = 3.0 * np.arange(len(voxels[inside])) + ord(axis)
     for area, part in GOD_AREAS.items():
         metadata[f"ROI_{area}"] = np.full(starts[-1], np.nan)
         metadata[f"ROI_{area}"][voxels] = 0
-        metadata[f"ROI_{area}"][voxels[part]] = 1
-    with h5py.File(path, "w") as file:
-        file["dataSet" if legacy else "dataset"] = np.column_stack(list(columns.values()))
-        group = file.create_group("metaData" if legacy else "metadata")
-        group["key"] = [key.encode() for key in metadata]
-        group["description"] = [f"1 = {key}".encode() for key in metadata]
-        group["value"] = np.stack(list(metadata.values()))
+        metadata[f"ROI_{area}"][voxels[inside][part]] = 1
+    return metadata
+
+
+def _write_metadata(group: h5py.Group, metadata: dict[str, np.ndarray]) -> None:
+    group["key"] = [key.encode() for key in metadata]
+    group["description"] = [f"1 = {key}".encode() for key in metadata]
+    group["value"] = np.stack(list(metadata.values()))
 
 
 def _marked(n: int, start: int, width: int) -> np.ndarray:

@@ -196,6 +196,13 @@ def test_files_that_left_the_article_are_asked_for_by_number(server, tmp_path, c
     assert hashlib.sha256(BODY).hexdigest() in capsys.readouterr().out  # no checksum was published
 
 
+def test_fetch_god_takes_what_the_article_lists_now(server, tmp_path, capsys):
+    tasks = [f"Subject{k}_ImageNet{task}.h5" for k in range(1, 6) for task in ("Test", "Training")]
+    offer(server, {name: BODY for name in [*tasks, "Subject1_Imagery.h5", "ImageFeatures.h5"]})
+    assert run(server, "god", "--output", tmp_path) == 0  # asking for the earlier files would be answered 404
+    assert sorted(p.name for p in tmp_path.iterdir()) == tasks
+
+
 def test_fetch_bold5000_unpacks(server, tmp_path, monkeypatch):
     def archive(name: str) -> bytes:
         buffer = io.BytesIO()

@@ -16,6 +16,7 @@ from data_writers import (
     packed_god,
     write_god_h5,
     write_god_h5_by_bdpy,
+    write_god_tasks,
     write_image_files,
 )
 
@@ -89,6 +90,14 @@ def test_both_layouts_hold_the_same(original: Path, packed: Path, cache: StageCa
     assert _load(cache, packed).facts["noise_ceiling_test_average"] == 0.5
 
 
+def test_a_voxel_without_noise_ceiling_is_only_reported_less(packed: Path, cache: StageCache, tmp_path: Path):
+    content = packed_god()
+    content["arr_5"][:4], content["arr_6"][:] = np.nan, np.inf
+    np.savez(tmp_path / "sbj_1.npz", **content)
+    dataset = _load(cache, tmp_path, images=packed / "images_256.npz")
+    assert dataset.facts["noise_ceiling_test_average"] == 0.5 and "median_snr" not in dataset.facts
+
+
 def test_legacy_spelling(original: Path, cache: StageCache, tmp_path: Path):
     write_god_h5(tmp_path / "Subject1.h5", legacy=True)
     legacy = _load(cache, tmp_path, images=original / "images")
@@ -103,6 +112,19 @@ def test_a_file_written_by_bdpy(original: Path, cache: StageCache, tmp_path: Pat
     assert by_bdpy.test.fmri.tobytes() == ours.test.fmri.tobytes()
     assert by_bdpy.roi == ours.roi and by_bdpy.description == ours.description
     np.testing.assert_array_equal(by_bdpy.xyz, ours.xyz)
+
+
+@pytest.mark.parametrize("key", ["stimulus_name", "stimulus_number"])
+def test_one_file_a_task(key: str, original: Path, cache: StageCache, tmp_path: Path):
+    write_god_tasks(tmp_path, key=key)
+    for settings in ({}, {"test_trials": "single"}, {"roi": ("V1", "HVC")}):
+        tasks = _load(cache, tmp_path, images=original / "images", **settings)
+        one = _load(cache, original, **settings)
+        assert tasks.train.fmri.tobytes() == one.train.fmri.tobytes()
+        assert tasks.test.fmri.tobytes() == one.test.fmri.tobytes() and tasks.test.stimulus == one.test.stimulus
+        np.testing.assert_array_equal(tasks.train.run, one.train.run)
+        np.testing.assert_array_equal(tasks.xyz, one.xyz)
+        assert tasks.roi == one.roi and tasks.facts == one.facts
 
 
 def test_areas_and_coordinates(original: Path, cache: StageCache):
@@ -125,7 +147,8 @@ def test_categories_and_which_test_images_were_seen(original: Path, cache: Stage
 def test_the_release_is_recognised_by_its_voxels():
     assert "recognised as the SPM release" in god.preprocessing(1, 4466)
     assert "recognised as the SPM release" in god.preprocessing(5, 4370)
-    assert "not the SPM release" in god.preprocessing(2, 4466)
+    assert "recognised as the fMRIPrep release" in god.preprocessing(3, 5355)
+    assert "not a known release (VC has 4466 voxels; SPM 4404, fMRIPrep 4979)" in god.preprocessing(2, 4466)
 
 
 def test_ids_are_matched_by_nearest_value():
@@ -170,9 +193,9 @@ def test_image_files_are_cropped_and_resized(original: Path, cache: StageCache):
 # ---------------------------------------------------------------- broken files
 
 
-def _edit_h5(change: Callable[[h5py.File], None]) -> Callable[[Path], None]:
+def _edit_h5(change: Callable[[h5py.File], None], name: str = "Subject1.h5") -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
-        with h5py.File(folder / "Subject1.h5", "r+") as file:
+        with h5py.File(folder / name, "r+") as file:
             change(file)
 
     return edit
@@ -229,7 +252,7 @@ def _packed(change: Callable[[dict[str, np.ndarray]], object], name: str = "sbj_
 
 
 BROKEN_H5 = {
-    "renamed": (lambda f: (f / "Subject1.h5").rename(f / "subject_1.h5"), ["neither Subject1.h5", "did you mean"]),
+    "renamed": (lambda f: (f / "Subject1.h5").rename(f / "subject_1.h5"), ["neither Subject1.h5", "found images, sub"]),
     "truncated": (_cut("Subject1.h5"), ["Subject1.h5", "not a readable BData file", "download"]),
     "no HDF5": (lambda f: (f / "Subject1.h5").write_text("hello"), ["Subject1.h5", "not a readable BData file"]),
     "no dataset": (_edit_h5(_drop("dataset")), ["Subject1.h5: key 'dataset' is missing", "found ['metadata']"]),
@@ -257,6 +280,26 @@ BROKEN_H5 = {
     ),
 }  # fmt: skip
 
+TRAINING, TEST = "Subject1_ImageNetTraining.h5", "Subject1_ImageNetTest.h5"
+
+
+def _other_places(file: h5py.File) -> None:
+    file["metadata/value"][...] += file["metadata/value"][...] > 1  # coordinates, not marks
+
+
+BROKEN_TASKS = {
+    "no test": (lambda f: (f / TEST).unlink(), [f"{TEST}: no such file, expected beside {TRAINING}"]),
+    "no training": (lambda f: (f / TRAINING).unlink(), [f"{TRAINING}: no such file, expected beside {TEST}"]),
+    "swapped": (lambda f: shutil.copy(f / TRAINING, f / TEST), [f"{TEST}: stimulus id", "none of the 50 test images"]),
+    "trials cut off": (_edit_h5(_replace("dataset", lambda d: d[:600]), TRAINING), [TRAINING, "(1200, any)"]),
+    "no stimuli": (
+        _edit_h5(_rename_metadata("stimulus_name", "name"), TEST),
+        [f"{TEST}: metadata key 'stimulus_id' is missing (or Label, stimulus_name, stimulus_number)"],
+    ),
+    "voxels elsewhere": (_edit_h5(_other_places, TEST), [TEST, "12 voxels", "at the same places", "same release"]),
+    "NaN": (_edit_h5(_replace("dataset", _with(7, 9, np.nan)), TEST), [TEST, "test trials", "1 NaN or infinite"]),
+}
+
 IMAGES = "images_256.npz"
 BROKEN_NPZ = {
     "truncated": (_cut("sbj_1.npz"), ["sbj_1.npz", "not a readable .npz file"]),
@@ -266,6 +309,7 @@ BROKEN_NPZ = {
     "wrong shape": (_packed(lambda c: c.update(arr_2=c["arr_2"][:49])), ["arr_2 has shape (49, 12)", "(50, 12)"]),
     "mask of another subject": (_packed(lambda c: c.update(VC=np.ones(11, bool))), ["VC has shape (11,)", "(12,)"]),
     "empty area": (_packed(lambda c: c.update(VC=np.zeros(12, bool))), ["VC marks no voxel", "data.roi"]),
+    "a number for the table": (_packed(lambda c: c.update(arr_0=np.array(3.0))), ["arr_0 has shape ()", "(1200, any)"]),
     "text": (_packed(lambda c: c.update(arr_6=np.array(["a"] * 12))), ["arr_6 has type <U1, expected numbers"]),
     "infinite": (_packed(lambda c: c["arr_0"].__setitem__((2, 3), np.inf)), ["arr_0 holds 1 NaN or infinite"]),
     "counted from 1": (_packed(lambda c: c.update(arr_3=c["arr_3"] + 1)), ["training images are numbered 1 to 1200"]),
@@ -283,6 +327,14 @@ BROKEN_NPZ = {
 @pytest.mark.parametrize("what", BROKEN_H5)
 def test_broken_original_files_are_explained(what: str, original: Path, tmp_path: Path):
     _expect_explanation(original, tmp_path, *BROKEN_H5[what])
+
+
+@pytest.mark.parametrize("what", BROKEN_TASKS)
+def test_broken_task_files_are_explained(what: str, tmp_path: Path):
+    (tmp_path / "good").mkdir()
+    write_god_tasks(tmp_path / "good")
+    np.savez(tmp_path / "good" / IMAGES, **god_images())
+    _expect_explanation(tmp_path / "good", tmp_path, *BROKEN_TASKS[what])
 
 
 @pytest.mark.parametrize("what", BROKEN_NPZ)

@@ -41,7 +41,7 @@ def guess_kind(path: Path) -> str:
         return "digits69" if path.suffix == ".mat" else "hcp"
     signs = {
         "folder": ["train.*", "*/train.*"],
-        "god": ["Subject[1-5].h5", "sbj_[1-5].npz"],
+        "god": ["Subject[1-5].h5", "Subject[1-5]_ImageNet*.h5", "sbj_[1-5].npz"],
         "bold5000": ["CSI*_GLMbetas*.npy", "py/CSI*.npy", "BOLD5000_*/"],
         "digits69": ["digit69*.mat"],
         "hcp": ["**/HCP_visual_voxel.npz", "**/*_Atlas_MSMAll*.dtseries.nii", "*.npz", "*.npy"],

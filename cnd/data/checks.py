@@ -32,8 +32,11 @@ def require_keys(path: Path, found: Iterable[str], keys: list[str]) -> None:
             raise UserError(f"{path}: key '{key}' is missing{nearest(key, found)}; download the file again")
 
 
-def expect_shape(path: Path, key: str, array: np.ndarray, shape: tuple[int | None, ...]) -> None:
-    """Finite numbers of the expected shape, where None allows any length.
+def expect_shape(path: Path, key: str, array: np.ndarray, shape: tuple[int | None, ...], finite: bool = True) -> None:
+    """Numbers of the expected shape, where None allows any length.
+
+    Args:
+        finite: refuse NaN and infinite values.
 
     Raises:
         UserError: wrong shape, no numbers, NaN or infinite values.
@@ -43,6 +46,6 @@ def expect_shape(path: Path, key: str, array: np.ndarray, shape: tuple[int | Non
         raise UserError(f"{path}: {key} has shape {array.shape}, expected {wanted}; download the file again")
     if array.dtype.kind not in "fiub":
         raise UserError(f"{path}: {key} has type {array.dtype}, expected numbers; download the file again")
-    bad = 0 if array.dtype.kind != "f" else int((~np.isfinite(array)).sum())
+    bad = 0 if array.dtype.kind != "f" or not finite else int((~np.isfinite(array)).sum())
     if bad:
         raise UserError(f"{path}: {key} holds {bad} NaN or infinite values, expected none; drop those voxels or trials")

@@ -52,7 +52,8 @@ class Source:
         steps: how to get what cannot be downloaded, and where to put everything.
         article: number of its figshare article.
         wanted: regular expression of the names wanted from there.
-        known: figshare's numbers of files that an earlier version of the article had, by name.
+        known: figshare's numbers of files that an earlier version of the article had, by name; asked for where
+            nothing that the article lists now will do.
         direct: files elsewhere.
     """
 
@@ -77,7 +78,10 @@ def source(name: str) -> Source:
     stimuli = "https://www.dropbox.com/s/5ie18t4rjjvsl47/BOLD5000_Stimuli.zip?dl=1"
     return {
         "god": Source(
-            god.SETUP, 7387130, r"Subject[1-5]\.h5", {f"Subject{k}.h5": n for k, n in enumerate(GOD_FILES, start=1)}
+            god.SETUP,
+            7387130,
+            r"Subject[1-5](_ImageNet(Training|Test))?\.h5",
+            {f"Subject{k}.h5": n for k, n in enumerate(GOD_FILES, start=1)},
         ),
         "bold5000": Source(
             bold5000.SETUP,
@@ -112,7 +116,8 @@ def remotes(wanted: Source, only: str = "*", api: str = FIGSHARE) -> list[Remote
         listed = [f for f in _listing(wanted.article, api) if re.fullmatch(wanted.wanted, f["name"])]
         names = {f["name"] for f in listed}
         found += [_of_figshare(api, f["id"], f["name"], f) for f in listed]
-        found += [_of_figshare(api, number, name, {}) for name, number in wanted.known.items() if name not in names]
+        if not fnmatch.filter(names, only):
+            found += [_of_figshare(api, number, name, {}) for name, number in wanted.known.items() if name not in names]
         if not any(re.fullmatch(wanted.wanted, remote.name) for remote in found):
             raise UserError(
                 f"{_page(wanted.article)}: no file {wanted.wanted} in the article any more; look there, or say "

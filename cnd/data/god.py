@@ -1,6 +1,6 @@
 """Generic Object Decoding: five subjects, 1,200 training and 50 test photographs (Horikawa & Kamitani 2017).
 
-Either public layout will do (:mod:`cnd.data.god_layouts`). Items come in the order of the published lists, so that
+Any of the public layouts will do (:mod:`cnd.data.god_layouts`). Items come in the order of the published lists, so that
 item i is the same image for every subject.
 """
 
@@ -14,48 +14,57 @@ from cnd.config import GodData
 from cnd.data.god_layouts import N_TEST, N_TRAIN, Recording, categories, image_list, in_ilsvrc, read_bdata, read_packed
 from cnd.data.images import ImageArchive, ImageFiles, ImageSource, StoredImages, find_images
 from cnd.data.tables import zscore
-from cnd.errors import UserError, nearest
+from cnd.errors import UserError
 from cnd.protocols import FmriDataset, FmriSplit
 
 AREAS = ("V1", "V2", "V3", "V4", "LOC", "FFA", "PPA", "LVC", "HVC", "VC")  # the first that holds a voxel names it
-SPM_VOXELS = (4466, 4404, 4643, 4133, 4370)  # of VC, subjects 1 to 5, in the release preprocessed by SPM
+SPM_VOXELS = (4466, 4404, 4643, 4133, 4370)  # of VC, subjects 1 to 5: Subject1.h5 and sbj_1.npz
+FMRIPREP_VOXELS = (3444, 4979, 5355, 4656, 6237)  # as public readers of Subject1_ImageNetTraining.h5 count them
+LAYOUTS = (("Subject{}.h5",), ("Subject{}_ImageNetTraining.h5", "Subject{}_ImageNetTest.h5"), ("sbj_{}.npz",))
 
 SETUP = """Generic Object Decoding (god)
-  fMRI    Subject1.h5 .. Subject5.h5 from https://figshare.com/articles/dataset/Generic_Object_Decoding/7387130
-          or sbj_1.npz .. sbj_5.npz with images_256.npz (folder Kamitani/npz) from https://figshare.com/s/94cd778e6afafb00946e
+  fMRI    Subject1_ImageNetTraining.h5 and Subject1_ImageNetTest.h5, likewise to 5 (fMRIPrep), or the earlier
+          Subject1.h5 (SPM), from https://figshare.com/articles/dataset/Generic_Object_Decoding/7387130
+          or sbj_1.npz .. sbj_5.npz (SPM; most published decoders use these) with images_256.npz, folder Kamitani/npz of
+          https://figshare.com/s/94cd778e6afafb00946e
   images  on request by the form at https://forms.gle/ujvA34948Xg49jdn9 (not needed with images_256.npz)
-  put     all in one folder: Subject1.h5 ..., images/training/n01518878_10042.JPEG ..., images/test/...
+  put     all in one folder: Subject1_ImageNetTraining.h5 ..., images/training/n01518878_10042.JPEG ..., images/test/...
           or sbj_1.npz ..., images_256.npz
   then    --set data.path=FOLDER (and data.images=FOLDER where the images lie elsewhere)"""
 HINT = "`python -m cnd.data fetch god` says where to get it"
 
 
-def subject_file(config: GodData) -> Path:
-    """The fMRI file of the subject, in either layout.
+def subject_files(config: GodData) -> list[Path]:
+    """The fMRI files of the subject, in the first layout that is complete.
 
     Raises:
-        UserError: no path was given, or the folder holds neither.
+        UserError: no path was given, or the folder holds none.
     """
     if config.path is None:
         raise UserError(f"data.path is not set: god reads files that cannot be shipped; {HINT}")
     if not config.path.is_dir():
         raise UserError(f"{config.path}: no such folder (data.path); {HINT}")
-    names = (f"Subject{config.subject}.h5", f"sbj_{config.subject}.npz")
-    for name in names:
-        if (config.path / name).is_file():
-            return config.path / name
-    found = [path.name for path in config.path.iterdir() if path.is_file()]
-    hint = nearest(names[0], found) if found else "; the folder is empty"
-    raise UserError(f"{config.path}: neither {names[0]} nor {names[1]} (subject {config.subject}){hint}; {HINT}")
+    layouts = [[config.path / name.format(config.subject) for name in names] for names in LAYOUTS]
+    for paths in layouts:
+        if all(path.is_file() for path in paths):
+            return paths
+    for first, second in (paths for paths in layouts if len(paths) == 2):
+        if first.is_file() or second.is_file():
+            gone, there = (first, second) if second.is_file() else (second, first)
+            raise UserError(f"{gone}: no such file, expected beside {there.name}; {HINT}")
+    wanted = ", nor ".join(" with ".join(path.name for path in paths) for paths in layouts)
+    found = sorted(path.name for path in config.path.iterdir())
+    listed = f"found {', '.join(found[:6])}{' ...' if found[6:] else ''}" if found else "the folder is empty"
+    raise UserError(f"{config.path}: neither {wanted} (subject {config.subject}); {listed}; {HINT}")
 
 
 def files(config: GodData) -> list[Path]:
-    """The subject's fMRI file, checked to be there.
+    """The subject's fMRI files, checked to be there.
 
     Raises:
         UserError: no path was given, or nothing lies there.
     """
-    return [subject_file(config)]
+    return subject_files(config)
 
 
 def image_source(config: GodData) -> ImageSource:
@@ -64,11 +73,14 @@ def image_source(config: GodData) -> ImageSource:
     Raises:
         UserError: there are none, or not all.
     """
-    folder = subject_file(config).parent
+    folder = subject_files(config)[0].parent
     usual = [folder / f"images_{config.image_size}.npz", folder / "images_256.npz", folder / "images"]
     path = config.images or next((p for p in usual if p.exists()), None)
     if path is None:
-        raise UserError(f"{folder}: neither images_256.npz nor a folder 'images'; set data.images; {HINT}")
+        others = ", ".join(sorted(p.name for p in folder.glob("images*"))) or "nothing like them"
+        raise UserError(
+            f"{folder}: neither images_256.npz nor a folder 'images'; found {others}; set data.images; {HINT}"
+        )
     if path.suffix == ".npz" and path.is_file():
         return ImageArchive(path, {"train_images": N_TRAIN, "test_images": N_TEST}, config.image_size)
     return ImageFiles(find_images(path, image_list("training")[1] + image_list("test")[1]), config.image_size)
@@ -90,8 +102,8 @@ def read(config: GodData) -> Recording:
     Raises:
         UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
     """
-    path = subject_file(config)
-    return read_bdata(path, config) if path.suffix == ".h5" else read_packed(path, config)
+    paths = subject_files(config)
+    return read_bdata(paths, config) if paths[0].suffix == ".h5" else read_packed(paths[0], config)
 
 
 def load(config: GodData, fold: int, images: Path) -> FmriDataset:
@@ -141,10 +153,12 @@ def load(config: GodData, fold: int, images: Path) -> FmriDataset:
 
 def preprocessing(subject: int, n_visual: int) -> str:
     """Which release the number of visual-cortex voxels points to."""
-    expected = SPM_VOXELS[subject - 1]
-    if n_visual == expected:
-        return f"recognised as the SPM release (VC has {n_visual} voxels)"
-    return f"not the SPM release, perhaps fMRIPrep (VC has {n_visual} voxels, SPM {expected})"
+    releases = {"SPM": SPM_VOXELS[subject - 1], "fMRIPrep": FMRIPREP_VOXELS[subject - 1]}
+    for name, expected in releases.items():
+        if n_visual == expected:
+            return f"recognised as the {name} release (VC has {n_visual} voxels)"
+    known = ", ".join(f"{name} {expected}" for name, expected in releases.items())
+    return f"not a known release (VC has {n_visual} voxels; {known})"
 
 
 def _area_of_voxels(masks: dict[str, np.ndarray], n_voxels: int) -> list[str]:

@@ -1,8 +1,17 @@
-"""The two public layouts of Generic Object Decoding, read into one form; and its published image lists.
+"""The public layouts of Generic Object Decoding, read into one form; and its published image lists.
 
-``Subject{1..5}.h5`` is BData, the HDF5 form of github.com/KamitaniLab/bdpy (bdpy/bdata/bdata.py): a table ``dataset``
-[trials, columns] and ``metadata`` whose rows say what a column holds (1) or not (NaN). ``sbj_{1..5}.npz`` is the packed
-form of github.com/WeizmannVision/SelfSuperReconst (utils/datasets.py), which MinD-Vis reads too.
+The ``.h5`` files are BData, the HDF5 form of github.com/KamitaniLab/bdpy (bdpy/bdata/bdata.py): a table ``dataset``
+[trials, columns] and ``metadata`` whose rows say what a column holds (1) or not (NaN or 0). There are two releases:
+
+- ``Subject{1..5}.h5``: visual cortex, all trials, told apart by ``DataType``; the stimulus is ``stimulus_id``, formerly
+  ``Label`` (github.com/KamitaniLab/GenericObjectDecoding, code/python/analysis_FeaturePrediction.py).
+- ``Subject{1..5}_ImageNetTraining.h5`` and ``_ImageNetTest.h5``, what figshare lists in 2026: the whole brain, one task
+  a file, so no ``DataType``; the stimulus is ``stimulus_name`` or ``stimulus_number``, the same number in either (bdpy
+  maps names by data/stimulus_ImageNet*.tsv of the same repository), and ``Label`` marks several columns.
+
+``sbj_{1..5}.npz`` is the packed form of github.com/WeizmannVision/SelfSuperReconst (utils/datasets.py), which MinD-Vis
+reads too. How its fMRI was scaled is not published; earlier code of its authors scales every run by itself, test runs
+too (github.com/WeizmannVision/ssfmri2im, KamitaniData/kamitani_data_handler.py).
 """
 
 from __future__ import annotations
@@ -93,15 +102,61 @@ def match_ids(ids: np.ndarray, split: str, path: Path) -> np.ndarray:
     return position
 
 
-# ---------------------------------------------------------------- the two layouts
+# ---------------------------------------------------------------- BData
+
+STIMULUS_KEYS = ("stimulus_id", "Label", "stimulus_name", "stimulus_number")
 
 
-def read_bdata(path: Path, config: GodData) -> Recording:
-    """``Subject{1..5}.h5``; imagery trials (DataType 3) are left out.
+@dataclass(frozen=True)
+class _Trials:
+    """Some trials of a BData file: fmri float32 [n, voxels], ids float64 [n], run int64 [n]; the rest as above."""
+
+    path: Path
+    fmri: np.ndarray
+    ids: np.ndarray
+    run: np.ndarray | None
+    masks: dict[str, np.ndarray]
+    n_visual: int
+    xyz: np.ndarray | None
+
+
+def read_bdata(paths: list[Path], config: GodData) -> Recording:
+    """One file with all trials, of which imagery (DataType 3) is left out, or a training and a test file.
 
     Raises:
-        UserError: unreadable, incomplete, wrong-shaped or non-finite file.
+        UserError: unreadable, incomplete, wrong-shaped or non-finite file; the two do not fit each other.
     """
+    kinds = (1, 2) if len(paths) == 1 else (None, None)
+    train, test = (_read_trials(path, kind, config) for path, kind in zip((paths[0], paths[-1]), kinds, strict=True))
+    expect_shape(train.path, "dataset (training trials)", train.fmri, (N_TRAIN, None))
+    expect_shape(test.path, "dataset (perception test trials)", test.fmri, (None, None))
+    here, there = (np.empty(0) if trials.xyz is None else trials.xyz for trials in (train, test))
+    if train.fmri.shape[1] != test.fmri.shape[1] or not np.array_equal(here, there):
+        raise UserError(
+            f"{test.path}: {test.fmri.shape[1]} voxels, expected the {train.fmri.shape[1]} of {train.path.name} at the "
+            "same places (voxel_x, voxel_y, voxel_z); download both from the same release"
+        )
+    train_image = match_ids(train.ids, "training", train.path)
+    test_image = match_ids(test.ids, "test", test.path)
+    _expect_every_image(train.path, "training", train_image)
+    _expect_every_image(test.path, "test", test_image)
+    order, test_order = np.argsort(train_image), np.argsort(test_image, kind="stable")
+    single = config.test_trials == "single"
+    return Recording(
+        train=train.fmri[order],
+        test=test.fmri[test_order] if single else _averaged(test.fmri, test_image),
+        test_image=test_image[test_order] if single else np.arange(N_TEST),
+        masks=train.masks,
+        n_visual=train.n_visual,
+        xyz=train.xyz,
+        train_run=None if train.run is None else train.run[order],
+        test_run=test.run[test_order] if single and test.run is not None else None,
+        facts={"test_repetitions": float(np.bincount(test_image).min())},
+    )
+
+
+def _read_trials(path: Path, kind: int | None, config: GodData) -> _Trials:
+    """The trials of one DataType, or all of the file."""
     import h5py  # not at the top: the plan asks this module for its files
 
     with readable(path, "BData file"), h5py.File(path, "r") as file:
@@ -119,28 +174,22 @@ def read_bdata(path: Path, config: GodData) -> Recording:
         all_masks = {k.removeprefix("ROI_"): row == 1 for k, row in rows.items() if k.startswith("ROI_")}
         chosen = _chosen(path, all_masks, config.roi, "ROI_")
         columns = {k: np.flatnonzero(row == 1) for k, row in rows.items()}
-        kind = _column(path, dataset, columns, "DataType")
-        ids = _column(path, dataset, columns, "stimulus_id", "Label")
+        ids = _column(path, dataset, columns, *STIMULUS_KEYS)
+        wanted = np.arange(len(ids))
+        if kind is not None:
+            wanted = np.flatnonzero(_column(path, dataset, columns, "DataType") == kind)
         run = _column(path, dataset, columns, "Run").astype(np.int64) if len(columns.get("Run", ())) else None
-        train, test = (_block(dataset, np.flatnonzero(kind == k), chosen) for k in (1, 2))
-    expect_shape(path, "dataset (DataType 1, training)", train, (N_TRAIN, None))
-    expect_shape(path, "dataset (DataType 2, perception test)", test, (None, None))
-    train_image, test_image = match_ids(ids[kind == 1], "training", path), match_ids(ids[kind == 2], "test", path)
-    _expect_every_image(path, train_image, test_image)
-    order, test_order = np.argsort(train_image), np.argsort(test_image, kind="stable")
-    single = config.test_trials == "single"
-    return Recording(
-        train=train[order],
-        test=test[test_order] if single else _averaged(test, test_image),
-        test_image=test_image[test_order] if single else np.arange(N_TEST),
+        fmri = _block(dataset, wanted, chosen)
+    return _Trials(
+        path=path,
+        fmri=fmri,
+        ids=ids[wanted],
+        run=None if run is None else run[wanted],
         masks={name: mask[chosen] for name, mask in all_masks.items()},
         n_visual=int(all_masks["VC"].sum()) if "VC" in all_masks else 0,
         xyz=np.stack([rows[f"voxel_{a}"][chosen] for a in "xyz"], axis=1).astype(np.float32)
         if all(f"voxel_{a}" in rows for a in "xyz")
         else None,
-        train_run=None if run is None else run[kind == 1][order],
-        test_run=run[kind == 2][test_order] if single and run is not None else None,
-        facts={"test_repetitions": float(np.bincount(test_image).min())},
     )
 
 
@@ -153,11 +202,14 @@ def _member(path: Path, group: Any, *names: str) -> Any:
 
 
 def _column(path: Path, dataset: Any, columns: dict[str, np.ndarray], *names: str) -> np.ndarray:
-    """The one column [trials] that the first known of these keys marks."""
+    """The column [trials] of the first of these keys that marks exactly one."""
     for name in names:
         if len(columns.get(name, ())) == 1:
             return np.asarray(dataset[:, int(columns[name][0])], dtype=np.float64)
-    raise UserError(f"{path}: metadata key '{names[0]}' is missing or marks no column{nearest(names[0], columns)}")
+    others = f" (or {', '.join(names[1:])})" if names[1:] else ""
+    raise UserError(
+        f"{path}: metadata key '{names[0]}' is missing{others}, or marks not one column{nearest(names[0], columns)}"
+    )
 
 
 def _block(dataset: Any, trials: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -165,8 +217,11 @@ def _block(dataset: Any, trials: np.ndarray, columns: np.ndarray) -> np.ndarray:
     block = np.empty((len(trials), len(columns)), dtype=np.float32)
     for start in range(0, len(trials), 128):
         rows = trials[start : start + 128]
-        block[start : start + len(rows)] = dataset[rows[0] : rows[-1] + 1][rows - rows[0]][:, columns]
+        block[start : start + len(rows)] = dataset[rows[0] : rows[-1] + 1][:, columns][rows - rows[0]]
     return block
+
+
+# ---------------------------------------------------------------- the packed form
 
 
 def read_packed(path: Path, config: GodData) -> Recording:
@@ -181,21 +236,27 @@ def read_packed(path: Path, config: GodData) -> Recording:
     content = read_npz(path)
     require_keys(path, content, keys)
     areas = [name for name in content if not name.startswith("arr_")]
-    n_voxels = content["arr_0"].shape[-1]
+    expect_shape(path, "arr_0", content["arr_0"], (N_TRAIN, None))
+    n_voxels = content["arr_0"].shape[1]
     shapes: dict[str, tuple[int | None, ...]] = {
-        "arr_0": (N_TRAIN, None), "arr_1": (None, n_voxels), "arr_2": (N_TEST, n_voxels), "arr_3": (N_TRAIN,),
-        "arr_4": (None,), "arr_5": (n_voxels,), "arr_6": (n_voxels,),
+        "arr_1": (None, n_voxels), "arr_2": (N_TEST, n_voxels), "arr_3": (N_TRAIN,), "arr_4": (None,),
+        "arr_5": (n_voxels,), "arr_6": (n_voxels,),
     }  # fmt: skip
-    for key in keys:
-        expect_shape(path, key, content[key], shapes[key])
+    for key in keys[1:]:  # a voxel may have no noise ceiling or SNR: both are only reported
+        expect_shape(path, key, content[key], shapes[key], finite=key not in ("arr_5", "arr_6"))
     for area in areas:
         expect_shape(path, area, content[area], (n_voxels,))
     all_masks = {area: content[area].astype(bool) for area in areas}
     chosen = _chosen(path, all_masks, config.roi, "")
     train_image, test_image = content["arr_3"].astype(np.int64), content["arr_4"].astype(np.int64)
-    _expect_every_image(path, train_image, test_image)
+    _expect_every_image(path, "training", train_image)
+    _expect_every_image(path, "test", test_image)
     if single and len(test_image) != len(content["arr_1"]):
-        raise UserError(f"{path}: arr_4 names {len(test_image)} trials, arr_1 holds {len(content['arr_1'])}")
+        raise UserError(
+            f"{path}: arr_4 names {len(test_image)} trials, expected the {len(content['arr_1'])} of arr_1; "
+            "download the file again"
+        )
+    measures = {"noise_ceiling_test_average": content["arr_5"][chosen], "median_snr": content["arr_6"][chosen]}
     test_order = np.argsort(test_image, kind="stable")
     return Recording(
         train=content["arr_0"][np.argsort(train_image)][:, chosen].astype(np.float32),
@@ -203,11 +264,8 @@ def read_packed(path: Path, config: GodData) -> Recording:
         test_image=test_image[test_order] if single else np.arange(N_TEST),
         masks={name: mask[chosen] for name, mask in all_masks.items()},
         n_visual=int(all_masks["VC"].sum()) if "VC" in all_masks else 0,
-        facts={
-            "test_repetitions": float(np.bincount(test_image).min()),
-            "noise_ceiling_test_average": float(np.median(content["arr_5"][chosen])),
-            "median_snr": float(np.median(content["arr_6"][chosen])),
-        },
+        facts={"test_repetitions": float(np.bincount(test_image).min())}
+        | {name: float(np.nanmedian(values)) for name, values in measures.items() if np.isfinite(values).any()},
     )
 
 
@@ -227,16 +285,19 @@ def _averaged(trials: np.ndarray, image: np.ndarray) -> np.ndarray:
     return np.stack([trials[image == i].mean(0, dtype=np.float64) for i in range(N_TEST)]).astype(np.float32)
 
 
-def _expect_every_image(path: Path, train_image: np.ndarray, test_image: np.ndarray) -> None:
+def _expect_every_image(path: Path, split: str, image: np.ndarray) -> None:
     """Raises:
     UserError: a training image is not shown exactly once, or a test image not at all.
     """
-    for name, image, n in (("training", train_image, N_TRAIN), ("test", test_image, N_TEST)):
-        if len(image) and not 0 <= image.min() <= image.max() < n:
-            raise UserError(f"{path}: {name} images are numbered {image.min()} to {image.max()}, expected 0 to {n - 1}")
-        counts = np.bincount(image, minlength=n)
-        if (counts < 1).any() or (name == "training" and (counts > 1).any()):
-            raise UserError(
-                f"{path}: {int((counts > 0).sum())} of {n} {name} images in {len(image)} trials, expected "
-                f"{'each once' if name == 'training' else 'each at least once'}; the file is incomplete"
-            )
+    n = N_TRAIN if split == "training" else N_TEST
+    if len(image) and not 0 <= image.min() <= image.max() < n:
+        raise UserError(
+            f"{path}: {split} images are numbered {image.min()} to {image.max()}, expected 0 to {n - 1}; "
+            "subtract the first number, or download the file again"
+        )
+    counts = np.bincount(image, minlength=n)
+    if (counts < 1).any() or (split == "training" and (counts > 1).any()):
+        raise UserError(
+            f"{path}: {int((counts > 0).sum())} of {n} {split} images in {len(image)} trials, expected "
+            f"{'each once' if split == 'training' else 'each at least once'}; the file is incomplete: download it again"
+        )

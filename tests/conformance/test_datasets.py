@@ -17,6 +17,7 @@ from data_writers import (
     write_bold_images,
     write_folder,
     write_god_h5,
+    write_god_tasks,
     write_image_files,
 )
 from scipy.io import loadmat, savemat
@@ -83,6 +84,13 @@ def _god_h5(folder: Path, shift: float) -> DataConfig:
     return GodData(path=folder, image_size=8)
 
 
+def _god_tasks(folder: Path, shift: float) -> DataConfig:
+    write_god_tasks(folder, test_shift=shift)
+    write_god_tasks(folder, subject=2, n_voxels=15, test_shift=shift)
+    write_image_files(folder / "images")
+    return GodData(path=folder, image_size=8)
+
+
 def _god_npz(folder: Path, shift: float) -> DataConfig:
     np.savez(folder / "sbj_1.npz", **packed_god(test_shift=shift))
     np.savez(folder / "sbj_2.npz", **packed_god(subject=2, n_voxels=15, test_shift=shift))
@@ -120,6 +128,7 @@ KINDS: dict[str, Callable[[Path, float], DataConfig]] = {
     "digits69": _digits69,
     "digits69_real": _real_digits69,
     "god_h5": _god_h5,
+    "god_tasks": _god_tasks,
     "god_npz": _god_npz,
     "god_trials": _god_trials,
     "bold5000": _bold5000,
@@ -333,7 +342,7 @@ def test_the_target_is_no_pool(two_subjects):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (GodData(path=Path("/nowhere")), ("/nowhere: no such folder", "figshare", "forms.gle", "Subject1.h5", "put")),
+        (GodData(path=Path("/nowhere")), ("/nowhere: no such folder", "figshare", "forms.gle", "Subject1_Im", "put")),
         (Bold5000Data(path=Path("/nowhere")), ("/nowhere: no such folder", "figshare", "dropbox", "Stimuli", "put")),
         (Digits69Data(), ("data.path is not set", "digit69_28x28.mat")),
         (FolderData(), ("data.path is not set",)),
