@@ -2,14 +2,15 @@
 
 The checkpoint is a PyTorch Lightning file whose ``state_dict`` holds ``model.diffusion_model.*`` (UNet),
 ``first_stage_model.*`` (VQ-f4 autoencoder) and ``cond_stage_model.embedding.weight`` (classes, the last one null). It
-is read without running anything that it contains. Each part is written under a temporary name and renamed, and the
-whole folder likewise, so a conversion that was killed goes on where it was and a folder that is there is whole.
+is read without running anything that it contains. Where it also holds ``model_ema.*``, the config's ``use_ema`` decides
+which weights are taken, as it does in the original's sampling; the published config says false. Each part is written
+under a temporary name and renamed, and the whole folder likewise, so a conversion that was killed goes on where it was
+and a folder that is there is whole.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from cnd._compat import make_torchvision_importable
 from cnd.cache import file_hash, write_json
+from cnd.checkpoint_files import open_checkpoint
 from cnd.errors import UserError
 
 make_torchvision_importable()
@@ -37,9 +39,6 @@ from safetensors.torch import save_file  # noqa: E402
 
 Say = Callable[[str], None]
 State = dict[str, Tensor]
-
-HARMLESS = ("pytorch_lightning.", "lightning.", "omegaconf.", "numpy.")
-"""Modules whose objects Lightning keeps beside the weights (of its callbacks and settings); we need none of them."""
 
 CIN256_V2: dict[str, Any] = {
     "linear_start": 0.0015,
@@ -108,11 +107,12 @@ def convert(checkpoint: Path, config: Path | None, output: Path, say: Say) -> No
     if _origin(partial) != origin:
         shutil.rmtree(partial, ignore_errors=True)
         write_json(partial / "conversion.json", origin)
-    state = read_checkpoint(checkpoint)
+    state = read_checkpoint(checkpoint, say)
     check_schedule(state, params, checkpoint)
     unet, vae = unet_of(state, params), vae_of(state, params)
     table = class_table(state, params)
-    _write(partial, "unet", unet.save_pretrained, _size(unet.state_dict()), say)
+    kind = "EMA weights" if takes_ema(state, params) else "weights as trained, no EMA"
+    _write(partial, "unet", unet.save_pretrained, f"{_size(unet.state_dict())}, {kind}", say)
     _write(partial, "vae", vae.save_pretrained, _size(vae.state_dict()), say)
     _write(partial, "scheduler", scheduler_of(params).save_pretrained, "DDIM", say)
     save = lambda path: save_file({"weight": table.contiguous()}, path)  # noqa: E731
@@ -150,27 +150,15 @@ def _keys(value: Any, prefix: str = "") -> set[str]:
     return {path for key, part in value.items() for path in _keys(part, f"{prefix}{key}.")}
 
 
-def read_checkpoint(path: Path) -> State:
-    """The ``state_dict`` of a checkpoint, mapped from the file, not loaded.
-
-    ``weights_only`` builds tensors and plain containers only. Where the file also holds objects of :data:`HARMLESS`
-    modules, each becomes an inert stand-in: the module is not imported and none of its code runs.
+def read_checkpoint(path: Path, say: Say) -> State:
+    """The ``state_dict`` of a checkpoint, mapped from the file, not loaded; nothing in the file is run.
 
     Raises:
-        UserError: the file is no checkpoint, or holds objects of other modules.
+        UserError: the file is no checkpoint of a latent diffusion model, or cannot be read safely.
     """
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        suspect = sorted(name for name in names if not name.startswith(HARMLESS))
-        if suspect:
-            raise UserError(
-                f"{path}: holds '{suspect[0]}', which is not weights; it is not opened, get the published file"
-            )
-        with torch.serialization.safe_globals([_stand_in(name) for name in names]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{path}: not a PyTorch checkpoint, or damaged ({reason[:120]}); download it again") from error
+    content, foreign = open_checkpoint(path, weights_key="state_dict")
+    if foreign:
+        say(f"left out, not run: {len(foreign)} kinds of objects that are not weights ({', '.join(foreign)})")
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not any(key.startswith("model.diffusion_model.") for key in tensors):
@@ -178,25 +166,6 @@ def read_checkpoint(path: Path) -> State:
             f"{path}: no 'model.diffusion_model.*' in its state_dict; expected a latent diffusion checkpoint"
         )
     return tensors
-
-
-class _Inert:
-    """Takes the place of an object in a checkpoint that we do not need; ignores whatever it is given."""
-
-    def __new__(cls, *_: Any) -> _Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, _: Any) -> None:
-        pass
-
-
-def _stand_in(full_name: str) -> type[_Inert]:
-    """An inert class that the unpickler knows by a name such as ``pytorch_lightning.callbacks.ModelCheckpoint``."""
-    module, _, name = full_name.rpartition(".")
-    return type(name, (_Inert,), {"__module__": module})
 
 
 # ---------------------------------------------------------------- parts
@@ -211,9 +180,13 @@ def unet_of(state: State, params: dict[str, Any]) -> Any:
     wrapped = {"model": {"params": params}}
     config = create_unet_diffusers_config_from_ldm(wrapped, state)
     config |= {"sample_size": params["image_size"], "class_embed_type": "identity"}
-    return _fill(
-        UNet2DConditionModel, config, lambda: convert_ldm_unet_checkpoint(state, config, params.get("use_ema", True))
-    )
+    ema = takes_ema(state, params)
+    return _fill(UNet2DConditionModel, config, lambda: convert_ldm_unet_checkpoint(state, config, ema))
+
+
+def takes_ema(state: State, params: dict[str, Any]) -> bool:
+    """Whether the UNet's EMA weights are used: LDM keeps them, and samples from them, unless ``use_ema`` is false."""
+    return bool(params.get("use_ema", True)) and any(key.startswith("model_ema.") for key in state)
 
 
 def vae_of(state: State, params: dict[str, Any]) -> Any:
@@ -224,7 +197,8 @@ def vae_of(state: State, params: dict[str, Any]) -> Any:
     """
     wrapped = {"model": {"params": params}}
     first_stage = params["first_stage_config"]["params"]
-    scale = float(params.get("scale_factor", 1.0))
+    # with scale_by_std LDM measures the factor in training and keeps it among the weights
+    scale = float(state.get("scale_factor", params.get("scale_factor", 1.0)))
     config = create_vae_diffusers_config_from_ldm(wrapped, state, scaling_factor=scale)
     config |= {
         "sample_size": first_stage["ddconfig"]["resolution"],

@@ -192,17 +192,25 @@ class LatentDiffusion(nn.Module):
         """The unconditional counterpart of a condition, for classifier-free guidance."""
         return Condition(self.null_class.expand_as(like.context), self.null_class.expand_as(like.pooled))
 
+    def timesteps(self, steps: int) -> Int[Tensor, " steps"]:
+        """Set the sampler to ``steps`` steps of DDIM; its time-steps, from the noisiest on."""
+        self.scheduler.set_timesteps(steps, device=self.device)
+        # LDM counts time-steps from 1: with all 1000 of them the first would lie beyond the schedule
+        if self.scheduler.timesteps[0] >= len(self.alphas_cumprod):
+            self.scheduler.timesteps -= 1
+        return self.scheduler.timesteps
+
     @torch.no_grad()
     def sample(self, condition: Condition, noise: Tensor, steps: int, guidance: float) -> Tensor:
         """DDIM (Song et al. 2021, eta = 0) from ``noise`` to clean latents.
 
         With ``guidance`` w > 1 the noise is eps_null + w (eps - eps_null) (Ho & Salimans 2022).
         """
-        self.scheduler.set_timesteps(steps, device=noise.device)
+        timesteps = self.timesteps(steps)
         null = self.null_condition(condition)
         both = Condition(torch.cat([null.context, condition.context]), torch.cat([null.pooled, condition.pooled]))
         latents = noise
-        for timestep in self.scheduler.timesteps:
+        for timestep in timesteps:
             if guidance == 1:
                 predicted = self.predict_noise(latents, timestep.expand(len(latents)), condition)
             else:

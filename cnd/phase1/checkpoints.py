@@ -9,16 +9,15 @@ to the class token, which has a place in both of its Transformers.
 from __future__ import annotations
 
 import argparse
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cnd.checkpoint_files import open_checkpoint
 from cnd.config import EncoderConfig
 from cnd.errors import UserError
 from cnd.phase1.model import MaskedAutoencoder, sincos_positions
@@ -41,20 +40,6 @@ WRAPPERS = ("model", "state_dict", "model_state_dict")
 """Where a checkpoint may keep its state dict besides at the top."""
 
 
-class Inert:
-    """Stands for every object of a checkpoint that is not a tensor: it keeps attributes and does nothing."""
-
-    def __new__(cls, *args: Any) -> Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any) -> None:
-        """Whatever the object was made of is not needed."""
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.__dict__.update(state)
-
-
 def load_initial_weights(model: MaskedAutoencoder, path: Path) -> None:
     """Start ``model`` from a checkpoint: ours (``model.safetensors`` of a Phase 1 stage) or MinD-Vis's (``.pth``).
 
@@ -75,26 +60,12 @@ def load_initial_weights(model: MaskedAutoencoder, path: Path) -> None:
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
     """State dict of a file and, where its config tells, numbers of attention heads as in :class:`EncoderConfig`.
 
-    Nothing in the file is executed: what is neither a tensor nor a plain value becomes an :class:`Inert`.
+    Nothing in the file is executed (:mod:`cnd.checkpoint_files`).
     """
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path), {}
-        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        with torch.serialization.safe_globals([(Inert, name) for name in unknown]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content, _ = open_checkpoint(path, weights_key="model")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); phase1.initial_weights names it") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: expected a checkpoint of tensors, found objects that only its own code can build; where you "
-            "trust it, keep the tensors alone: torch.save(torch.load(OLD, weights_only=False)['model'], NEW)"
-        ) from error
-    except (SafetensorError, ValueError, RuntimeError, EOFError) as error:
-        raise UserError(
-            f"{path}: expected a checkpoint of tensors (.safetensors, or written by torch >= 1.6), found something "
-            f"else or a part of one ({' '.join(str(error).split())[:100]}); download or export it again"
-        ) from error
     return _state_dict(path, content), _heads(content)
 
 
@@ -180,8 +151,8 @@ def to_mindvis(model: MaskedAutoencoder) -> dict[str, Tensor]:
 def export_mindvis(model: MaskedAutoencoder, path: Path) -> None:
     """Write ``{"model", "config"}`` as MinD-Vis's own stages read it; with ``.safetensors`` the tensors alone.
 
-    The config is an ``argparse.Namespace``, since MinD-Vis asks for attributes (``config.patch_size``); to read the
-    file with ``torch.load(weights_only=True)`` allow that class.
+    The config is an ``argparse.Namespace``, since MinD-Vis asks for attributes: the network's sizes, and the seed that
+    its ``stageA2_mbm_finetune.py`` sets. To read the file with ``torch.load(weights_only=True)`` allow that class.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
@@ -200,4 +171,5 @@ def _mindvis_config(config: EncoderConfig) -> argparse.Namespace:
         decoder_embed_dim=config.decoder_width,
         decoder_depth=config.decoder_depth,
         decoder_num_heads=config.decoder_heads,
+        seed=0,
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
@@ -15,6 +17,7 @@ import pytest
 import torch
 import yaml
 from original_ldm import OriginalLdm
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cnd import generators
@@ -115,6 +118,16 @@ def test_autoencoder_is_the_originals(original, generator):
     assert difference.max() < 0.51  # rounding to whole grey levels
 
 
+@pytest.mark.parametrize("steps", [1, 3, 250, 999, 1000])
+def test_any_number_of_steps_stays_within_the_schedule(generator, steps, monkeypatch):
+    """LDM's time-steps start at 1; the original itself cannot take all 1000."""
+    seen = []
+    monkeypatch.setattr(generator, "predict_noise", lambda z, t, _: seen.append(int(t[0])) or torch.zeros_like(z))
+    noise = torch.randn(1, 3, 8, 8)
+    assert generator.sample(generator.class_condition(torch.tensor([1])), noise, steps, 1.0).isfinite().all()
+    assert len(seen) == steps and max(seen) < 1000 and seen == sorted(set(seen), reverse=True)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_ddim_is_the_originals(original, generator, guidance):
     noise, category = torch.randn(2, 3, 8, 8), torch.tensor([2, 9])
@@ -202,15 +215,63 @@ def test_conversion_resumes_and_is_done_once(files, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "conversion.json").read_text())["model"] == SMALL
 
 
-class Evil:
+class Calling:
+    """Unpickled as Python does, it calls a function."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.function = function
+
     def __reduce__(self) -> tuple:
-        return (print, ("this must not run",))
+        return (self.function, ("this must not run",))
+
+
+def test_what_is_not_weights_is_left_out_and_told(original, files, tmp_path, capsys):
+    path = save_checkpoint(tmp_path / "model.ckpt", original.state_dict(), hidden=Calling(print), loss=np.float64(1))
+    assert main(["convert", str(path), "--config", str(files[1]), "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert "this must not run" not in printed.out + printed.err
+    (told,) = [line for line in printed.err.splitlines() if line.startswith("left out, not run")]
+    assert "builtins.print" in told and "pytorch_lightning.callbacks.ModelCheckpoint" in told
+
+
+@pytest.mark.parametrize(
+    ("kept", "use_ema", "taken"),
+    [(True, None, "EMA"), (True, True, "EMA"), (True, False, "no EMA"), (False, True, "no EMA")],
+)
+def test_ema_weights_are_taken_where_the_original_samples_from_them(kept, use_ema, taken, original, tmp_path, capsys):
+    """LDM's ``ema_scope``: by default, unless the config says ``use_ema: false``, as cin256-v2's does."""
+    state, key = original.state_dict(), "model.diffusion_model.input_blocks.0.0.bias"
+    if kept:  # ldm/modules/ema.py: the names without dots, of the parameters below "model."
+        unet = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.diffusion_model.")}
+        state |= {f"model_ema.{name.replace('.', '')}": value + 1 for name, value in unet.items()}
+        state |= {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(5)}
+    params = {k: v for k, v in SMALL.items() if k != "use_ema"} | ({} if use_ema is None else {"use_ema": use_ema})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"params": params}}))
+    path, output = save_checkpoint(tmp_path / "model.ckpt", state), tmp_path / "out"
+    assert main(["convert", str(path), "--config", str(tmp_path / "config.yaml"), "--output", str(output)]) == 0
+    assert f", {'EMA weights' if taken == 'EMA' else 'weights as trained, no EMA'}" in capsys.readouterr().err
+    found = generators.load(LdmGenerator(path=output)).unet.conv_in.bias
+    assert torch.equal(found, state[key] + (1 if taken == "EMA" else 0))
+
+
+def test_a_scale_measured_in_training_is_kept(original, generator, tmp_path):
+    """With ``scale_by_std`` LDM registers ``scale_factor`` as a buffer; the config does not know its value."""
+    vae = vae_of(original.state_dict() | {"scale_factor": torch.tensor(0.5)}, SMALL)
+    assert vae.config.scaling_factor == 0.5 and generator.vae.config.scaling_factor == 1.0
+
+
+def test_safetensors_of_the_same_layout_convert_too(original, files, converted, tmp_path):
+    save_file(original.state_dict(), tmp_path / "model.safetensors")
+    arguments = ["convert", str(tmp_path / "model.safetensors"), "--config", str(files[1])]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    weights = Path("unet", "diffusion_pytorch_model.safetensors")
+    assert (tmp_path / "out" / weights).read_bytes() == (converted / weights).read_bytes()
 
 
 def broken(case: str, folder: Path, state: dict[str, Tensor]) -> Path:
     path = folder / "model.ckpt"
     if case == "code":
-        return save_checkpoint(path, state, hidden=Evil())
+        return save_checkpoint(path, state, hidden=Calling(os.mkdir))
     if case == "garbage":
         path.write_bytes(b"<!DOCTYPE html>")
     elif case == "truncated":
@@ -234,9 +295,9 @@ def broken(case: str, folder: Path, state: dict[str, Tensor]) -> Path:
     ("case", "told"),
     [
         ("nothing", "no such file"),
-        ("code", "holds 'builtins.print'"),
-        ("garbage", "not a PyTorch checkpoint"),
-        ("truncated", "not a PyTorch checkpoint"),
+        ("code", "nothing was run"),
+        ("garbage", "expected a checkpoint of tensors"),
+        ("truncated", "expected a checkpoint of tensors"),
         ("no unet", "no 'model.diffusion_model.*'"),
         ("missing tensor", "norm1.bias"),
         ("no codebook", "quantize.embedding.weight"),
@@ -250,7 +311,7 @@ def test_a_bad_checkpoint_is_told_in_one_line(case, told, original, files, tmp_p
     printed = capsys.readouterr()
     error = [line for line in printed.err.splitlines() if line.startswith("error: ")]
     assert code == 2 and len(error) == 1 and told in error[0]
-    assert "this must not run" not in printed.out + printed.err and not (tmp_path / "out").exists()
+    assert not Path("this must not run").exists() and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

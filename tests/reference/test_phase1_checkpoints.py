@@ -231,6 +231,7 @@ def test_exported_config_is_what_mindvis_asks_for(tmp_path: Path) -> None:
         config = torch.load(tmp_path / "out.pth", weights_only=True)["config"]
     assert (config.patch_size, config.embed_dim, config.depth, config.num_heads) == (4, 8, 2, 2)
     assert (config.decoder_embed_dim, config.decoder_depth, config.decoder_num_heads) == (6, 1, 3)
+    assert isinstance(config.seed, int)  # stageA2_mbm_finetune.py: torch.manual_seed(config_pretrain.seed)
 
 
 @pytest.mark.parametrize("function", [os.mkdir, os.makedirs, Path.touch])
@@ -248,7 +249,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, function: Any) -> N
 
 def test_objects_that_cannot_be_left_out_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "checkpoint.pth", mindvis_tensors(), config=Running(os.mkdir, tmp_path / "executed"))
-    with pytest.raises(UserError, match=r"only its own code can build; .*keep the tensors alone"):
+    with pytest.raises(UserError, match=r"only their own code can build; .*keep its weights alone"):
         loaded(path)
 
 
