@@ -58,7 +58,7 @@ def test_without_the_published_list_the_repetitions_tell(files: Path, tmp_path: 
 
 def test_sessions_are_normalised_one_by_one_with_their_training_trials(files: Path, tmp_path: Path):
     config = Bold5000Data(path=files, image_size=8)
-    betas, _, shown = bold5000.read(config)
+    betas, _, shown, _ = bold5000.read(config)
     dataset = _load(files, tmp_path)
     is_test = np.isin(shown.names, BOLD_REPEATED)
     expected = np.empty_like(betas)
@@ -88,6 +88,28 @@ def test_csi4_has_fewer_sessions(files: Path, tmp_path: Path):
         np.testing.assert_array_equal(four.train.images[i], one.train.images[one.train.stimulus.index(name)])
 
 
+def test_areas_of_other_spelling_are_found(files: Path, tmp_path: Path):
+    shutil.copytree(files, tmp_path / "files")
+    for usual, released in (("LHLOC", "LHLO"), ("RHLOC", "RHLO"), ("RHRSC", "RHRRSC")):  # as CSI2 has them
+        (tmp_path / "files" / bold_file(1, usual)).rename(tmp_path / "files" / bold_file(1, released))
+    again, dataset = _load(tmp_path / "files", tmp_path / "cache"), _load(files, tmp_path / "cache")
+    assert again.test.fmri.tobytes() == dataset.test.fmri.tobytes() and again.roi == dataset.roi
+
+
+def test_voxels_without_betas_are_left_out_and_told(files: Path, tmp_path: Path):
+    shutil.copytree(files, tmp_path / "files")
+    path = tmp_path / "files" / bold_file(1, "LHLOC")
+    betas = np.load(path)
+    betas[:, [0, 2]] = np.nan
+    np.save(path, betas)
+    found, dataset = _load(tmp_path / "files", tmp_path / "cache"), _load(files, tmp_path / "cache")
+    kept = np.ones(len(dataset.roi), bool)
+    kept[np.flatnonzero(np.array(dataset.roi) == "L_LOC")[[0, 2]]] = False
+    np.testing.assert_array_equal(found.train.fmri, dataset.train.fmri[:, kept])
+    assert found.roi == [area for area, keep in zip(dataset.roi, kept, strict=True) if keep]
+    assert "48 voxels (2 without betas left out)" in found.description and "left out" not in dataset.description
+
+
 def test_areas_classes_and_seen(files: Path, tmp_path: Path):
     dataset = _load(files, tmp_path, roi=("RSC", "LOC"))
     assert dataset.roi == ["L_RSC"] * 7 + ["R_RSC"] * 7 + ["L_LOC"] * 4 + ["R_LOC"] * 4
@@ -106,6 +128,12 @@ def test_the_folders_of_the_downloads_are_found(files: Path, tmp_path: Path):
         shutil.copytree(files / name, tmp_path / "BOLD5000_Stimuli" / name)
     again, dataset = _load(tmp_path, tmp_path / "cache"), _load(files, tmp_path / "cache")
     assert again.test.fmri.tobytes() == dataset.test.fmri.tobytes()
+    for name in ("BOLD5000_GLMsingle_ROI_betas", "BOLD5000_Stimuli"):  # "extract all" of Windows makes another folder
+        (tmp_path / name).rename(tmp_path / "moved")
+        (tmp_path / name).mkdir()
+        (tmp_path / "moved").rename(tmp_path / name / name)
+    again = _load(tmp_path, tmp_path / "cache")
+    assert again.test.fmri.tobytes() == dataset.test.fmri.tobytes()
 
 
 # ---------------------------------------------------------------- broken files
@@ -118,6 +146,10 @@ def _array(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]
     return lambda folder: np.save(folder / LEFT, change(np.load(folder / LEFT)))
 
 
+def names() -> list[str]:
+    return [name.removeprefix("rep_") for session in bold_trials(1) for run in session for name in run]
+
+
 def _cut(folder: Path) -> None:
     content = (folder / LEFT).read_bytes()
     (folder / LEFT).write_bytes(content[: len(content) // 2])
@@ -128,7 +160,7 @@ def _all_single(folder: Path) -> None:
 
 
 BROKEN = {
-    "missing": (lambda f: (f / LEFT).unlink(), [f"{LEFT} is missing", "found 19 others", "fetch bold5000"]),
+    "missing": (lambda f: (f / LEFT).unlink(), [f"{LEFT} is missing in it and", "found 19 others", "fetch bold5000"]),
     "renamed": (lambda f: (f / LEFT).rename(f / "CSI1_LHLOC.npy"), [f"{LEFT} is missing", "fetch bold5000"]),
     "truncated": (_cut, [f"{LEFT}: not a readable .npy file"]),
     "no array": (lambda f: (f / LEFT).write_text("hello"), [f"{LEFT}: not a readable .npy file"]),
@@ -137,6 +169,10 @@ BROKEN = {
     "transposed": (_array(lambda a: a.T), [f"{LEFT}: the array has shape (4, 51), expected (51, any)"]),
     "flat": (_array(lambda a: a.ravel()), [f"{LEFT}: the array has shape (204,)"]),
     "NaN": (_array(lambda a: np.where(a > 2, np.nan, a)), [f"{LEFT}", "NaN or infinite values, expected none"]),
+    "NaN in test trials only": (
+        _array(lambda a: np.where(np.isin(names(), BOLD_REPEATED)[:, None], np.nan, a)), ["NaN or infinite values"],
+    ),
+    "nothing but NaN": (_array(lambda a: a * np.nan), [LEFT, "204 NaN or infinite values"]),
     "text": (_array(lambda a: a.astype(str)), [f"{LEFT}", "expected numbers"]),
     "no lists": (lambda f: shutil.rmtree(f / "Stimuli_Presentation_Lists"), ["no folder Stimuli_Presentation_Lists"]),
     "no lists of the subject": (lambda f: shutil.rmtree(f / LISTS), ["no CSI1/*/*.txt (presentation lists)"]),

@@ -4,6 +4,9 @@ The fMRI are GLMsingle betas by area, ``CSIx_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR
 voxels]; their rows follow the sorted lists ``Stimuli_Presentation_Lists/CSIx/CSIx_sess01/CSI_sess01_run01.txt``, as in
 github.com/zjc062/mind-vis (code/dataset.py). CSI1 to CSI3 have 15 sessions and 5,254 trials, CSI4 9 and 3,108
 (github.com/BOLD5000-dataset/BOLD5000). The repeated images are the test set.
+
+Files of CSI2 and CSI3 may spell some areas as their masks at OpenNeuro (ds001499, derivatives/spm) do: LHLO, RHLO, and
+for CSI2 RHRRSC. Code that looks for ``LOC`` in a name loses that area without a word.
 """
 
 from __future__ import annotations
@@ -22,9 +25,12 @@ from cnd.errors import UserError
 from cnd.protocols import FmriDataset, FmriSplit
 
 AREAS = ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
-BETAS = (".", "py", "BOLD5000_GLMsingle_ROI_betas/py", "BOLD5000_GLMsingle_ROI_betas")
-LISTS = ("Stimuli_Presentation_Lists", "BOLD5000_Stimuli/Stimuli_Presentation_Lists")
-STIMULI = ("Scene_Stimuli", "BOLD5000_Stimuli/Scene_Stimuli", "../Scene_Stimuli")
+OTHER_SPELLING = {"LHLOC": "LHLO", "RHLOC": "RHLO", "RHRSC": "RHRRSC"}
+BETAS_ZIP, STIMULI_ZIP = "BOLD5000_GLMsingle_ROI_betas", "BOLD5000_Stimuli"  # unpacked, by Windows within another
+BETAS = (".", "py", f"{BETAS_ZIP}/py", BETAS_ZIP, f"{BETAS_ZIP}/{BETAS_ZIP}/py")
+UNPACKED = ("", f"{STIMULI_ZIP}/", f"{STIMULI_ZIP}/{STIMULI_ZIP}/")
+LISTS = tuple(f"{place}Stimuli_Presentation_Lists" for place in UNPACKED)
+STIMULI = (*(f"{place}Scene_Stimuli" for place in UNPACKED), "../Scene_Stimuli")
 REPEATED = ("repeated_stimuli_113_list.txt", "Presented_Stimuli/repeated_stimuli_113_list.txt")
 
 SETUP = """BOLD5000 (bold5000)
@@ -43,6 +49,15 @@ class Presentation(NamedTuple):
     names: list[str]
     session: np.ndarray
     run: np.ndarray
+
+
+class Trials(NamedTuple):
+    """Betas float32 [trials, voxels] in percent signal change, area of each voxel, and the number of voxels left out."""
+
+    betas: np.ndarray
+    areas: list[str]
+    shown: Presentation
+    n_absent: int
 
 
 # ---------------------------------------------------------------- files
@@ -76,12 +91,13 @@ def beta_files(config: Bold5000Data) -> dict[str, Path]:
     found = {}
     for area in config.roi:
         for hemisphere in ("LH", "RH"):
-            name = f"{start}{hemisphere}{area}.npy"
-            there = [folder / name for folder in folders if (folder / name).is_file()]
+            usual = f"{hemisphere}{area}"
+            names = [f"{start}{spelt}.npy" for spelt in (usual, OTHER_SPELLING.get(usual)) if spelt]
+            there = [folder / name for name in names for folder in folders if (folder / name).is_file()]
             if not there:
                 others = sorted(p.name for folder in folders for p in folder.glob("CSI*.npy"))
                 listed = f"found {len(others)} others, e.g. {others[0]}" if others else "found no CSI*.npy"
-                raise UserError(f"{config.path}: {name} is missing; {listed}; {HINT}")
+                raise UserError(f"{config.path}: {names[0]} is missing in it and in {BETAS[2]}; {listed}; {HINT}")
             found[f"{hemisphere[0]}_{area}"] = there[0]
     return found
 
@@ -184,26 +200,42 @@ def test_names(config: Bold5000Data) -> set[str]:
     return found
 
 
-def read(config: Bold5000Data) -> tuple[np.ndarray, list[str], Presentation]:
-    """Betas float32 [trials, voxels] in percent signal change, area of each voxel, and what was shown.
+def read(config: Bold5000Data) -> Trials:
+    """Betas of the areas, less the voxels without any, and what was shown.
 
     Raises:
         UserError: missing, unreadable, wrong-shaped or non-finite file; betas and lists do not fit each other.
     """
-    shown = presentation(config)
-    parts, areas = [], []
+    shown, tested = presentation(config), test_names(config)
+    is_training = np.array([name not in tested for name in shown.names])
+    parts, areas, n_absent = [], [], 0
     for area, path in beta_files(config).items():
         part = read_npy(path)
-        expect_shape(path, "the array", part, (len(shown.names), None))
-        parts.append(part.astype(np.float32))
-        areas += [area] * part.shape[1]
-    repeated = test_names(config) & set(shown.names)
+        expect_shape(path, "the array", part, (len(shown.names), None), finite=False)
+        measured = _measured(part, is_training)
+        expect_shape(path, "the array", part[:, measured], (len(shown.names), None))
+        parts.append(part[:, measured].astype(np.float32))
+        areas += [area] * parts[-1].shape[1]
+        n_absent += int((~measured).sum())
+    repeated = tested & set(shown.names)
     if not repeated or len(repeated) == len(set(shown.names)):
         what = "no image is repeated" if not repeated else "every image is repeated"
         raise UserError(
             f"{list_files(config, '*')[0].parents[2]}: {what}, so there is no test or no training set; {HINT}"
         )
-    return np.concatenate(parts, axis=1), areas, shown
+    return Trials(np.concatenate(parts, axis=1), areas, shown, n_absent)
+
+
+def _measured(betas: np.ndarray, is_training: np.ndarray) -> np.ndarray:
+    """bool [voxels]: all but those that are NaN in every training trial, if others remain.
+
+    Betas are divided by the voxel's mean signal, so one without signal has none. No such voxel is known in the released
+    areas; test trials have no say, and NaN in some trials only is a fault of the file.
+    """
+    if betas.dtype.kind != "f":
+        return np.ones(betas.shape[1], bool)
+    measured: np.ndarray = ~np.isnan(betas[is_training]).all(0)
+    return measured | ~measured.any()
 
 
 def normalised(betas: np.ndarray, session: np.ndarray, is_training: np.ndarray) -> np.ndarray:
@@ -245,7 +277,8 @@ def load(config: Bold5000Data, fold: int, images: Path) -> FmriDataset:
     Raises:
         UserError: as :func:`check`.
     """
-    betas, areas, shown = read(config)
+    betas, areas, shown, n_absent = read(config)
+    voxels = f"{betas.shape[1]} voxels" + (f" ({n_absent} without betas left out)" if n_absent else "")
     repeated = test_names(config)
     is_test = np.array([name in repeated for name in shown.names])
     patterns = normalised(betas, shown.session, ~is_test)
@@ -277,7 +310,7 @@ def load(config: Bold5000Data, fold: int, images: Path) -> FmriDataset:
         else split(averages, list(trials), None),
         unlabelled=(),
         class_names=classes,
-        description=f"BOLD5000 CSI{config.subject}: real fMRI, {'+'.join(config.roi)}, {patterns.shape[1]} voxels, "
+        description=f"BOLD5000 CSI{config.subject}: real fMRI, {'+'.join(config.roi)}, {voxels}, "
         f"{len(set(shown.session.tolist()))} sessions; {len(trials)} repeated test images, "
         f"{'as single trials' if single else 'averaged'}",
         simulated=False,
