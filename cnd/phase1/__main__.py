@@ -13,6 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from cnd.config import load_experiment
 from cnd.errors import UserError
 
@@ -30,6 +32,8 @@ def convert(source: Path, target: Path, experiment: Path, n_voxels: int) -> None
 
     if target.suffix not in {".safetensors", ".pth"}:
         raise UserError(f"{target}: expected a name ending in .safetensors (ours) or .pth (MinD-Vis's)")
+    if n_voxels < 1:
+        raise UserError(f"--voxels: expected a number above 0, found {n_voxels}")
     model = MaskedAutoencoder(load_experiment(experiment).encoder, n_voxels)
     load_initial_weights(model, source)
     if target.suffix == ".pth":
@@ -51,6 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
         convert(options.source, options.target, options.experiment, options.voxels)
     except UserError as error:
         print(error, file=sys.stderr)
+        return 2
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        print(f"{options.target}: cannot be written ({reason}); name another target", file=sys.stderr)
         return 2
     return 0
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cnd.checkpoint_files import open_checkpoint
 from cnd.config import EncoderConfig
 from cnd.errors import UserError
-from cnd.phase1.model import MaskedAutoencoder, sincos_positions
+from cnd.phase1.model import MaskedAutoencoder, Positions, sincos_positions
 
 NAMES = {  # beginning of a name in MinD-Vis: beginning of the name here
     "patch_embed.proj.": "encoder.patch_embed.",
@@ -35,6 +35,8 @@ NAMES = {  # beginning of a name in MinD-Vis: beginning of the name here
     "decoder_norm.": "decoder.norm.",
     "decoder_pred.": "decoder.head.",
 }
+
+PLACES = {"encoder.positions", "decoder.positions"}
 
 WRAPPERS = ("model", "state_dict", "model_state_dict")
 """Where a checkpoint may keep its state dict besides at the top."""
@@ -53,6 +55,7 @@ def load_initial_weights(model: MaskedAutoencoder, path: Path) -> None:
     if any(name.startswith("patch_embed.proj.") for name in tensors):
         tensors = from_mindvis(tensors)
     _check(path, model, tensors, heads)
+    _check_values(path, tensors)
     _drop_known_positions(model, tensors)
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
 
@@ -96,12 +99,13 @@ def from_mindvis(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             ours[NAMES[start] + name.removeprefix(start)] = tensor
         elif not name.startswith("nature_img_"):
             ours[name] = tensor  # unknown: reported by the caller
-    for name in {"encoder.positions", "decoder.positions"} & ours.keys():
-        ours[name] = ours[name].flatten(0, -2)  # [1, 1 + p, w] -> [1 + p, w]
-    if {"encoder.positions", "encoder.class_token"} <= ours.keys():
+    for name in PLACES & ours.keys():
+        if ours[name].ndim == 3 and len(ours[name]) == 1:
+            ours[name] = ours[name][0]  # [1, 1 + p, w] -> [1 + p, w]
+    positions, token = (ours.get(f"encoder.{name}", torch.empty(0)) for name in ("positions", "class_token"))
+    if positions.ndim == 2 and len(positions) and token.shape == (1, 1, positions.shape[1]):
         # our class token has no place: what MinD-Vis adds to it (zero, unless trained) becomes part of it
-        ours["encoder.class_token"] = ours["encoder.class_token"] + ours["encoder.positions"][0]
-        ours["encoder.positions"] = ours["encoder.positions"][1:]
+        ours["encoder.class_token"], ours["encoder.positions"] = token + positions[0], positions[1:]
     return ours
 
 
@@ -109,11 +113,10 @@ def _check(path: Path, model: MaskedAutoencoder, tensors: Mapping[str, Tensor], 
     """Raise a UserError unless the checkpoint fits the model."""
     expected, config = model.state_dict(), model.encoder.config
     remedy = "set encoder.* as the checkpoint was trained, or give another phase1.initial_weights"
-    for key, found in heads.items():
-        if found != getattr(config, key):
-            raise UserError(f"{path}: encoder.{key}: expected {getattr(config, key)}, found {found}; {remedy}")
-    places = {"encoder.positions", "decoder.positions"}
-    for key in sorted((expected.keys() | tensors.keys()) - places):
+    for key, number in heads.items():
+        if number != getattr(config, key):
+            raise UserError(f"{path}: encoder.{key}: expected {getattr(config, key)}, found {number}; {remedy}")
+    for key in sorted((expected.keys() | tensors.keys()) - PLACES):
         if key not in tensors:
             raise UserError(f"{path}: {key}: expected {list(expected[key].shape)}, found no such tensor; {remedy}")
         if key not in expected:
@@ -121,10 +124,24 @@ def _check(path: Path, model: MaskedAutoencoder, tensors: Mapping[str, Tensor], 
         if expected[key].shape != tensors[key].shape:
             shapes = f"expected {list(expected[key].shape)}, found {list(tensors[key].shape)}"
             raise UserError(f"{path}: {key}: {shapes}; {remedy}")
-    for key in places & tensors.keys():
-        width = config.width if key.startswith("encoder") else config.decoder_width
-        if tensors[key].ndim != 2 or tensors[key].shape[1] != width:
-            raise UserError(f"{path}: {key}: expected [tokens, {width}], found {list(tensors[key].shape)}; {remedy}")
+    parts: dict[str, Positions] = {"encoder.positions": model.encoder, "decoder.positions": model.decoder}
+    for key in sorted(parts.keys() & tensors.keys()):
+        part, found = parts[key], tensors[key]
+        if found.ndim != 2 or len(found) <= part.n_fixed or found.shape[1] != part.positions.shape[1]:
+            shapes = f"expected [tokens, {part.positions.shape[1]}], found {list(found.shape)}"
+            raise UserError(f"{path}: {key}: {shapes}; {remedy}")
+
+
+def _check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise a UserError unless every tensor holds finite floating-point numbers."""
+    for key, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+            found = "no values" if tensor.is_meta else f"{tensor.layout} {tensor.dtype}"
+            raise UserError(f"{path}: {key}: expected floating-point numbers, found {found}; export it again")
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{path}: {key}: expected finite numbers, found NaN or infinity; take an earlier checkpoint"
+            )
 
 
 def _drop_known_positions(model: MaskedAutoencoder, tensors: dict[str, Tensor]) -> None:
@@ -158,7 +175,8 @@ def export_mindvis(model: MaskedAutoencoder, path: Path) -> None:
     if path.suffix == ".safetensors":
         save_file(to_mindvis(model), path)
     else:
-        torch.save({"model": to_mindvis(model), "config": _mindvis_config(model.encoder.config)}, path)
+        with path.open("wb") as file:
+            torch.save({"model": to_mindvis(model), "config": _mindvis_config(model.encoder.config)}, file)
 
 
 def _mindvis_config(config: EncoderConfig) -> argparse.Namespace:

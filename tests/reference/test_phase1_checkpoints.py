@@ -280,6 +280,15 @@ def without(name: str) -> dict[str, Tensor]:
             mindvis_tensors() | {"decoder_pos_embed": torch.zeros(1, 5, 8)},
             r"decoder\.positions: expected \[tokens, 6\]",
         ),
+        (mindvis_tensors() | {"pos_embed": torch.zeros(())}, r"encoder\.positions: expected \[tokens, 8\]"),
+        (mindvis_tensors() | {"pos_embed": torch.zeros(1, 1, 8)}, r"encoder\.positions: .* found \[0, 8\]"),
+        (mindvis_tensors() | {"pos_embed": torch.zeros(1, 11, 9)}, r"encoder\.positions: .* found \[11, 9\]"),
+        (mindvis_tensors() | {"decoder_pos_embed": torch.zeros(1, 1, 6)}, r"decoder\.positions: .* found \[1, 6\]"),
+        (mindvis_tensors() | {"cls_token": torch.zeros(1, 1, 9)}, r"encoder\.class_token: expected \[1, 1, 8\], found"),
+        (mindvis_tensors() | {"norm.weight": torch.full((8,), torch.nan)}, r"encoder\.norm\.weight: .*found NaN"),
+        (mindvis_tensors() | {"norm.weight": torch.ones(8, dtype=torch.int8)}, r"encoder\.norm\.weight: .*torch.int8"),
+        (mindvis_tensors() | {"norm.weight": torch.ones(8).to_sparse()}, r"encoder\.norm\.weight: .*sparse_coo"),
+        (mindvis_tensors() | {"norm.weight": torch.ones(8, device="meta")}, r"encoder\.norm\.weight: .*no values"),
         ({}, "expected a state dict"),
     ],
 )
@@ -325,8 +334,15 @@ def test_command_converts_there_and_back(tmp_path: Path, experiment: Path) -> No
 
 
 def test_command_says_what_is_wrong_in_one_line(tmp_path: Path, experiment: Path, capsys: Any) -> None:
-    arguments = [str(tmp_path / "none.pth"), str(tmp_path / "x.pth"), "--experiment", str(experiment), "--voxels", "40"]
-    assert main(arguments) == 2
-    assert main([*arguments[:1], str(tmp_path / "x.bin"), *arguments[2:]]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and "none.pth" in lines[0] and "x.bin" in lines[1]
+    source, options = save(tmp_path / "in.pth", mindvis_tensors()), ["--experiment", str(experiment), "--voxels"]
+    for arguments, told in {
+        (tmp_path / "none.pth", tmp_path / "x.pth", "40"): "none.pth: cannot be read",
+        (source, tmp_path / "x.bin", "40"): "x.bin: expected a name ending in",
+        (source, tmp_path / "x.pth", "0"): "--voxels: expected a number above 0, found 0",
+        (source, source / "x.pth", "40"): "x.pth: cannot be written",
+        (source, Path("/proc/x.pth"), "40"): "/proc/x.pth: cannot be written",
+        (source, Path("/proc/x.safetensors"), "40"): "/proc/x.safetensors: cannot be written",
+    }.items():
+        assert main([str(arguments[0]), str(arguments[1]), *options, arguments[2]]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert told in line
