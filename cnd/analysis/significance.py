@@ -5,8 +5,8 @@ prediction is linear in the training targets, B Y, so no model is fitted again. 
 model would be simpler and wrong. A model fitted to shuffled pairs is a random linear function of patterns that do carry
 the stimuli, so its predictions are related to the test items by chance, far more than permuted ones are.)
 
-Items of one category resemble each other, so whole categories change places, among those with equally many items; where
-there are few categories, single items do (:func:`cnd.statistics.sampling_units`).
+Items of one category resemble each other, so whole categories change places (:func:`permute_units`); where there are
+few categories, single items do (:func:`cnd.statistics.sampling_units`).
 
 In cross-validation every item is a training item of other folds, and products of the same two items meet twice.
 There all items are permuted, those of the test folds too, and in every fold alike. They are single items: folds share
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnd.protocols import FmriSplit
-from cnd.statistics import benjamini_hochberg, sampling_units
+from cnd.statistics import FEWEST_CATEGORIES, benjamini_hochberg, sampling_units
 
 
 class Result(NamedTuple):
@@ -74,18 +74,42 @@ def permutations(
 
 
 def permute_units(category: np.ndarray, n_permutations: int, rng: np.random.Generator) -> np.ndarray:
-    """Item whose place each item takes, int [n_permutations, n_items]."""
+    """Item whose target each item takes, int [n_permutations, n_items].
+
+    Categories change places with those of their size. Where fewer than ten share a size, all such categories change
+    places with one another: of a larger one only the first items are taken, a smaller one's are taken again.
+    """
     items = np.arange(len(category))
     units = sampling_units(category, items)
-    blocks = [np.flatnonzero(units == unit) for unit in np.unique(units)]
-    alike = [
-        np.stack([block for block in blocks if len(block) == size]) for size in sorted({len(block) for block in blocks})
-    ]
+    strata = [_Stratum(blocks) for blocks in _by_size([np.flatnonzero(units == unit) for unit in np.unique(units)])]
     permuted = np.tile(items, (n_permutations, 1))
     for row in permuted:
-        for stratum in alike:
-            row[stratum.ravel()] = stratum[rng.permutation(len(stratum))].ravel()
+        for stratum in strata:
+            row[stratum.items] = stratum.permuted(rng)
     return permuted
+
+
+def _by_size(blocks: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """Blocks that change places with each other."""
+    sizes = np.array([len(block) for block in blocks])
+    groups = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
+    groups = [group for group in groups if len(group) >= FEWEST_CATEGORIES]
+    rest = np.setdiff1d(np.arange(len(blocks)), np.concatenate([[], *groups]))
+    return [[blocks[index] for index in group] for group in (*groups, rest) if len(group)]
+
+
+class _Stratum:
+    """Blocks of items that change places, each repeated to the length of the longest."""
+
+    def __init__(self, blocks: list[np.ndarray]):
+        sizes = np.array([len(block) for block in blocks])
+        self.blocks = np.stack([np.resize(block, sizes.max()) for block in blocks])
+        self.used = np.arange(sizes.max()) < sizes[:, None]
+        self.items = self.blocks[self.used]
+
+    def permuted(self, rng: np.random.Generator) -> np.ndarray:
+        """The items that :attr:`items` take, in their order."""
+        return self.blocks[rng.permutation(len(self.blocks))][self.used]
 
 
 class Fold(NamedTuple):

@@ -131,6 +131,34 @@ def test_whole_categories_change_places_with_others_of_their_size():
             assert len(set(taken)) == 1 and (taken[0] < 2) == (value < 2)
 
 
+def test_categories_of_different_sizes_change_places_too():
+    """With 20 categories of 20 sizes none would have a partner of its size, and nothing would be permuted."""
+    category = np.random.default_rng(0).permutation(np.repeat(np.arange(20), np.arange(3, 23)))
+    permuted = permute_units(category, 50, np.random.default_rng(0))
+    assert (category[permuted] != category).mean() > 0.9
+    for rows in permuted:
+        assert all(len(np.unique(category[rows[category == value]])) == 1 for value in range(20))
+
+
+def test_the_null_holds_for_categories_of_different_sizes():
+    """Patterns and targets both depend on the category, but not on each other: p must be uniform even so."""
+    rng, p_values = np.random.default_rng(1), []
+    for _ in range(40):
+        category = np.concatenate(
+            [np.repeat(np.arange(20), rng.permutation(np.arange(3, 23))), np.repeat(range(20), 3)]
+        )
+        train, test = np.arange(250), np.arange(250, 310)
+        X, Y = (rng.standard_normal((20, width))[category] + rng.standard_normal((310, width)) for width in (30, 12))
+        Y[test] = rng.standard_normal((20, 12))[category[test]] + rng.standard_normal((60, 12))
+        held = HeldOut()
+        held.add(
+            fold_of(X, Y, train, test), permutations(split(X, category, train), split(X, category, test), False, 99, 0)
+        )
+        p_values.append(held.result().p)
+    for level in (0.05, 0.2, 0.5):
+        assert (np.array(p_values) <= level).mean() == pytest.approx(level, abs=0.05)
+
+
 def test_single_items_change_places_where_categories_are_few():
     rows = permute_units(np.array([6, 9] * 20), 50, np.random.default_rng(0))
     assert len(np.unique(rows[:, 0])) > 20
