@@ -8,12 +8,14 @@ every such object becomes an :class:`Inert`: its module is not imported, and wha
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from cnd.errors import UserError
 
@@ -64,3 +66,13 @@ def open_checkpoint(path: Path, weights_key: str) -> tuple[Any, list[str]]:
             f"{path}: expected a checkpoint of tensors (.safetensors, or written by torch >= 1.6), found something "
             f"else or a part of one ({' '.join(str(error).split())[:100]}); download or export it again"
         ) from error
+
+
+def check_values(tensors: Mapping[str, Tensor]) -> None:
+    """Raise a UserError, which names the tensor but not its file, unless all hold finite floating-point numbers."""
+    for key, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+            found = "no values" if tensor.is_meta else f"{tensor.layout} {tensor.dtype}"
+            raise UserError(f"{key}: expected floating-point numbers, found {found}; export the checkpoint again")
+        if not tensor.isfinite().all():
+            raise UserError(f"{key}: expected finite numbers, found NaN or infinity; take another checkpoint")

@@ -9,6 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from cnd.errors import UserError
 from cnd.generators import LDM_SETUP
 
@@ -28,8 +30,12 @@ def main(argv: list[str] | None = None) -> int:
         from cnd.generators.convert import convert as run  # loads torch
 
         run(options.checkpoint, options.config, options.output.absolute(), lambda line: print(line, file=sys.stderr))
-    except (UserError, OSError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        print(f"error: {options.output}: cannot be written ({reason}); name another --output", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from cnd._compat import make_torchvision_importable
 from cnd.cache import file_hash, write_json
-from cnd.checkpoint_files import open_checkpoint
+from cnd.checkpoint_files import check_values, open_checkpoint
 from cnd.errors import UserError
+from cnd.generators.cin256 import CIN256_V2, read_config
 
 make_torchvision_importable()
 
@@ -40,47 +40,10 @@ from safetensors.torch import save_file  # noqa: E402
 Say = Callable[[str], None]
 State = dict[str, Tensor]
 
-CIN256_V2: dict[str, Any] = {
-    "linear_start": 0.0015,
-    "linear_end": 0.0195,
-    "timesteps": 1000,
-    "image_size": 64,
-    "use_ema": False,
-    "unet_config": {
-        "params": {
-            "in_channels": 3,
-            "out_channels": 3,
-            "model_channels": 192,
-            "attention_resolutions": [8, 4, 2],
-            "num_res_blocks": 2,
-            "channel_mult": [1, 2, 3, 5],
-            "num_heads": 1,
-            "use_spatial_transformer": True,
-            "transformer_depth": 1,
-            "context_dim": 512,
-        }
-    },
-    "first_stage_config": {
-        "params": {
-            "embed_dim": 3,
-            "n_embed": 8192,
-            "ddconfig": {
-                "double_z": False,
-                "z_channels": 3,
-                "resolution": 256,
-                "in_channels": 3,
-                "out_ch": 3,
-                "ch": 128,
-                "ch_mult": [1, 2, 4],
-                "num_res_blocks": 2,
-                "attn_resolutions": [],
-                "dropout": 0.0,
-            },
-        }
-    },
-    "cond_stage_config": {"params": {"n_classes": 1001, "embed_dim": 512}},
-}
-"""``model.params`` of configs/latent-diffusion/cin256-v2.yaml in github.com/CompVis/latent-diffusion."""
+UNET = "model.diffusion_model."
+FIRST_STAGE = tuple(
+    f"first_stage_model.{part}." for part in ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
+)
 
 
 def convert(checkpoint: Path, config: Path | None, output: Path, say: Say) -> None:
@@ -96,9 +59,13 @@ def convert(checkpoint: Path, config: Path | None, output: Path, say: Say) -> No
     diffusers_logging.set_verbosity_error()
     params = read_config(config) if config else CIN256_V2
     if not checkpoint.is_file():
-        raise UserError(f"{checkpoint}: no such file; expected the published model.ckpt of cin256-v2")
+        found = "is a folder" if checkpoint.is_dir() else "no such file"
+        raise UserError(f"{checkpoint}: {found}; expected the published model.ckpt of cin256-v2")
     say(f"reading {checkpoint} ({checkpoint.stat().st_size / 1e9:.2f} GB)")
-    origin = {"checkpoint_sha256": file_hash(checkpoint), "model": params}
+    try:
+        origin = {"checkpoint_sha256": file_hash(checkpoint), "model": params}
+    except OSError as error:
+        raise UserError(f"{checkpoint}: cannot be read ({error.strerror}); make it readable") from error
     if output.exists():
         if _origin(output) == origin:
             return say(f"{output} is already converted from this checkpoint")
@@ -108,9 +75,11 @@ def convert(checkpoint: Path, config: Path | None, output: Path, say: Say) -> No
         shutil.rmtree(partial, ignore_errors=True)
         write_json(partial / "conversion.json", origin)
     state = read_checkpoint(checkpoint, say)
-    check_schedule(state, params, checkpoint)
-    unet, vae = unet_of(state, params), vae_of(state, params)
-    table = class_table(state, params)
+    try:
+        check_schedule(state, params)
+        unet, vae, table = unet_of(state, params), vae_of(state, params), class_table(state, params)
+    except UserError as error:
+        raise UserError(f"{checkpoint}: {error}") from error
     kind = "EMA weights" if takes_ema(state, params) else "weights as trained, no EMA"
     _write(partial, "unet", unet.save_pretrained, f"{_size(unet.state_dict())}, {kind}", say)
     _write(partial, "vae", vae.save_pretrained, _size(vae.state_dict()), say)
@@ -123,33 +92,6 @@ def convert(checkpoint: Path, config: Path | None, output: Path, say: Say) -> No
 # ---------------------------------------------------------------- input
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """``model.params`` of an LDM config with every key that the conversion needs.
-
-    Raises:
-        UserError: the file cannot be read or lacks a key.
-    """
-    try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["params"]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected the model's config.yaml") from error
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: no key 'model.params'; expected the config.yaml of a latent diffusion model"
-        ) from error
-    missing = sorted(_keys(CIN256_V2) - _keys(params) - {"use_ema"})
-    if missing:
-        raise UserError(f"{path}: no key 'model.params.{missing[0]}'; cin256-v2's config.yaml has it")
-    return dict(params)
-
-
-def _keys(value: Any, prefix: str = "") -> set[str]:
-    """Dotted paths of the leaves of nested dictionaries."""
-    if not isinstance(value, dict):
-        return {prefix.removesuffix(".")}
-    return {path for key, part in value.items() for path in _keys(part, f"{prefix}{key}.")}
-
-
 def read_checkpoint(path: Path, say: Say) -> State:
     """The ``state_dict`` of a checkpoint, mapped from the file, not loaded; nothing in the file is run.
 
@@ -159,9 +101,10 @@ def read_checkpoint(path: Path, say: Say) -> State:
     content, foreign = open_checkpoint(path, weights_key="state_dict")
     if foreign:
         say(f"left out, not run: {len(foreign)} kinds of objects that are not weights ({', '.join(foreign)})")
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if not any(key.startswith("model.diffusion_model.") for key in tensors):
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    items = state.items() if isinstance(state, dict) else []
+    tensors = {key: value for key, value in items if isinstance(key, str) and isinstance(value, Tensor)}
+    if not any(key.startswith(UNET) for key in tensors):
         raise UserError(
             f"{path}: no 'model.diffusion_model.*' in its state_dict; expected a latent diffusion checkpoint"
         )
@@ -177,11 +120,18 @@ def unet_of(state: State, params: dict[str, Any]) -> Any:
     Raises:
         UserError: checkpoint and config do not fit.
     """
-    wrapped = {"model": {"params": params}}
-    config = create_unet_diffusers_config_from_ldm(wrapped, state)
+    weights = {key: value for key, value in state.items() if key.startswith(UNET)}
+    if takes_ema(state, params):
+        # LitEma (ldm/modules/ema.py) keeps each parameter below "model." under its name without dots
+        names = {key: f"model_ema.{key.removeprefix('model.').replace('.', '')}" for key in weights}
+        if absent := [name for name in names.values() if name not in state]:
+            raise UserError(
+                f"no '{absent[0]}', but other 'model_ema.*'; set use_ema: false in the config to do without"
+            )
+        weights = {key: state[name] for key, name in names.items()}
+    config = create_unet_diffusers_config_from_ldm({"model": {"params": params}}, weights)
     config |= {"sample_size": params["image_size"], "class_embed_type": "identity"}
-    ema = takes_ema(state, params)
-    return _fill(UNet2DConditionModel, config, lambda: convert_ldm_unet_checkpoint(state, config, ema))
+    return _fill(UNet2DConditionModel, config, weights, lambda: convert_ldm_unet_checkpoint(weights, config))
 
 
 def takes_ema(state: State, params: dict[str, Any]) -> bool:
@@ -195,11 +145,11 @@ def vae_of(state: State, params: dict[str, Any]) -> Any:
     Raises:
         UserError: checkpoint and config do not fit.
     """
-    wrapped = {"model": {"params": params}}
     first_stage = params["first_stage_config"]["params"]
     # with scale_by_std LDM measures the factor in training and keeps it among the weights
     scale = float(state.get("scale_factor", params.get("scale_factor", 1.0)))
-    config = create_vae_diffusers_config_from_ldm(wrapped, state, scaling_factor=scale)
+    weights = {key: value for key, value in state.items() if key.startswith(FIRST_STAGE)}
+    config = create_vae_diffusers_config_from_ldm({"model": {"params": params}}, weights, scaling_factor=scale)
     config |= {
         "sample_size": first_stage["ddconfig"]["resolution"],
         "num_vq_embeddings": first_stage["n_embed"],
@@ -208,25 +158,32 @@ def vae_of(state: State, params: dict[str, Any]) -> Any:
     key = "quantize.embedding.weight"  # diffusers converts autoencoders without a codebook
 
     def tensors() -> State:
-        return convert_ldm_vae_checkpoint(state, config) | {key: state[f"first_stage_model.{key}"]}
+        return convert_ldm_vae_checkpoint(weights, config) | {key: weights[f"first_stage_model.{key}"]}
 
-    return _fill(VQModel, config, tensors)
+    return _fill(VQModel, config, weights, tensors)
 
 
-def _fill(kind: Any, config: dict[str, Any], tensors: Callable[[], State]) -> Any:
-    """A model whose weights are ``tensors``: every key, every shape."""
-    with torch.device("meta"):
-        model = kind(**config)
+def _fill(kind: Any, config: dict[str, Any], weights: State, convert: Callable[[], State]) -> Any:
+    """A model with ``weights``, converted: every key, every shape, nothing left over."""
     advice = "the checkpoint does not fit the config; pass the config.yaml that came with it"
+    check_values(weights)
     try:
-        found = tensors()
+        with torch.device("meta"):
+            model = kind(**config)
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise UserError(f"no {kind.__name__} has the config's sizes ({error}); pass another config.yaml") from error
+    try:
+        found = convert()
     except (KeyError, AttributeError) as error:  # diffusers looks keys up as it goes
         raise UserError(f"{kind.__name__}: a tensor is missing ({error}); {advice}") from error
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    shapes = {key: tuple(value.shape) for key, value in found.items() if value is not None}
+    shapes = {key: tuple(value.shape) for key, value in found.items()}
     for key in sorted(expected.keys() | shapes.keys()):
         if expected.get(key) != shapes.get(key):
             raise UserError(f"{kind.__name__}: '{key}' is {shapes.get(key)}, expected {expected.get(key)}; {advice}")
+    placed = {value.data_ptr() for value in found.values()}
+    if left := [key for key, value in weights.items() if value.data_ptr() not in placed]:
+        raise UserError(f"{kind.__name__} has no place for '{left[0]}'; {advice}")
     model.load_state_dict(found, strict=True, assign=True)
     return model
 
@@ -244,6 +201,7 @@ def class_table(state: State, params: dict[str, Any]) -> Tensor:
         raise UserError(
             f"class embedding: '{key}' is {found}, expected {expected}; use the class-conditional cin256-v2"
         )
+    check_values({key: state[key]})
     return state[key].float()
 
 
@@ -260,16 +218,18 @@ def scheduler_of(params: dict[str, Any]) -> DDIMScheduler:
     )
 
 
-def check_schedule(state: State, params: dict[str, Any], path: Path) -> None:
+def check_schedule(state: State, params: dict[str, Any]) -> None:
     """Compare the noise schedule with the one the checkpoint was trained with, where it is kept.
 
     Raises:
-        UserError: they differ.
+        UserError: they differ by more than rounding to the checkpoint's precision.
     """
-    kept = state.get("alphas_cumprod")
-    ours = scheduler_of(params).alphas_cumprod
-    if kept is not None and (kept.shape != ours.shape or not torch.allclose(kept.float(), ours, atol=1e-5)):
-        raise UserError(f"{path}: 'alphas_cumprod' differs from the config's linear_start, linear_end and timesteps")
+    kept, ours = state.get("alphas_cumprod"), scheduler_of(params).alphas_cumprod
+    if kept is None:
+        return
+    check_values({"alphas_cumprod": kept})
+    if kept.shape != ours.shape or (kept.float() - ours).abs().max() > max(1e-5, torch.finfo(kept.dtype).eps):
+        raise UserError("'alphas_cumprod' differs from the config's linear_start, linear_end and timesteps")
 
 
 # ---------------------------------------------------------------- output

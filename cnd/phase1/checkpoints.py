@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cnd.checkpoint_files import open_checkpoint
+from cnd.checkpoint_files import check_values, open_checkpoint
 from cnd.config import EncoderConfig
 from cnd.errors import UserError
 from cnd.phase1.model import MaskedAutoencoder, Positions, sincos_positions
@@ -55,7 +55,6 @@ def load_initial_weights(model: MaskedAutoencoder, path: Path) -> None:
     if any(name.startswith("patch_embed.proj.") for name in tensors):
         tensors = from_mindvis(tensors)
     _check(path, model, tensors, heads)
-    _check_values(path, tensors)
     _drop_known_positions(model, tensors)
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
 
@@ -130,18 +129,10 @@ def _check(path: Path, model: MaskedAutoencoder, tensors: Mapping[str, Tensor], 
         if found.ndim != 2 or len(found) <= part.n_fixed or found.shape[1] != part.positions.shape[1]:
             shapes = f"expected [tokens, {part.positions.shape[1]}], found {list(found.shape)}"
             raise UserError(f"{path}: {key}: {shapes}; {remedy}")
-
-
-def _check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise a UserError unless every tensor holds finite floating-point numbers."""
-    for key, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
-            found = "no values" if tensor.is_meta else f"{tensor.layout} {tensor.dtype}"
-            raise UserError(f"{path}: {key}: expected floating-point numbers, found {found}; export it again")
-        if not tensor.isfinite().all():
-            raise UserError(
-                f"{path}: {key}: expected finite numbers, found NaN or infinity; take an earlier checkpoint"
-            )
+    try:
+        check_values(tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _drop_known_positions(model: MaskedAutoencoder, tensors: dict[str, Tensor]) -> None:

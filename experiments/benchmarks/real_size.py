@@ -27,7 +27,8 @@ import torch
 from torch import nn
 
 from cnd.config import EncoderConfig, Phase1Config, Phase2Config
-from cnd.generators.convert import CIN256_V2, scheduler_of
+from cnd.generators.cin256 import CIN256_V2
+from cnd.generators.convert import scheduler_of
 from cnd.generators.ldm import VqLatentDiffusion
 from cnd.phase1 import training as phase1
 from cnd.phase1.model import FmriEncoder, MaskedAutoencoder

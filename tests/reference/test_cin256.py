@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import resource
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,7 +24,8 @@ from torch import Tensor
 from cnd import generators
 from cnd.config import LdmGenerator
 from cnd.generators.__main__ import main
-from cnd.generators.convert import CIN256_V2, class_table, scheduler_of, unet_of, vae_of
+from cnd.generators.cin256 import CIN256_V2
+from cnd.generators.convert import class_table, scheduler_of, unet_of, vae_of
 from cnd.generators.ldm import VqLatentDiffusion
 from cnd.protocols import Condition
 
@@ -268,6 +270,18 @@ def test_safetensors_of_the_same_layout_convert_too(original, files, converted, 
     assert (tmp_path / "out" / weights).read_bytes() == (converted / weights).read_bytes()
 
 
+CONV, TABLE = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight", "cond_stage_model.embedding.weight"
+BAD_TENSORS = {
+    "nan": {CONV: torch.full((32, 32, 3, 3), torch.nan)},
+    "whole numbers": {CONV: torch.ones(32, 32, 3, 3, dtype=torch.int8)},
+    "sparse": {CONV: torch.ones(32, 32, 3, 3).to_sparse()},
+    "no values": {CONV: torch.ones(32, 32, 3, 3, device="meta")},
+    "nan in the table": {TABLE: torch.full((11, 16), torch.nan)},
+    "no place": {"model.diffusion_model.label_emb.0.weight": torch.zeros(3)},
+    "part of an EMA": {"model_ema.decay": torch.tensor(0.9999)},
+}
+
+
 def broken(case: str, folder: Path, state: dict[str, Tensor]) -> Path:
     path = folder / "model.ckpt"
     if case == "code":
@@ -288,6 +302,12 @@ def broken(case: str, folder: Path, state: dict[str, Tensor]) -> Path:
         return save_checkpoint(path, {k: v for k, v in state.items() if "cond_stage" not in k})
     elif case == "other schedule":
         return save_checkpoint(path, state | {"alphas_cumprod": state["alphas_cumprod"] ** 2})
+    elif case in BAD_TENSORS:
+        return save_checkpoint(path, state | BAD_TENSORS[case])
+    elif case == "no state dict":
+        torch.save({"state_dict": [torch.zeros(3)]}, path)
+    elif case == "folder":
+        path.mkdir()
     return path
 
 
@@ -303,15 +323,38 @@ def broken(case: str, folder: Path, state: dict[str, Tensor]) -> Path:
         ("no codebook", "quantize.embedding.weight"),
         ("no classes", "cond_stage_model.embedding.weight"),
         ("other schedule", "alphas_cumprod"),
+        ("nan", f"{CONV}: expected finite numbers, found NaN"),
+        ("whole numbers", f"{CONV}: expected floating-point numbers, found torch.strided torch.int8"),
+        ("sparse", f"{CONV}: expected floating-point numbers, found torch.sparse_coo"),
+        ("no values", f"{CONV}: expected floating-point numbers, found no values"),
+        ("nan in the table", f"{TABLE}: expected finite numbers"),
+        ("no place", "has no place for 'model.diffusion_model.label_emb.0.weight'"),
+        ("part of an EMA", "no 'model_ema.diffusion_model"),
+        ("no state dict", "no 'model.diffusion_model.*' in its state_dict"),
+        ("folder", "is a folder"),
     ],
 )
 def test_a_bad_checkpoint_is_told_in_one_line(case, told, original, files, tmp_path, capsys):
-    path = broken(case, tmp_path, original.state_dict())
-    code = main(["convert", str(path), "--config", str(files[1]), "--output", str(tmp_path / "out")])
+    path, config = broken(case, tmp_path, original.state_dict()), files[1]
+    if case == "part of an EMA":
+        config = tmp_path / "config.yaml"
+        config.write_text(small("use_ema", True))
+    code = main(["convert", str(path), "--config", str(config), "--output", str(tmp_path / "out")])
     printed = capsys.readouterr()
     error = [line for line in printed.err.splitlines() if line.startswith("error: ")]
-    assert code == 2 and len(error) == 1 and told in error[0]
+    assert code == 2 and len(error) == 1 and told in error[0] and f"{path}: " in error[0]
     assert not Path("this must not run").exists() and not (tmp_path / "out").exists()
+
+
+def small(key: str, value: object) -> str:
+    """A config.yaml with one other value."""
+    params = copy.deepcopy(SMALL)
+    *parents, last = key.split(".")
+    inner = params
+    for parent in parents:
+        inner = inner[parent]
+    inner[last] = value
+    return yaml.safe_dump({"model": {"params": params}})
 
 
 @pytest.mark.parametrize(
@@ -320,6 +363,25 @@ def test_a_bad_checkpoint_is_told_in_one_line(case, told, original, files, tmp_p
         ("model: [", "no key 'model.params'"),
         ("model: {params: {linear_start: 0.0015}}", "no key 'model.params.cond_stage_config.params.embed_dim'"),
         (yaml.safe_dump({"model": {"params": CIN256_V2}}), "'conv_in.bias' is (32,), expected (192,)"),
+        (small("unet_config.params.num_heads", "two"), "num_heads: expected a whole number above 0, found 'two'"),
+        (small("unet_config.params.num_heads", 0), "num_heads: expected a whole number above 0, found 0"),
+        (
+            small("unet_config.params.channel_mult", []),
+            "channel_mult: expected a list of whole numbers above 0, found []",
+        ),
+        (
+            small("unet_config.params.use_spatial_transformer", False),
+            "use_spatial_transformer: expected true, found False",
+        ),
+        (small("linear_start", "1e-3"), "model.params.linear_start: expected a number above 0, found '1e-3'"),
+        (small("image_size", [8, 8]), "model.params.image_size: expected a whole number above 0, found [8, 8]"),
+        (small("use_ema", "no"), "model.params.use_ema: expected true or false, found 'no'"),
+        (small("scale_factor", 0), "model.params.scale_factor: expected a number above 0, found 0"),
+        (small("parameterization", "x0"), "model.params.parameterization: expected eps, found 'x0'"),
+        (
+            small("unet_config.params.num_heads", 5),
+            "model.ckpt: UNet2DConditionModel: 'down_blocks.1.attentions.0.proj_in",
+        ),
     ],
 )
 def test_a_config_that_does_not_fit_is_told_in_one_line(text, told, files, tmp_path, capsys):
@@ -327,6 +389,55 @@ def test_a_config_that_does_not_fit_is_told_in_one_line(text, told, files, tmp_p
     arguments = ["convert", str(files[0]), "--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "out")]
     assert main(arguments) == 2
     assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("output", ["file/out", "/proc/out"])
+def test_an_output_that_cannot_be_written_is_told_in_one_line(output, files, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["convert", str(files[0]), "--config", str(files[1]), "--output", str(tmp_path / output)]) == 2
+    assert f"{output}: cannot be written" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_full_disk_is_told_and_the_same_command_goes_on(files, converted, tmp_path, capsys):
+    arguments = ["convert", str(files[0]), "--config", str(files[1]), "--output", str(tmp_path / "out")]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        assert main(arguments) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "out: cannot be written" in capsys.readouterr().err.splitlines()[-1]
+    assert main(arguments) == 0
+    weights = Path("unet", "diffusion_pytorch_model.safetensors")
+    assert (tmp_path / "out" / weights).read_bytes() == (converted / weights).read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_checkpoint_in_half_precision_converts(dtype, original, files, tmp_path):
+    state = {key: value.to(dtype) for key, value in original.state_dict().items()}
+    path, output = save_checkpoint(tmp_path / "model.ckpt", state), tmp_path / "out"
+    assert main(["convert", str(path), "--config", str(files[1]), "--output", str(output)]) == 0
+    found = generators.load(LdmGenerator(path=output)).unet.conv_in.weight
+    assert torch.equal(found, state["model.diffusion_model.input_blocks.0.0.weight"].float())
+
+
+def test_what_else_the_original_keeps_beside_the_weights_is_no_hindrance(original, files, tmp_path):
+    """Buffers of the schedule (ddpm.py), the loss of the first stage with its counters, the loss weights."""
+    others = {name: torch.zeros(1000) for name in ("betas", "logvar", "posterior_variance", "lvlb_weights")}
+    others["first_stage_model.loss.discriminator.main.3.num_batches_tracked"] = torch.tensor(7)
+    others["first_stage_model.loss.perceptual_loss.lin0.model.1.weight"] = torch.zeros(1, 64, 1, 1)
+    path = save_checkpoint(tmp_path / "model.ckpt", original.state_dict() | others)
+    assert main(["convert", str(path), "--config", str(files[1]), "--output", str(tmp_path / "out")]) == 0
+
+
+def test_the_config_that_mindvis_ships_converts(files, tmp_path):
+    """pretrains/ldm/label2img/config.yaml in github.com/zjc062/mind-vis: cin256-v2's with keys of its own."""
+    params = copy.deepcopy(SMALL) | {"cond_stage_key": "fmri", "num_timesteps_cond": 1, "monitor": "val/loss"}
+    params["unet_config"]["params"] |= {"cond_scale": 1.0, "use_time_cond": True, "global_pool": False}
+    params["first_stage_config"]["params"]["lossconfig"] = {"target": "torch.nn.Identity"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"base_learning_rate": 1e-4, "params": params}}))
+    arguments = ["convert", str(files[0]), "--config", str(tmp_path / "config.yaml")]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
 
 
 def test_another_folder_is_never_overwritten(files, tmp_path, capsys):
