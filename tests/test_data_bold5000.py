@@ -88,6 +88,16 @@ def test_csi4_has_fewer_sessions(files: Path, tmp_path: Path):
         np.testing.assert_array_equal(four.train.images[i], one.train.images[one.train.stimulus.index(name)])
 
 
+def test_what_other_systems_leave_in_lists_is_ignored(files: Path, tmp_path: Path):
+    shutil.copytree(files, tmp_path / "files")
+    run = tmp_path / "files" / LISTS / "CSI1_sess01" / "CSI_sess01_run01.txt"
+    run.with_name("._CSI_sess01_run01.txt").write_bytes(b"\x00\x05\x16\x07\xa3")  # macOS
+    run.write_bytes(b"\xef\xbb\xbf" + run.read_bytes().replace(b"\n", b"\r\n"))  # editors of Windows
+    run.parent.with_name("CSI1_imgnames.txt").write_text("another.jpg\n")  # beside the sessions, from the release
+    config = Bold5000Data(path=tmp_path / "files")
+    assert bold5000.presentation(config).names == bold5000.presentation(Bold5000Data(path=files)).names
+
+
 def test_areas_of_other_spelling_are_found(files: Path, tmp_path: Path):
     shutil.copytree(files, tmp_path / "files")
     for usual, released in (("LHLOC", "LHLO"), ("RHLOC", "RHLO"), ("RHRSC", "RHRRSC")):  # as CSI2 has them
@@ -155,6 +165,11 @@ def _cut(folder: Path) -> None:
     (folder / LEFT).write_bytes(content[: len(content) // 2])
 
 
+def _archive(folder: Path) -> None:
+    np.savez(folder / "other.npz", betas=np.load(folder / LEFT))
+    (folder / "other.npz").replace(folder / LEFT)
+
+
 def _all_single(folder: Path) -> None:
     (folder / "Scene_Stimuli/repeated_stimuli_113_list.txt").write_text("unknown.jpg\n")
 
@@ -165,22 +180,23 @@ BROKEN = {
     "truncated": (_cut, [f"{LEFT}: not a readable .npy file"]),
     "no array": (lambda f: (f / LEFT).write_text("hello"), [f"{LEFT}: not a readable .npy file"]),
     "pickled": (_array(lambda a: np.array([{}, 1], dtype=object)), [f"{LEFT}", "pickle"]),
-    "trials cut off": (_array(lambda a: a[:-1]), [f"{LEFT}: the array has shape (50, 4), expected (51, any)"]),
-    "transposed": (_array(lambda a: a.T), [f"{LEFT}: the array has shape (4, 51), expected (51, any)"]),
-    "flat": (_array(lambda a: a.ravel()), [f"{LEFT}: the array has shape (204,)"]),
+    "trials cut off": (_array(lambda a: a[:-1]), [LEFT, f"in FOLDER/{LISTS}, has shape (50, 4), expected (51, any)"]),
+    "transposed": (_array(lambda a: a.T), [LEFT, "has shape (4, 51), expected (51, any)"]),
+    "flat": (_array(lambda a: a.ravel()), [LEFT, "has shape (204,)"]),
     "NaN": (_array(lambda a: np.where(a > 2, np.nan, a)), [f"{LEFT}", "NaN or infinite values, expected none"]),
     "NaN in test trials only": (
         _array(lambda a: np.where(np.isin(names(), BOLD_REPEATED)[:, None], np.nan, a)), ["NaN or infinite values"],
     ),
     "nothing but NaN": (_array(lambda a: a * np.nan), [LEFT, "204 NaN or infinite values"]),
     "text": (_array(lambda a: a.astype(str)), [f"{LEFT}", "expected numbers"]),
+    "an archive": (_archive, [f"{LEFT}: an archive of several arrays, expected one"]),
     "no lists": (lambda f: shutil.rmtree(f / "Stimuli_Presentation_Lists"), ["no folder Stimuli_Presentation_Lists"]),
     "no lists of the subject": (lambda f: shutil.rmtree(f / LISTS), ["no CSI1/*/*.txt (presentation lists)"]),
     "a run missing": (lambda f: (f / LISTS / "CSI1_sess01/CSI_sess01_run02.txt").unlink(), ["expected (43, any)"]),
     "a list unreadable": (
         lambda f: (f / LISTS / "CSI1_sess01/CSI_sess01_run02.txt").write_bytes(b"\xff\x00"), ["not a readable text"],
     ),
-    "nothing repeated": (_all_single, ["no image is repeated", "no test or no training set"]),
+    "nothing repeated": (_all_single, ["113_list.txt: no image is repeated", "no test or no training set"]),
     "no images": (lambda f: shutil.rmtree(f / "Scene_Stimuli"), ["no folder Scene_Stimuli", "(images)"]),
     "an image missing": (
         lambda f: (f / "Scene_Stimuli/Presented_Stimuli/Scene/bedroom3.jpg").unlink(), ["1 of 41", "bedroom3"],
@@ -197,7 +213,8 @@ def test_broken_files_are_explained(what: str, files: Path, tmp_path: Path):
     with pytest.raises(UserError) as caught:
         data.check(Bold5000Data(path=folder, image_size=8))
     told = str(caught.value)
-    assert str(folder) in told and "\n" not in told and all(word in told for word in words), told
+    assert str(folder) in told and "\n" not in told
+    assert all(word.replace("FOLDER", str(folder)) in told for word in words), told
 
 
 def test_unknown_area(files: Path):

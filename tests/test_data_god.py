@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -208,6 +209,14 @@ def _drop(key: str) -> Callable[[h5py.File], None]:
     return change
 
 
+def _as_group(key: str) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        file.pop(key)
+        file.create_group(key)
+
+    return change
+
+
 def _rename_metadata(old: str, new: str) -> Callable[[h5py.File], None]:
     def change(file: h5py.File) -> None:
         keys = [new if k.decode() == old else k.decode() for k in file["metadata/key"][()]]
@@ -255,7 +264,9 @@ BROKEN_H5 = {
     "renamed": (lambda f: (f / "Subject1.h5").rename(f / "subject_1.h5"), ["neither Subject1.h5", "found images, sub"]),
     "truncated": (_cut("Subject1.h5"), ["Subject1.h5", "not a readable BData file", "download"]),
     "no HDF5": (lambda f: (f / "Subject1.h5").write_text("hello"), ["Subject1.h5", "not a readable BData file"]),
-    "no dataset": (_edit_h5(_drop("dataset")), ["Subject1.h5: key 'dataset' is missing", "found ['metadata']"]),
+    "no dataset": (_edit_h5(_drop("dataset")), ["key 'dataset' is missing or no dataset", "['metadata']"]),
+    "a group for the table": (_edit_h5(_as_group("dataset")), ["Subject1.h5: key 'dataset' is missing or no dataset"]),
+    "one key": (_edit_h5(_replace("metadata/key", lambda k: k[0])), ["metadata/value has shape (12, 15)"]),
     "no metadata values": (_edit_h5(_drop("metadata/value")), ["key 'value' is missing", "description"]),
     "no area": (_edit_h5(_rename_metadata("ROI_VC", "ROI_VX")), ["key 'ROI_VC' is missing", "data.roi", "HVC"]),
     "no data type": (_edit_h5(_rename_metadata("DataType", "Kind")), ["key 'DataType' is missing"]),
@@ -265,6 +276,7 @@ BROKEN_H5 = {
     "no test trials": (_edit_h5(_replace("dataset", lambda d: d[:1200])), ["0 of 50 test images", "incomplete"]),
     "NaN": (_edit_h5(_replace("dataset", _with(7, 9, np.nan))), ["training", "1 NaN or infinite", "drop"]),
     "other ids": (_edit_h5(_replace("dataset", _with(3, 2, 42.5))), ["42.500000 is none of the 1200 training"]),
+    "ids rounded": (_edit_h5(_replace("dataset", lambda d: d.astype("f4"))), ["such as 1518878.010042, in float64"]),
     "an image twice": (
         _edit_h5(_replace("dataset", _with([0, 1], 2, 1518878.010042))), ["of 1200 training images", "each once"],
     ),
@@ -274,6 +286,10 @@ BROKEN_H5 = {
     ),
     "an image twice there": (
         lambda f: shutil.copy(f / "images/test/n01443537_22563.JPEG", f / "images"), ["is there 2 times", "keep one"],
+    ),
+    "a folder for an image": (
+        lambda f: [(f / "images/test/n01443537_22563.JPEG").unlink(), (f / "images/test/n01443537_22563.JPEG").mkdir()],
+        ["images: 1 of 1250", "n01443537_22563"],
     ),
     "an image broken": (
         lambda f: (f / "images/test/n01443537_22563.JPEG").write_text("x"), ["n01443537_22563.JPEG: not a readable"],
@@ -300,11 +316,24 @@ BROKEN_TASKS = {
     "NaN": (_edit_h5(_replace("dataset", _with(7, 9, np.nan)), TEST), [TEST, "test trials", "1 NaN or infinite"]),
 }
 
+
+def _npy(folder: Path) -> None:
+    np.save(folder / "one.npy", np.zeros(3))
+    (folder / "one.npy").replace(folder / "sbj_1.npz")
+
+
+def _add_text(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "sbj_1.npz", "a") as archive:
+        archive.writestr("readme.txt", "hello")
+
+
 IMAGES = "images_256.npz"
 BROKEN_NPZ = {
     "truncated": (_cut("sbj_1.npz"), ["sbj_1.npz", "not a readable .npz file"]),
     "no array": (_packed(lambda c: c.pop("arr_3")), ["key 'arr_3' is missing", "did you mean"]),
     "no area": (_packed(lambda c: c.pop("VC")), ["key 'VC' is missing", "data.roi"]),
+    "an .npy renamed": (_npy, ["sbj_1.npz: holds one array without a name", "np.savez"]),
+    "something else in it": (_add_text, ["sbj_1.npz: 'readme.txt' in it is no array"]),
     "pickled": (_packed(lambda c: c.update(arr_3=np.array([{}] * 3))), ["sbj_1.npz", "pickle"]),
     "wrong shape": (_packed(lambda c: c.update(arr_2=c["arr_2"][:49])), ["arr_2 has shape (49, 12)", "(50, 12)"]),
     "mask of another subject": (_packed(lambda c: c.update(VC=np.ones(11, bool))), ["VC has shape (11,)", "(12,)"]),

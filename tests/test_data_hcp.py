@@ -213,6 +213,7 @@ def test_files_of_one_pool_have_the_same_voxels(tmp_path):
 def test_two_raw_files_of_one_subject(tmp_path):
     for name in ("hp2000_clean", "hp0_clean_rclean"):
         (tmp_path / f"100206_rfMRI_REST1_LR_Atlas_MSMAll_{name}.dtseries.nii").touch()
+    (tmp_path / "._100206_rfMRI_REST1_LR_Atlas_MSMAll_hp2000_clean.dtseries.nii").touch()  # macOS leaves such files
     with pytest.raises(UserError, match=r"two files of subject 100206.*--pattern"):
         hcp_pack.prepare(tmp_path, tmp_path / "out")
     assert len(hcp.raw_files(tmp_path, "*_hp2000_clean.dtseries.nii")) == 1

@@ -52,7 +52,7 @@ class Presentation(NamedTuple):
 
 
 class Trials(NamedTuple):
-    """Betas float32 [trials, voxels] in percent signal change, area of each voxel, and the number of voxels left out."""
+    """Betas float32 [trials, voxels] in percent signal change, area of each voxel, number of voxels left out."""
 
     betas: np.ndarray
     areas: list[str]
@@ -109,7 +109,7 @@ def list_files(config: Bold5000Data, subject: str) -> list[Path]:
         UserError: there are none.
     """
     folder = _folder(config, LISTS, "presentation lists")
-    found = sorted(folder.glob(f"{subject}/*/*.txt"))
+    found = sorted(folder.glob(f"{subject}/[!.]*/[!.]*.txt"))  # macOS leaves files that begin with a dot
     if not found:
         raise UserError(f"{folder}: no {subject}/*/*.txt (presentation lists); {HINT}")
     return found
@@ -160,7 +160,7 @@ def check(config: Bold5000Data) -> None:
 
 def _lines(path: Path) -> list[str]:
     with readable(path, "text file"):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     return [line.strip().removeprefix("rep_") for line in text.splitlines() if line.strip()]
 
 
@@ -208,21 +208,21 @@ def read(config: Bold5000Data) -> Trials:
     """
     shown, tested = presentation(config), test_names(config)
     is_training = np.array([name not in tested for name in shown.names])
+    rows = f"the array, with a row for each trial in {list_files(config, f'CSI{config.subject}')[0].parents[1]},"
     parts, areas, n_absent = [], [], 0
     for area, path in beta_files(config).items():
         part = read_npy(path)
-        expect_shape(path, "the array", part, (len(shown.names), None), finite=False)
+        expect_shape(path, rows, part, (len(shown.names), None), finite=False)
         measured = _measured(part, is_training)
-        expect_shape(path, "the array", part[:, measured], (len(shown.names), None))
+        expect_shape(path, rows, part[:, measured], (len(shown.names), None))
         parts.append(part[:, measured].astype(np.float32))
         areas += [area] * parts[-1].shape[1]
         n_absent += int((~measured).sum())
     repeated = tested & set(shown.names)
     if not repeated or len(repeated) == len(set(shown.names)):
         what = "no image is repeated" if not repeated else "every image is repeated"
-        raise UserError(
-            f"{list_files(config, '*')[0].parents[2]}: {what}, so there is no test or no training set; {HINT}"
-        )
+        where = _repeated_list(config) or list_files(config, "*")[0].parents[2]
+        raise UserError(f"{where}: {what}, so there is no test or no training set; {HINT}")
     return Trials(np.concatenate(parts, axis=1), areas, shown, n_absent)
 
 

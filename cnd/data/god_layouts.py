@@ -96,8 +96,8 @@ def match_ids(ids: np.ndarray, split: str, path: Path) -> np.ndarray:
     far = ~(np.abs(known[position] - ids) < ID_TOLERANCE)  # NaN is far
     if far.any():
         raise UserError(
-            f"{path}: stimulus id {ids[far][0]:.6f} is none of the {len(known)} {split} images; "
-            "is this the Generic Object Decoding release?"
+            f"{path}: stimulus id {ids[far][0]:.6f} is none of the {len(known)} {split} images, expected numbers "
+            f"such as {known[0]:.6f}, in float64; is this the Generic Object Decoding release?"
         )
     return position
 
@@ -160,10 +160,11 @@ def _read_trials(path: Path, kind: int | None, config: GodData) -> _Trials:
     import h5py  # not at the top: the plan asks this module for its files
 
     with readable(path, "BData file"), h5py.File(path, "r") as file:
-        dataset = _member(path, file, "dataset", "dataSet")
-        metadata = _member(path, file, "metadata", "metaData")
-        keys = [k.decode() if isinstance(k, bytes) else str(k) for k in _member(path, metadata, "key")[()]]
-        value = np.asarray(_member(path, metadata, "value"), dtype=float)
+        dataset = _member(path, file, h5py.Dataset, "dataset", "dataSet")
+        metadata = _member(path, file, h5py.Group, "metadata", "metaData")
+        spelt = np.atleast_1d(_member(path, metadata, h5py.Dataset, "key")[()])
+        keys = [k.decode() if isinstance(k, bytes) else str(k) for k in spelt]
+        value = np.asarray(_member(path, metadata, h5py.Dataset, "value"), dtype=float)
         checked_shape = (len(keys), dataset.shape[1] if dataset.ndim == 2 else None)
         if dataset.ndim != 2 or value.shape != checked_shape:
             raise UserError(
@@ -193,12 +194,13 @@ def _read_trials(path: Path, kind: int | None, config: GodData) -> _Trials:
     )
 
 
-def _member(path: Path, group: Any, *names: str) -> Any:
-    """The first of several spellings in an HDF5 group."""
+def _member(path: Path, group: Any, kind: type, *names: str) -> Any:
+    """The first of several spellings in an HDF5 group, a group or a data set."""
     for name in names:
-        if name in group:
+        if isinstance(group.get(name), kind):
             return group[name]
-    raise UserError(f"{path}: key '{names[0]}' is missing; found {sorted(group)}; is this a BData file?")
+    what = kind.__name__.lower()
+    raise UserError(f"{path}: key '{names[0]}' is missing or no {what}; found {sorted(group)}; is this a BData file?")
 
 
 def _column(path: Path, dataset: Any, columns: dict[str, np.ndarray], *names: str) -> np.ndarray:

@@ -40,8 +40,12 @@ SETUP = """Human Connectome Project, young adults (hcp)
   put     all below one folder, the subject's number in the path or in front of the name
   then    python -m cnd.data prepare hcp FOLDER --output PACKED   (20 MB a subject)
           --set 'data.unlabelled=[{kind: hcp, path: PACKED, window: 10}]'
-  instead any fMRI of yours: .npy or .npz with a matrix [volumes, voxels], given as path"""
-HINT = "`python -m cnd.data fetch hcp` says where to get HCP; any .npy or .npz matrix [volumes, voxels] does too"
+  instead any fMRI of yours: .npy or .npz with a matrix [volumes, voxels], given as path; or no pre-training on other
+          fMRI: --set 'data.unlabelled=[]'"""
+HINT = (
+    "`python -m cnd.data fetch hcp` says where to get HCP; any .npy or .npz matrix [volumes, voxels] does too, "
+    "and --set 'data.unlabelled=[]' goes without"
+)
 
 # ---------------------------------------------------------------- the pool
 
@@ -260,13 +264,15 @@ def raw_files(folder: Path, pattern: str = RAW) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob(pattern)):
+        if path.name.startswith("."):  # macOS leaves such files beside others
+            continue
         place = path.relative_to(folder).as_posix()
         numbers = re.findall(r"(?<!\d)\d{6}(?!\d)", place)
         subject = numbers[-1] if numbers else path.name.partition("_REST1")[0]
         if subject in found:
             raise UserError(
                 f"{folder}: two files of subject {subject}, {found[subject].name} and {path.name}; expected one; "
-                f"name it with --pattern '*_hp2000_clean.dtseries.nii'"
+                f"keep one, or pack one kind: `prepare hcp {folder} --pattern '*_hp2000_clean.dtseries.nii'`"
             )
         found[subject] = path
     return found

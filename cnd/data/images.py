@@ -140,10 +140,11 @@ class ImageArchive:
         count = self.counts[key]
         if len(shape) != 4 or shape[0] != count or shape[3] != 3 or fortran_order:
             raise UserError(
-                f"{self.path}: {key} has shape {shape}, expected ({count}, height, width, 3); is it complete?"
+                f"{self.path}: {key} has shape {shape}, expected ({count}, height, width, 3) in C order; "
+                "bring the axes into this order, or download the file again"
             )
         if dtype.kind not in "fu":
-            raise UserError(f"{self.path}: {key} has type {dtype}, expected uint8 or float; store it without pickle")
+            raise UserError(f"{self.path}: {key} has type {dtype}, expected uint8 or float; convert it to uint8")
         return shape[1:], dtype
 
     def _to_uint8(self, block: np.ndarray, key: str, scale: float | None) -> tuple[np.ndarray, float]:
@@ -154,7 +155,8 @@ class ImageArchive:
         scale = scale or (255.0 if high <= 1 else 1.0)
         if not 0 <= low <= high * scale <= 255:  # NaN fails too
             raise UserError(
-                f"{self.path}: {key} ranges from {low:g} to {high:g}, expected 0 to 1 or 0 to 255 without NaN"
+                f"{self.path}: {key} ranges from {low:g} to {high:g}, expected 0 to 1 or 0 to 255 without NaN; "
+                "rescale it"
             )
         return np.round(block * scale).astype(np.uint8), scale
 
@@ -198,7 +200,7 @@ def find_images(folder: Path, names: list[str]) -> list[Path]:
         raise UserError(f"{folder}: no such folder (data.images); give the folder with the stimulus images")
     found: dict[str, list[Path]] = {name: [] for name in names}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.stem in found:
+        if path.suffix.lower() in SUFFIXES and path.stem in found and path.is_file():
             found[path.stem].append(path)
     missing = [name for name in names if not found[name]]
     if missing:

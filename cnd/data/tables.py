@@ -46,7 +46,10 @@ def read_npz(path: Path, keys: Collection[str] | None = None) -> dict[str, np.nd
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     try:
-        with np.load(path, allow_pickle=False) as content:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            raise UserError(f"{path}: holds one array without a name, as an .npy file does; save it with np.savez")
+        with content:
             return {key: text(_member(path, content, key)) for key in content.files if keys is None or key in keys}
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, AttributeError) as error:
         raise UserError(f"{path}: not a readable .npz file ({error}); copy or download it again") from error
@@ -54,7 +57,10 @@ def read_npz(path: Path, keys: Collection[str] | None = None) -> dict[str, np.nd
 
 def _member(path: Path, content: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
     try:
-        return content[key]
+        array = content[key]
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{path}: '{key}' in it is no array; take it out of the file")
+        return array
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise
@@ -69,7 +75,10 @@ def read_npy(path: Path) -> np.ndarray:
         UserError: the file is missing, truncated, of another format, or holds Python objects.
     """
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
+        array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{path}: an archive of several arrays, expected one; save the array itself with np.save")
+        return array
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path}: not a readable .npy file of numbers ({error}); save it again with np.save") from error
 
