@@ -334,6 +334,15 @@ def test_check_errors(tmp_path, capsys):
     assert "god has subjects 1 to 5" in capsys.readouterr().err
 
 
+def test_a_place_that_cannot_be_written_is_told(tmp_path, capsys):
+    write_both(tmp_path / "mine")
+    (tmp_path / "taken").write_text("")
+    words = ["--output", str(tmp_path / "taken"), "--cache", str(tmp_path / "cache")]
+    assert main(["check", str(tmp_path / "mine"), *words]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'taken'}: File exists" in error and error.count("\n") == 1
+
+
 def test_snr_of_known_signal():
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(200), 5)

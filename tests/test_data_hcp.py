@@ -217,6 +217,8 @@ def test_two_raw_files_of_one_subject(tmp_path):
     with pytest.raises(UserError, match=r"two files of subject 100206.*--pattern"):
         hcp_pack.prepare(tmp_path, tmp_path / "out")
     assert len(hcp.raw_files(tmp_path, "*_hp2000_clean.dtseries.nii")) == 1
+    with pytest.raises(UserError, match="--pattern '/a': expected names of files"):
+        hcp.raw_files(tmp_path, "/a")
 
 
 def test_import_is_light():

@@ -230,6 +230,10 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, no permission, a file in the place of a folder
+        place = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"{place}; free the place or choose another one", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130

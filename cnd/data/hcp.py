@@ -260,11 +260,15 @@ def raw_files(folder: Path, pattern: str = RAW) -> dict[str, Path]:
     """Raw files below a folder by subject: the six-digit number in file name or path, else the file's name.
 
     Raises:
-        UserError: a subject has several.
+        UserError: a subject has several, or the pattern is none.
     """
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob(pattern)):
-        if path.name.startswith("."):  # macOS leaves such files beside others
+    try:
+        matching = sorted(folder.rglob(pattern))
+    except (NotImplementedError, ValueError) as error:
+        raise UserError(f"--pattern '{pattern}': expected names of files such as '{RAW}' ({error})") from error
+    for path in matching:
+        if path.name.startswith(".") or not path.is_file():  # macOS leaves files that begin with a dot
             continue
         place = path.relative_to(folder).as_posix()
         numbers = re.findall(r"(?<!\d)\d{6}(?!\d)", place)
@@ -272,7 +276,8 @@ def raw_files(folder: Path, pattern: str = RAW) -> dict[str, Path]:
         if subject in found:
             raise UserError(
                 f"{folder}: two files of subject {subject}, {found[subject].name} and {path.name}; expected one; "
-                f"keep one, or pack one kind: `prepare hcp {folder} --pattern '*_hp2000_clean.dtseries.nii'`"
+                f"keep one, or pack one kind with `prepare hcp {folder} --pattern "
+                "'*_REST1_LR_Atlas_MSMAll_hp2000_clean.dtseries.nii'`"
             )
         found[subject] = path
     return found
