@@ -347,6 +347,10 @@ BROKEN_NPZ = {
         _packed(lambda c: c.update(train_images=c["train_images"][:9]), IMAGES), ["has shape (9, 8, 8, 3)"],
     ),
     "images truncated": (_cut(IMAGES), [f"{IMAGES}: not a readable .npz file"]),
+    "images divided twice": (
+        _packed(lambda c: c.update({key: images / 255 for key, images in c.items()}), IMAGES),
+        ["train_images ranges from 0 to 0.00392157, expected 0 to 1 or 0 to 255"],
+    ),
     "images out of range": (
         _packed(lambda c: c["train_images"].__setitem__((1, 2, 3, 0), np.nan), IMAGES), ["ranges from nan"],
     ),

@@ -16,6 +16,7 @@ from cnd.data.checks import readable
 from cnd.errors import UserError, nearest
 
 STORE = "images.npy"
+DARK = 32  # of 255: among several photographs some pixel is brighter
 BATCH = 16  # images in memory while a store is written: 25 MB of float64 at 256x256
 SUFFIXES = {".jpeg", ".jpg", ".png"}
 
@@ -152,8 +153,9 @@ class ImageArchive:
         if block.dtype == np.uint8:
             return block, 1.0
         low, high = float(block.min()), float(block.max())
+        darkest = 0 if scale else DARK  # skimage.transform.resize gives 0 to 1: a public script divides that by 255
         scale = scale or (255.0 if high <= 1 else 1.0)
-        if not 0 <= low <= high * scale <= 255:  # NaN fails too
+        if not (low >= 0 and darkest <= high * scale <= 255):  # NaN fails too
             raise UserError(
                 f"{self.path}: {key} ranges from {low:g} to {high:g}, expected 0 to 1 or 0 to 255 without NaN; "
                 "rescale it"
