@@ -8,6 +8,7 @@ than the paper's, and reports say so.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -37,7 +38,11 @@ class DiffusionTransformer(LatentDiffusion):
         """
         transformer = load_part(DiTTransformer2DModel, folder, "transformer")
         table = _take_class_table(transformer, folder)
-        return cls(load_part(AutoencoderKL, folder, "vae"), transformer, load_scheduler(folder), table)
+        vae = load_part(AutoencoderKL, folder, "vae")
+        return cls(vae, transformer, load_scheduler(folder), table).checked(folder)
+
+    def _fit(self) -> list[tuple[str, Any, Any]]:
+        return [("vae/config.json: latent_channels", self.unet.config.in_channels, self.vae.config.latent_channels)]
 
     def predict_noise(self, noisy: Tensor, timesteps: Int[Tensor, " n"], condition: Condition) -> Tensor:
         """epsilon_theta(z_t, t, condition) of eq. 2, differentiable in the pooled vector.

@@ -10,7 +10,7 @@ say what differs in theirs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cnd._compat import make_torchvision_importable
+from cnd.checkpoint_files import MALFORMED, check_values
 from cnd.errors import UserError
 from cnd.protocols import Condition, ImageArray
 
@@ -26,6 +27,9 @@ make_torchvision_importable()
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # noqa: E402
 from safetensors import SafetensorError  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
+
+UNREADABLE = (OSError, ArithmeticError, *MALFORMED)
+"""What diffusers raises on files that are not there, damaged, or hold settings that make no model."""
 
 
 def load_part(kind: Any, folder: Path, name: str) -> Any:
@@ -41,27 +45,37 @@ def load_part(kind: Any, folder: Path, name: str) -> Any:
     safe = any((folder / name).glob("*.safetensors"))
     try:
         model, info = kind.from_pretrained(folder, subfolder=name, use_safetensors=safe, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{folder / name}: cannot load {kind.__name__} ({reason}); get or convert it again") from error
+    except UNREADABLE as error:
+        told = f"cannot load {kind.__name__} ({_reason(error)})"
+        raise UserError(f"{folder / name}: {told}; get or convert it again") from error
     if info["missing_keys"]:
         raise UserError(
             f"{folder / name}: {len(info['missing_keys'])} weights are missing, the first is "
             f"'{sorted(info['missing_keys'])[0]}'; get or convert it again"
         )
+    try:
+        check_values(model.state_dict())
+    except UserError as error:
+        raise UserError(f"{folder / name}: {error}") from error
     return model
 
 
 def load_scheduler(folder: Path) -> DDIMScheduler:
-    """The noise schedule and sampler of a diffusers folder.
+    """The noise schedule of a diffusers folder with DDIM as its sampler, whichever sampler the folder names.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, or is of a model that our trainings do not know.
     """
+    path = folder / "scheduler"
     try:
-        return DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'scheduler'}: cannot load it ({error}); get or convert it again") from error
+        scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+    except UNREADABLE as error:
+        raise UserError(f"{path}: cannot load it ({_reason(error)}); get or convert it again") from error
+    for key, expected in {"prediction_type": "epsilon", "num_train_timesteps": 1000}.items():  # eq. 2
+        if scheduler.config[key] != expected:
+            found = scheduler.config[key]
+            raise UserError(f"{path}: {key}: expected {expected}, found {found}; use cin256-v2 or DiT-XL-2-256")
+    return scheduler
 
 
 def load_class_table(folder: Path) -> Tensor:
@@ -72,9 +86,21 @@ def load_class_table(folder: Path) -> Tensor:
     """
     path = folder / "class_embedding.safetensors"
     try:
-        return load_file(path)["weight"].float()
+        table = load_file(path)["weight"]
+        check_values({"weight": table})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"{path}: expected a tensor 'weight' [classes + 1, width]; convert the model again") from error
+    if table.ndim != 2 or len(table) < 2:
+        shape = list(table.shape)
+        raise UserError(f"{path}: weight: expected [classes + 1, width], found {shape}; convert the model again")
+    return table.float()
+
+
+def _reason(error: Exception) -> str:
+    """What diffusers says, in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class LatentDiffusion(nn.Module):
@@ -109,7 +135,30 @@ class LatentDiffusion(nn.Module):
             load_part(UNet2DConditionModel, folder, "unet"),
             load_scheduler(folder),
             load_class_table(folder),
-        )
+        ).checked(folder)
+
+    def checked(self, folder: Path) -> Self:
+        """Itself.
+
+        Raises:
+            UserError: its parts, which lie in ``folder``, do not belong together.
+        """
+        for what, expected, found in self._fit():
+            if expected != found:
+                told = f"expected {expected}, found {found}"
+                raise UserError(
+                    f"{folder / what}: {told}; the parts are of different models, get or convert them again"
+                )
+        return self
+
+    def _fit(self) -> list[tuple[str, Any, Any]]:
+        """File and key, what the UNet expects there, what is found."""
+        size = self.unet.config.sample_size
+        return [
+            ("unet/config.json: sample_size", "int", type(size).__name__),
+            ("vae/config.json: latent_channels", self.unet.config.in_channels, self.vae.config.latent_channels),
+            ("class_embedding.safetensors: width", self.unet.config.cross_attention_dim, self.concept_bank.shape[1]),
+        ]
 
     @property
     def device(self) -> torch.device:

@@ -13,6 +13,7 @@ module, and zero is the original model exactly. diffusers calls an input that is
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -39,7 +40,11 @@ class VqLatentDiffusion(LatentDiffusion):
             load_part(UNet2DConditionModel, folder, "unet"),
             load_scheduler(folder),
             load_class_table(folder),
-        )
+        ).checked(folder)
+
+    def _fit(self) -> list[tuple[str, Any, Any]]:
+        # without it the UNet would leave the pooled vector out, silently
+        return [*super()._fit(), ("unet/config.json: class_embed_type", "identity", self.unet.config.class_embed_type)]
 
     @property
     def time_embedding_width(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -268,6 +269,24 @@ def test_a_checkpoint_in_place_of_a_folder_is_told(tmp_path):
     assert "no 'unet/config.json'" in str(generators.missing(LdmGenerator(path=tmp_path)))
 
 
+TABLES = {
+    "table of one dimension": torch.zeros(11),
+    "table of one class": torch.zeros(1, 16),
+    "table of another width": torch.zeros(11, 8),
+    "table of whole numbers": torch.zeros(11, 16, dtype=torch.int64),
+    "table of NaN": torch.full((11, 16), torch.nan),
+}
+SETTINGS: dict[str, tuple[str, str, object]] = {  # file, key, value
+    "pooled vector left out": ("unet/config.json", "class_embed_type", None),
+    "no size": ("unet/config.json", "sample_size", None),
+    "heads": ("unet/config.json", "attention_head_dim", "two"),
+    "betas": ("scheduler/scheduler_config.json", "beta_schedule", "other"),
+    "beta": ("scheduler/scheduler_config.json", "beta_start", "two"),
+    "velocity": ("scheduler/scheduler_config.json", "prediction_type", "v_prediction"),
+    "few time-steps": ("scheduler/scheduler_config.json", "num_train_timesteps", 10),
+}
+
+
 def damage(case: str, folder: Path) -> None:
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     if case == "truncated":
@@ -283,8 +302,16 @@ def damage(case: str, folder: Path) -> None:
         (folder / "unet" / "config.json").write_text("{")
     elif case == "scheduler":
         (folder / "scheduler" / "scheduler_config.json").write_text("{")
-    else:
+    elif case == "table":
         save_file({"other": torch.zeros(2)}, folder / "class_embedding.safetensors")
+    elif case in TABLES:
+        save_file({"weight": TABLES[case]}, folder / "class_embedding.safetensors")
+    elif case == "nan":
+        save_file({k: v * torch.nan for k, v in load_file(weights).items()}, weights)
+    else:
+        file, key, value = SETTINGS[case]
+        config = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(config | {key: value}))
 
 
 @pytest.mark.parametrize(
@@ -292,6 +319,14 @@ def damage(case: str, folder: Path) -> None:
     [
         ("truncated", "unet"), ("no weights", "unet"), ("missing tensor", "conv_in.bias"), ("other size", "unet"),
         ("config", "unet"), ("scheduler", "scheduler"), ("table", "class_embedding.safetensors"),
+        ("table of one dimension", r"weight: expected \[classes \+ 1, width\], found \[11\]"),
+        ("table of one class", r"found \[1, 16\]"), ("table of another width", "width: expected 16, found 8"),
+        ("table of whole numbers", "torch.int64"), ("table of NaN", "class_embedding.safetensors: weight: .*NaN"),
+        ("nan", "unet: conv_in.weight: expected finite numbers"), ("no size", "sample_size: expected int, found None"),
+        ("pooled vector left out", "class_embed_type: expected identity, found None"), ("heads", "unet: cannot load"),
+        ("betas", "scheduler: cannot load"), ("beta", "scheduler: cannot load"),
+        ("velocity", "prediction_type: expected epsilon, found v_prediction"),
+        ("few time-steps", "num_train_timesteps: expected 1000, found 10"),
     ],
 )  # fmt: skip
 def test_a_damaged_folder_is_told_in_one_line(case, told, tmp_path):
@@ -300,6 +335,65 @@ def test_a_damaged_folder_is_told_in_one_line(case, told, tmp_path):
     with pytest.raises(UserError, match=told) as error:
         generators.load(LdmGenerator(path=tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_parts_of_different_models_are_told(tmp_path):
+    write_dit(tmp_path / "dit")
+    shutil.rmtree(tmp_path / "dit" / "vae")
+    AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=8, norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 2, sample_size=16,
+    ).save_pretrained(tmp_path / "dit" / "vae")  # fmt: skip
+    with pytest.raises(UserError, match=r"vae/config.json: latent_channels: expected 4, found 8"):
+        generators.load(DitGenerator(path=tmp_path / "dit"))
+
+
+class Calling:
+    """Unpickled as Python does, it creates a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> tuple:
+        return (os.mkdir, (self.folder,))
+
+
+@pytest.mark.parametrize("case", ["code", "list", "pointer", "truncated", "html"])
+def test_bin_files_that_are_no_weights_are_told_and_not_run(case, tmp_path):
+    """The published DiT folder holds .bin files, which are pickles."""
+    write_dit(tmp_path / "dit", safe=False)
+    path = tmp_path / "dit" / "transformer" / "diffusion_pytorch_model.bin"
+    if case in ("code", "list"):
+        torch.save({"a": Calling(tmp_path / "was_run")} if case == "code" else [torch.zeros(1)], path)
+    elif case == "truncated":
+        path.write_bytes(path.read_bytes()[:-500])
+    else:  # what git leaves of a large file that it did not fetch
+        path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" if case == "pointer" else b"<!DOCTYPE html>")
+    with pytest.raises(UserError, match="transformer: cannot load DiTTransformer2DModel") as error:
+        generators.load(DitGenerator(path=tmp_path / "dit"))
+    assert "\n" not in str(error.value) and not (tmp_path / "was_run").exists()
+
+
+def test_dit_as_published_in_2022(tmp_path):
+    """Names of that time's diffusers: Transformer2DModel in the config, query, key, value in the autoencoder."""
+    torch.manual_seed(3)
+    write_dit(tmp_path / "new", safe=False)
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    weights = torch.load(tmp_path / "new" / "vae" / "diffusion_pytorch_model.bin", weights_only=True)
+    names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    for new, old in names.items():
+        weights = {key.replace(new, old): value for key, value in weights.items()}
+    assert any(".proj_attn." in key for key in weights)
+    torch.save(weights, tmp_path / "old" / "vae" / "diffusion_pytorch_model.bin")
+    transformer = tmp_path / "old" / "transformer" / "config.json"
+    config = json.loads(transformer.read_text()) | {"_class_name": "Transformer2DModel", "only_cross_attention": False}
+    transformer.write_text(json.dumps(config))
+    vae = tmp_path / "old" / "vae" / "config.json"
+    known = {key: value for key, value in json.loads(vae.read_text()).items() if key != "scaling_factor"}
+    vae.write_text(json.dumps(known))
+    new, old = (generators.load(DitGenerator(path=tmp_path / name)).state_dict() for name in ("new", "old"))
+    assert new.keys() == old.keys() and all(torch.equal(new[key], old[key]) for key in new)
+    assert generators.load(DitGenerator(path=tmp_path / "old")).vae.config.scaling_factor == 0.18215
 
 
 def test_a_transformer_whose_blocks_disagree_is_refused(tmp_path):
