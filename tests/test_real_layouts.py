@@ -21,6 +21,7 @@ from data_writers import (
     write_bold_images,
     write_folder,
     write_god_h5,
+    write_god_tasks,
     write_image_files,
 )
 from safetensors.torch import save_file
@@ -41,7 +42,7 @@ JUDGE = "test_resnet.r160_in1k"  # timm's own model for tests, 1000 classes
 
 def _god_h5(folder: Path) -> dict[str, Any]:
     write_god_h5(folder / "Subject1.h5")
-    write_god_h5(folder / "Subject2.h5", subject=2, n_voxels=15)
+    write_god_tasks(folder, subject=2, n_voxels=15)
     write_image_files(folder / "images")
     return {"kind": "god", "unlabelled": [{"kind": "subject", "subject": 2}, _pool(folder)]}
 
