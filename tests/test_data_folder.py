@@ -264,6 +264,8 @@ BROKEN: dict[str, tuple[Callable[[Content, Content], None], str]] = {
     "NaN": (with_nan, f"fmri holds 1 NaN or infinite values (the first in row 4, column 2 of {N_TRAIN} x {N_VOXELS})"),
     "lengths differ": (change(labels=np.arange(5)), "labels has shape (5,), expected one entry for each of the 24"),
     "neither labels nor images": (change(labels=None, images=None, label=np.arange(24)), "did you mean 'label'"),
+    "run of two columns": (change(run=np.zeros((24, 2))), "run has shape (24, 2), expected one entry for each of the"),
+    "run unknown": (change(run=np.full(24, np.nan)), "run holds NaN or infinite values, expected the run of each item"),
     "labels in one file": (in_test(labels=None), "no labels, expected as the other file has"),
     "labels of two types": (in_test(labels=np.arange(N_TEST)), "labels are int64, expected <U8 as in training"),
     "labels as floats": (change(labels=np.arange(24) / 1), "labels are float64 of shape (24,), expected one integer"),
@@ -274,6 +276,7 @@ BROKEN: dict[str, tuple[Callable[[Content, Content], None], str]] = {
     "vertex as floats": (change(vertex=np.ones(N_VOXELS)), "vertex is of type float64, expected integers"),
     "areas too short": (change(roi=np.array(["V1"] * 3)), "roi has shape (3,), expected (10,), one entry a voxel"),
     "unknown surface": (change(surface=np.array("fsaverage")), "'fsaverage' is unknown; did you mean 'fsaverage5'"),
+    "no surface": (change(surface=np.array([], str)), "surface '' is unknown"),
     "images as floats": (change(images=np.zeros((24, 8, 8, 3))), "images are float64, expected uint8"),
     "images of 2 channels": (change(images=np.zeros((24, 8, 8, 2), np.uint8)), "images have shape (24, 8, 8, 2)"),
     "pickled": (change(labels=np.array(["a"] * 24, dtype=object)), "key 'labels' holds Python objects"),
@@ -321,6 +324,8 @@ def test_broken_parquet_is_explained(tmp_path):
     explains(config, "fmri has 3 values in row 5, expected 10 as in row 0")
     write(tmp_path / "train.parquet", {"fmri": rows[:6], "labels": [1, None, 1, 1, 1, 1]})
     explains(config, "labels has no value in row 1")
+    write(tmp_path / "train.parquet", {"fmri": [{"left": 1.0}] * 6, "labels": [1] * 6})
+    explains(config, "fmri has shape (6,), expected [items, voxels]")
 
 
 def test_broken_descriptions_are_explained(tmp_path):
@@ -344,6 +349,8 @@ def test_missing_files_and_areas_are_explained(tmp_path):
     train, test = content(), content(N_TEST, 1)
     train["subject"], test["subject"] = ["S1"] * N_TRAIN, ["S1"] * N_TEST
     explains(write_both(tmp_path, train, test).model_copy(update={"subject": "S3"}), "no subject 'S3'; found S1")
+    other = write_both(tmp_path / "one").model_copy(update={"subject": "S3"})
+    explains(other, "no key 'subject', but data.subject asks for 'S3'")
     del train["roi"]
     explains(write_both(tmp_path, train, test).model_copy(update={"roi": ("V1",)}), "no roi, but data.roi asks for V1")
     (tmp_path / "test.npz").unlink()

@@ -16,6 +16,7 @@ from cnd.config import Digits69Data
 from cnd.errors import UserError
 from cnd.protocols import FmriDataset, FmriSplit
 
+WHOLE = "bring the original digit69_28x28.mat"
 SETUP = "pass the file with --set data.path=/path/to/digit69_28x28.mat (see README.md, digits69)"
 SHAPES = {"fmriTrn": (90, 3092), "fmriTest": (10, 3092), "stimTrn": (90, 784), "stimTest": (10, 784)}
 FOLD_SEED = 69  # the folds belong to the data set: every row and every seed is judged on the same ones
@@ -59,12 +60,13 @@ def read(config: Digits69Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise UserError(f"{path}: not a readable MATLAB file ({error}); download it again") from error
     for key, shape in SHAPES.items():
         if key not in content:
-            raise UserError(f"{path}: key '{key}' is missing; found {sorted(k for k in content if k[0] != '_')}")
+            found = sorted(k for k in content if k[0] != "_")
+            raise UserError(f"{path}: key '{key}' is missing; found {found}; {WHOLE}")
         if content[key].shape != shape:
-            raise UserError(f"{path}: {key} has shape {content[key].shape}, expected {shape}")
+            raise UserError(f"{path}: {key} has shape {content[key].shape}, expected {shape}; {WHOLE}")
     fmri = np.concatenate([content["fmriTrn"], content["fmriTest"]]).astype(np.float64)
     if not np.isfinite(fmri).all():
-        raise UserError(f"{path}: fmriTrn/fmriTest hold NaN or infinite values")
+        raise UserError(f"{path}: fmriTrn/fmriTest hold NaN or infinite values, expected none; {WHOLE}")
     pixels = np.concatenate([content["stimTrn"], content["stimTest"]])
     upright = pixels.reshape(-1, 1, 28, 28).transpose(0, 1, 3, 2)
     images = np.pad(_to_uint8(upright), ((0, 0), (0, 0), (2, 2), (2, 2)))
@@ -80,10 +82,10 @@ def _digits(path: Path, content: dict[str, np.ndarray]) -> np.ndarray:
     train = [k for k in found if k.lower().endswith(("trn", "train"))]
     test = [k for k in found if k.lower().endswith("test")]
     if not train or not test:
-        raise UserError(f"{path}: no labels; expected labelTrn and labelTest, found {found}")
+        raise UserError(f"{path}: no labels; expected labelTrn and labelTest, found {found}; {WHOLE}")
     labels = np.concatenate([content[train[0]].ravel(), content[test[0]].ravel()])
     if len(labels) != 100 or not np.isin(labels, (1, 2)).all():
-        raise UserError(f"{path}: labels must be 100 values of 1 (six) or 2 (nine)")
+        raise UserError(f"{path}: {len(labels)} labels, expected 100 values of 1 (six) or 2 (nine); {WHOLE}")
     return np.where(labels == 1, 6, 9).astype(np.int64)
 
 

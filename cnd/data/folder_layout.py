@@ -146,11 +146,14 @@ def _read(path: Path, config: FolderData) -> Table:
         raise UserError(f"{path}: key 'fmri' is missing; expected fmri [items, voxels]{hint}; rename or add it")
     n = len(matrix(path, "fmri", arrays["fmri"], "[items, voxels]"))
     for key in ITEM_KEYS:
-        if key in arrays and (not arrays[key].ndim or len(arrays[key]) != n):
+        of_items = arrays.get(key, np.zeros(n))
+        if not of_items.ndim or len(of_items) != n or (key in ("stimulus", "subject", "run") and of_items.ndim > 1):
             raise UserError(
-                f"{path}: {key} has shape {arrays[key].shape}, expected one entry for each of the {n} rows of fmri; "
+                f"{path}: {key} has shape {of_items.shape}, expected one entry for each of the {n} rows of fmri; "
                 f"write both from the same items"
             )
+    if "run" in arrays and arrays["run"].dtype.kind == "f" and not np.isfinite(arrays["run"]).all():
+        raise UserError(f"{path}: run holds NaN or infinite values, expected the run of each item; fill it or drop it")
     if not {"labels", "images", "image_files"} & arrays.keys():
         hint = nearest("labels", keys_of(path))
         raise UserError(f"{path}: neither labels nor images; expected labels, images or image_files{hint}; add one")
@@ -159,6 +162,10 @@ def _read(path: Path, config: FolderData) -> Table:
 
 def _of_subject(path: Path, config: FolderData, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if "subject" not in arrays:
+        if config.subject is not None and path.parent == config.path:
+            raise UserError(
+                f"{path}: no key 'subject', but data.subject asks for '{config.subject}'; add it, or drop data.subject"
+            )
         return arrays
     subject = np.array([str(s) for s in arrays["subject"]])
     there = sorted(set(subject.tolist()))
@@ -261,7 +268,7 @@ def voxels(config: FolderData, train: Table) -> Voxels:
                 f"{where}: {key} has shape {arrays[key].shape}, expected {shape}, one entry a voxel of fmri; "
                 f"write both from the same voxels"
             )
-    surface = str(np.atleast_1d(arrays["surface"])[0]) if "surface" in arrays else "fs_LR_32k"
+    surface = str(next(iter(np.ravel(arrays["surface"])), "")) if "surface" in arrays else "fs_LR_32k"
     if surface not in N_VERTICES:
         raise UserError(f"{where}: surface '{surface}' is unknown{nearest(surface, N_VERTICES)}; map the voxels to one")
     if "vertex" in arrays:

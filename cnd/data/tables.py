@@ -125,7 +125,8 @@ def read_parquet(path: Path, keys: Collection[str]) -> dict[str, np.ndarray]:
         if column.null_count:
             row = column.is_null().to_pylist().index(True)
             raise UserError(f"{path}: {key} has no value in row {row}, expected one in each; fill it or drop the row")
-        found[key] = text(_lists(path, key, column) if pyarrow.types.is_nested(column.type) else column.to_numpy(False))
+        is_list = hasattr(column.type, "value_field")  # every kind of list, and no struct
+        found[key] = text(_lists(path, key, column) if is_list else column.to_numpy(False))
     return found
 
 
