@@ -203,7 +203,9 @@ print("torch" in sys.modules, "timm" in sys.modules)
         ("damaged", "does not hold the weights"),
         ("another model", "does not hold the weights"),
         ("unknown", "did you mean 'test_vit'"),
+        ("unknown tag", r"timm has no weights 'test_vit\.r160_in1'; did you mean 'test_vit\.r160_in1k'"),
         ("other classes", "has 11221 classes"),
+        ("nan", r"x\.safetensors: .*: expected finite numbers, found NaN"),
     ],
 )
 def test_bad_weights_are_told_in_one_line(case, told, weights, tmp_path, monkeypatch):
@@ -217,6 +219,10 @@ def test_bad_weights_are_told_in_one_line(case, told, weights, tmp_path, monkeyp
         save_file(timm.create_model("test_resnet").state_dict(), path)
     elif case == "unknown":
         path, name = weights[0], "test_vitt"
+    elif case == "unknown tag":
+        path, name = weights[0], "test_vit.r160_in1"
+    elif case == "nan":
+        save_file({key: value * torch.nan for key, value in weights[1].state_dict().items()}, path)
     elif case == "other classes":
         name = "mobilenetv3_large_100.miil_in21k"
         save_file(timm.create_model(name).state_dict(), path)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cnd.checkpoint_files import check_values
 from cnd.config import ClassifierConfig, EmbeddedClassifier, TimmClassifier
 from cnd.errors import UserError, nearest
 from cnd.evaluation.classifier_files import timm_weights
@@ -97,6 +98,10 @@ def _timm_network(config: TimmClassifier) -> nn.Module:
     if not timm.is_model(base):
         hint = nearest(base, timm.list_models())
         raise UserError(f"evaluation.classifiers: timm has no model '{base}'{hint if 'did you mean' in hint else ''}")
+    tagged = timm.list_pretrained(f"{base}.*")
+    if "." in config.name and config.name not in tagged:
+        hint = nearest(config.name, tagged)
+        raise UserError(f"evaluation.classifiers: timm has no weights '{config.name}'{hint}")
     name, path = timm_weights(config)
     try:
         weights = _read(path, name)
@@ -108,6 +113,10 @@ def _timm_network(config: TimmClassifier) -> nn.Module:
         raise UserError(
             f"evaluation.classifiers: '{name}' has {network.num_classes} classes; take a model of ImageNet-1K (1000)"
         )
+    try:
+        check_values({key: value for key, value in network.state_dict().items() if value.is_floating_point()})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     return network.eval().requires_grad_(False)
 
 
