@@ -188,6 +188,9 @@ def test_truncated_files_are_explained(raw, tmp_path):
     for name, (content, expected) in names.items():
         (tmp_path / name).write_bytes(content[: len(content) // 2])
         explains(tmp_path / name, expected)
+    whole = source.read_bytes()
+    (tmp_path / "cut.dtseries.nii").write_bytes(whole[:-4])  # of the last voxel, far from V1 to V4
+    explains(tmp_path / "cut.dtseries.nii", f"ends early, with {len(whole) - 4} of {len(whole)} bytes")
 
 
 def test_other_files_and_nothing_are_explained(tmp_path, grayordinates):

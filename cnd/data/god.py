@@ -19,7 +19,7 @@ from cnd.protocols import FmriDataset, FmriSplit
 
 AREAS = ("V1", "V2", "V3", "V4", "LOC", "FFA", "PPA", "LVC", "HVC", "VC")  # the first that holds a voxel names it
 SPM_VOXELS = (4466, 4404, 4643, 4133, 4370)  # of VC, subjects 1 to 5: Subject1.h5 and sbj_1.npz
-FMRIPREP_VOXELS = (3444, 4979, 5355, 4656, 6237)  # as public readers of Subject1_ImageNetTraining.h5 count them
+FMRIPREP_VOXELS = (3444, 4979, 5355, 4656, 6237)  # as a public reader of Subject1_ImageNetTraining.h5 counts them
 LAYOUTS = (("Subject{}.h5",), ("Subject{}_ImageNetTraining.h5", "Subject{}_ImageNetTest.h5"), ("sbj_{}.npz",))
 
 SETUP = """Generic Object Decoding (god)
