@@ -8,6 +8,7 @@ from typing import Any
 
 from cnd.analysis import draw, maps
 from cnd.analysis.captions import ORIGIN
+from cnd.analysis.differences import difference_drawing, differences
 from cnd.analysis.maps import Analysis
 from cnd.errors import UserError
 from reports.collect import Records, Trial
@@ -34,7 +35,7 @@ def section(records: Records) -> Section | None:
         return Section({"title": title, "problems": [str(error)], "states": None}, None)
     difference: dict[str, Any] | None = None
     problems: list[str] = []
-    if cortex is not None and first.row == records.reference:
+    if first.row == records.reference:
         difference, problems = _differences(records, analysed, (title, first.seed, analysis), cortex)
     drawings = list(map(_shown, draw.drawings(analysis, cortex)))
     content = {
@@ -47,7 +48,7 @@ def section(records: Records) -> Section | None:
         "drives": [_drive(analysis, drive, drawings) for drive in analysis.drives],
         "areas": next((d for d in drawings if d["part"] == "areas"), None),
         "difference": difference,
-        "table": _area_table(analysis),
+        "tables": {drive: maps.area_means(analysis.rois, drive).to_dict("records") for drive in analysis.drives},
     }
     page = None if cortex is None else draw.interactive(analysis, cortex, f"{records.sweep.get('title', '')}: {title}")
     return Section(content, page)
@@ -86,12 +87,12 @@ def _drive(analysis: Analysis, drive: str, drawings: list[dict[str, Any]]) -> di
         "circular": drive == "reconstruction",
         "pictures": [d for d in mine if not d["folded"]],
         "folded": [d for d in mine if d["folded"]],
-        "agreement": maps.agreement(analysis.voxels, drive).to_dict("records"),
+        "agreement": maps.agreement(analysis.voxels, drive, analysis.fdr).to_dict("records"),
     }
 
 
 def _differences(
-    records: Records, analysed: list[Trial], reference: tuple[str, int, Analysis], cortex: draw.Cortex
+    records: Records, analysed: list[Trial], reference: tuple[str, int, Analysis], cortex: draw.Cortex | None
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Maps of every other analysed row with the reference's seed."""
     title, seed, analysis = reference
@@ -102,10 +103,9 @@ def _differences(
                 rows.append((_title(records, trial), _read(trial)[0]))
             except UserError as error:
                 problems.append(str(error))
-    if not rows:
-        return None, problems
-    drawing, failed = draw.difference_drawing(rows, (title, analysis), cortex)
-    return (_shown(drawing) if drawing else None), problems + failed
+    found, failed = differences(rows, analysis)
+    drawing = _shown(difference_drawing(found, (title, analysis), cortex)) if found else None
+    return drawing, problems + failed
 
 
 def _facts(analysis: Analysis) -> str:
@@ -113,13 +113,3 @@ def _facts(analysis: Analysis) -> str:
     folds = f", {s['n_folds']} folds" if s.get("n_folds", 1) > 1 else ""
     voxels, train, test = (s.get(key, 0) for key in ("n_voxels", "n_train", "n_test"))
     return f"{voxels:,} voxels, {train:,} training and {test:,} test items{folds}."
-
-
-def _area_table(analysis: Analysis) -> list[dict[str, Any]]:
-    """One line per area: voxels, and for each drive and side encoding R^2 and the share of significant voxels."""
-    lines: dict[str, dict[str, Any]] = {}
-    for drive in analysis.drives:
-        for entry in maps.area_means(analysis.rois, drive).to_dict("records"):
-            line = lines.setdefault(entry["area"], {"area": entry["area"], "n_voxels": entry["n_voxels"], "cells": {}})
-            line["cells"][f"{drive} {entry['side']}"] = (entry["encoding_r2"], entry["share_significant"])
-    return list(lines.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 import re
 import shutil
@@ -20,7 +21,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from scipy import stats
 
-from cnd.analysis import draw, figures, maps
+from cnd.analysis import differences, draw, figures, maps
 from cnd.analysis.maps import ENCODING, WEIGHT, Analysis
 from cnd.analysis.sheets import Sheet
 from cnd.errors import UserError
@@ -67,6 +68,21 @@ def test_voxels_without_a_test_are_hidden(analysis: Analysis) -> None:
     found = maps.voxel_maps(untested, "stimulus", None, ENCODING)
     assert not found.loc[found["voxel"] == 7, "shown"].any()
     assert found["shown"].any()
+
+
+def test_the_rate_that_the_analysis_kept_masks_its_maps(tmp_path: Path) -> None:
+    few = {"n_voxels": 200, "layers": (4,), "steps": (0.0,), "drives": ("stimulus",)}
+    strict = maps.read_analysis(write_analysis(tmp_path / "a", fdr=0.001, **few))  # type: ignore[arg-type]
+    usual = maps.voxel_maps(strict.voxels, "stimulus", None, ENCODING)
+    found = maps.voxel_maps(strict.voxels, "stimulus", None, ENCODING, strict.fdr)
+    assert 0 < found["shown"].sum() < usual["shown"].sum()
+    cortex = draw.on_cortex(strict)
+    drawings = {drawing.name: drawing for drawing in draw.drawings(strict, cortex)}
+    for name in ("r2_layers_steps", "areas_stimulus", "figure5_stimulus_encoding_r2", "inflated_stimulus"):
+        assert "FDR 0.1 %" in drawings[name].caption
+    again = maps.read_analysis(write_analysis(tmp_path / "b", fdr=0.001, seed=1, gain=0.06, **few))  # type: ignore[arg-type]
+    found = maps.difference_map(again, strict, "stimulus", "encoder")
+    np.testing.assert_array_equal(found["shown"], found["q"] <= 0.001)
 
 
 def test_area_means_weight_hemispheres_by_voxels(analysis: Analysis) -> None:
@@ -141,6 +157,29 @@ def test_differences_need_the_same_voxels_and_items(tmp_path: Path) -> None:
         maps.difference_map(run(tmp_path / "c", 2, n_categories=30), reference, "stimulus", "encoder")
 
 
+def test_differences_need_the_same_drive_layers_and_steps(tmp_path: Path) -> None:
+    reference = run(tmp_path / "a", 1)
+    with pytest.raises(UserError, match="layers and steps"):
+        maps.difference_map(run(tmp_path / "b", 2, steps=(1.0,)), reference, "stimulus", "encoder")
+    by_stimulus = run(tmp_path / "c", 2, drives=("stimulus",))
+    found, problems = differences.differences([("Row 1", by_stimulus)], by_stimulus)
+    assert not found and "Row 1: a difference map needs drive 'reconstruction'" in problems[0]
+
+
+def test_without_a_surface_differences_are_drawn_by_area(tmp_path: Path) -> None:
+    reference, better = run(tmp_path / "a", 1), run(tmp_path / "b", 2, gain=0.06)
+    found, problems = differences.differences([("Row 1", better)], reference)
+    assert not problems and [entry.side for entry in found] == ["encoder", "decoder"]
+    drawing = differences.difference_drawing(found, ("Row 0", reference), None)
+    assert "Means over an area" in drawing.caption and "FDR 5 %" in drawing.caption
+    encoder = drawing.figure.axes[0]
+    in_v1 = reference.cortex["roi"].str.endswith("V1").to_numpy()
+    in_table = found[0].table[in_v1]
+    assert f"+{in_table['value'].mean():.3f}\n{in_table['shown'].sum()}" in [text.get_text() for text in encoder.texts]
+    assert drawing.figure.axes[1].get_xticklabels()[0].get_text() == f"V1 ({in_v1.sum()})"
+    assert drawing.figure.axes[-1].get_xlabel() == "difference of encoding R² (row minus reference)"
+
+
 # ---------------------------------------------------------------- pictures
 
 
@@ -173,6 +212,52 @@ def test_one_scale_and_a_labelled_bar(analysis: Analysis) -> None:
     assert "encoder 4 = encoder.blocks.4" in drawing.caption and "nearest voxel" in drawing.caption
 
 
+def test_a_bar_tells_that_values_lie_below_it(analysis: Analysis) -> None:
+    cortex = draw.on_cortex(analysis)
+    assert cortex is not None
+    panel = pd.DataFrame({"row": 0, "column": 0, "title": "", "voxel": [0, 1], "value": [-0.5, 0.5], "shown": True})
+    for values, extend in ((panel, "both"), (panel.assign(value=0.5), "max")):
+        bar = figures.cortex_maps(cortex.flat, values, "R²").axes[1]
+        assert bar._colorbar.extend == extend  # type: ignore[attr-defined]
+
+
+def test_bars_and_cells_name_units_and_counts(analysis: Analysis) -> None:
+    bars = figures.area_bars(maps.area_means(analysis.rois, "stimulus")).axes
+    assert "units of the state per SD" in bars[0].get_xlabel() and "SD × units" in bars[1].get_xlabel()
+    cells = figures.r2_heatmap(analysis.states).axes[0].texts
+    assert any(text.get_text() == "null 0.004\n40 of 300" for text in cells)
+
+
+def test_pictures_that_stand_alone_say_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_analysis(tmp_path / "a", n_voxels=200, layers=(4,), steps=(0.0, 1.0))
+    said: dict[str, str] = {}
+    monkeypatch.setattr(draw, "png", lambda figure, title, caption: said.update({title: caption}) or b"")
+    draw.draw(folder, tmp_path / "out", "Row 10")
+    for title, caption in said.items():
+        assert ("a replication of the paper, not evidence" in caption) == ("reconstruction-driven" in title)
+    (steps,) = (caption for title, caption in said.items() if "Figure 6, reconstruction-driven: raw" in title)
+    assert "Calls of the UNet, counted from 0: 0 % = 0, 100 % = 0" in steps
+    (pattern,) = (caption for title, caption in said.items() if "Figure 5, stimulus-driven: Haufe" in title)
+    assert "without the inverse covariance" in pattern
+
+
+def test_a_caption_stands_below_its_picture(analysis: Analysis) -> None:
+    figure = figures.r2_heatmap(analysis.states)
+    heights = []
+    for words in ("", "word " * 40, "word " * 400):
+        with Image.open(io.BytesIO(draw.png(figure, "title", words))) as image:
+            heights.append(image.size[1])
+    assert heights[0] < heights[1] < heights[2]
+
+
+def test_voxels_on_the_same_vertex_are_counted(tmp_path: Path) -> None:
+    cortex = cortex_table(100, np.random.default_rng(0))
+    cortex.loc[1, "vertex"] = cortex.loc[0, "vertex"]
+    few = {"layers": (4,), "steps": (0.0,), "drives": ("stimulus",)}
+    doubled = draw.on_cortex(maps.read_analysis(write_analysis(tmp_path / "a", cortex=cortex, **few)))  # type: ignore[arg-type]
+    assert doubled is not None and "1 of them cannot be seen" in doubled.note
+
+
 def test_draw_writes_everything(folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from cnd.analysis.draw import draw\n"
@@ -200,6 +285,7 @@ def _check_page(page: str, analysis: Analysis) -> None:
     (start, size), *_ = [(entry[2], entry[3]) for entry in meta["layout"] if entry[0] == "values"]
     values = np.frombuffer(content, "<f4", size, start).reshape(len(meta["maps"]), -1)
     titles = [entry["title"] for entry in meta["maps"]]
+    assert "encoding R², stimulus-driven: encoder, 100 % denoised" in titles
     row = titles.index("raw weight, stimulus-driven: decoder, layer 14")
     mine = analysis.voxels[(analysis.voxels["side"] == "decoder") & (analysis.voxels["layer"] == 14)]
     np.testing.assert_allclose(values[row], mine.groupby("voxel")["weight"].mean(), rtol=1e-6)

@@ -50,6 +50,8 @@ def test_section_holds_what_a_reader_needs(built: tuple[Path, Path]) -> None:
         "300 voxels, 1,200 training and 80 test items.",
         "Differences from Row 10",
         "Decoding from one area",
+        "Tables by area: weights, patterns, encoding R² and share of significant voxels",
+        "The sign of a component is a convention",
         "rank correlation with encoding R²",
         "Made for a test.",
     ]:
@@ -86,6 +88,18 @@ def test_volume_of_another_row_is_shown_without_maps_and_differences(tmp_path: P
     for words in ("Differences from Row 10", "They test the analysis", "Figure 5", "Reconstruction-driven"):
         assert words not in page.text
     assert "table-fake-cortex.html" not in page.links
+
+
+def test_differences_of_volumes_are_shown_by_area(tmp_path: Path) -> None:
+    cortex = cortex_table(100, np.random.default_rng(0)).assign(vertex=-1)
+    page = Page(build_report(tmp_path, analysed(tmp_path, {"10": 0.0, "11": 0.1}, cortex=cortex)))
+    assert "Differences from Row 10" in page.text and "Means over an area" in page.text
+
+
+def test_rows_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
+    page = Page(build_report(tmp_path, analysed(tmp_path, {"10": 0.0, "11": 0.0}, drives=("stimulus",))))
+    assert "Row 11: a difference map needs drive 'reconstruction'" in page.text
+    assert "Differences from Row 10" not in page.text
 
 
 def test_broken_analysis_is_said_and_the_report_stands(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,6 +54,20 @@ def test_a_finished_run_is_analysed_by_its_id_and_the_report_shows_it(
     assert "Which voxels tell what the diffusion model represents" in page.read_text()
 
 
+def test_two_finished_runs_are_compared(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run and itself, from a cache that lies elsewhere."""
+    shutil.copytree(output / "cache", tmp_path / "cache")
+    words = ["10-seed0", "--minus", "10-seed0", "--output", str(output), "--cache", str(tmp_path / "cache")]
+    small = ["--set", "analysis.n_components=3", "--set", "analysis.n_permutations=19"]
+    assert analyse([*words, *small]) == 0
+    tables, _, picture = (Path(line.split(": ")[1]) for line in capsys.readouterr().out.splitlines())
+    assert tables.is_relative_to(tmp_path) and Path(trial(output, "10-seed0")["analysis"]) == tables
+    assert picture == output / "reports" / "ablation_table1-smoke-10-seed0-minus-10-seed0.png" and picture.is_file()
+    table = pd.read_parquet(picture.with_suffix(".parquet"))
+    assert set(table["side"]) == {"encoder", "decoder"} and (table["value"] == 0).all() and (table["q"] == 1).all()
+    assert list((output / "mlartifacts").rglob(f"analysis/{picture.name}"))
+
+
 def test_the_decoder_of_a_finished_run_is_exported(output: Path, tmp_path: Path) -> None:
     assert export(["export", "10-seed0", str(tmp_path / "decoder"), "--output", str(output)]) == 0
     assert (tmp_path / "decoder" / "model_index.json").is_file()
@@ -62,6 +77,7 @@ def test_the_decoder_of_a_finished_run_is_exported(output: Path, tmp_path: Path)
     ("command", "words", "told"),
     [
         (analyse, ["nosuch"], "nosuch: no such run"),
+        (analyse, ["10-seed0", "--minus", "nosuch"], "nosuch: no such run"),
         (analyse, ["oracle-seed0"], "decoder 'oracle' has nothing to analyse"),
         (analyse, ["10-seed0", "--set", "phase2.lr=1"], "only settings of the analysis can change"),
         (export, ["export", "nosuch", "x"], "nosuch: no such run"),

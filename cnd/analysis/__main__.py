@@ -1,40 +1,96 @@
 """``python -m cnd.analysis RUN_ID``: the linear decoding analysis of a finished run, without training anything.
 
-RUN_ID is the run's id in MLflow, the beginning of it, or the name of the trial such as ``10-seed0``.
+RUN_ID is the run's id in MLflow, the beginning of it, or the name of the trial such as ``10-seed0``. With ``--minus``
+another run is analysed too, and the difference of the two is drawn and tested.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from cnd.cache import StageCache, write_json
 from cnd.config import parse_assignments
 from cnd.errors import UserError
 from cnd.trials import find_trial
 
+if TYPE_CHECKING:
+    from cnd.tracking import Tracker
 
-def run(output: Path, cache: Path, run_id: str, edits: dict[str, Any]) -> tuple[Path, Path]:
+
+@dataclass(frozen=True)
+class Analysed:
+    """A trial's file, what it says, and the folders of its tables and figures."""
+
+    path: Path
+    trial: dict[str, Any]
+    tables: Path
+    figures: Path
+
+
+def run(output: Path, cache: Path, run_id: str, edits: dict[str, Any]) -> Analysed:
     """Analyse, note it in the trial's file for the report, and log it in MLflow."""
     from cnd.pipeline import Progress, analyse_record
-    from cnd.tracking import Tracker
 
     path, trial = find_trial(output, run_id)
 
     def tell(progress: Progress) -> None:
-        print(f"\r{progress.phase} {100 * progress.fraction:3.0f} %", end="", file=sys.stderr, flush=True)
+        print(f"\r{path.stem}: {progress.phase} {100 * progress.fraction:3.0f} %", end="", file=sys.stderr, flush=True)
 
     tables, figures = analyse_record(output / trial["record"], StageCache(cache), edits, tell)
     print(file=sys.stderr)
-    write_json(path, trial | {"analysis": tables.relative_to(output).as_posix()})
-    if trial.get("tracking_uri") and trial.get("run_id"):
-        local = trial["tracking_uri"].startswith("sqlite")
-        tracker = Tracker(trial["tracking_uri"], output / "mlartifacts" if local else None, path.parents[1].name)
-        tracker.analysis(trial["run_id"], tables, figures)
+    inside = tables.is_relative_to(output)
+    write_json(path, trial | {"analysis": tables.relative_to(output).as_posix() if inside else str(tables)})
+    found = Analysed(path, trial, tables, figures)
+    _log(output, found, lambda tracker, run: tracker.analysis(run, tables, figures))
+    return found
+
+
+def compare(output: Path, row: Analysed, reference: Analysed) -> Path:
+    """Difference of two analysed runs, as a picture beside the reports and a table beside that; both to MLflow.
+
+    Raises:
+        UserError: they have other voxels, layers, steps or test items.
+    """
+    from cnd.analysis.differences import difference_drawing, differences
+    from cnd.analysis.draw import on_cortex, png
+    from cnd.analysis.maps import read_analysis
+
+    analysis = read_analysis(reference.tables)
+    found, problems = differences([(row.path.stem, read_analysis(row.tables))], analysis)
+    if problems:
+        raise UserError(problems[0])
+    drawing = difference_drawing(found, (reference.path.stem, analysis), on_cortex(analysis))
+    picture = output / "reports" / f"{row.path.parents[1].name}-{row.path.stem}-minus-{reference.path.stem}.png"
+    picture.parent.mkdir(exist_ok=True)
+    picture.write_bytes(png(drawing.figure, f"{row.path.stem} minus {reference.path.stem}", drawing.caption))
+    table = picture.with_suffix(".parquet")
+    pd.concat([map_.assign(side=side) for _, side, map_ in found]).to_parquet(table, index=False)
+
+    def write(tracker: Tracker, run: str) -> None:
+        for file in (picture, table):
+            tracker.client.log_artifact(run, str(file), "analysis")
+
+    _log(output, row, write)
+    return picture
+
+
+def _log(output: Path, found: Analysed, write: Callable[[Tracker, str], object]) -> None:
+    """Let ``write`` log into the trial's run in MLflow, where it has one."""
+    from cnd.tracking import Tracker
+
+    uri, run = found.trial.get("tracking_uri"), found.trial.get("run_id")
+    if uri and run:
+        local = uri.startswith("sqlite")
+        tracker = Tracker(uri, output / "mlartifacts" if local else None, found.path.parents[1].name)
+        write(tracker, run)
         tracker.end(tracker.parent, "FINISHED")  # opening the tracker set it running
-    return tables, figures
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,6 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     add("run_id", metavar="RUN_ID", help="its id in MLflow, the beginning of it, or the trial's name such as 10-seed0")
     add("--output", type=Path, default=Path("runs"), metavar="DIR", help="of the sweep (default: runs/)")
     add("--cache", type=Path, metavar="DIR", help="of the sweep (default: OUTPUT/cache)")
+    add("--minus", metavar="RUN_ID", help="another run: also draw the difference of the two")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. analysis.noise_seeds=3")
     options = parser.parse_args(argv)
     try:
@@ -51,11 +108,17 @@ def main(argv: list[str] | None = None) -> int:
         edits = parse_assignments(options.set)
         if wrong := [key for key in edits if not key.startswith("analysis.")]:
             raise UserError(f"--set {wrong[0]}: only settings of the analysis can change, e.g. analysis.noise_seeds=3")
-        tables, figures = run(output, options.cache or output / "cache", options.run_id, edits)
+        cache = options.cache or output / "cache"
+        if options.minus is not None:
+            find_trial(output, options.minus)  # a typing error shows before the work begins
+        found = run(output, cache, options.run_id, edits)
+        told = [f"tables: {found.tables}", f"figures: {found.figures}"]
+        if options.minus is not None:
+            told.append(f"difference: {compare(output, found, run(output, cache, options.minus, edits))}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"tables: {tables}\nfigures: {figures}")
+    print("\n".join(told))
     return 0
 
 

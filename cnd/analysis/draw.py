@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from textwrap import shorten
+from textwrap import wrap
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnd.analysis import figures, maps
-from cnd.analysis.captions import CAUTION, ORIGIN
+from cnd.analysis.captions import ORIGIN, caution, percent
 from cnd.analysis.maps import ENCODING, PATTERN, QUANTITIES, WEIGHT, Analysis, Quantity
 from cnd.analysis.sheets import Sheet, flat_sheet, view_sheet
 from cnd.analysis.surface import Placement, Side, borrowed_share, place, why_no_surface
 from cnd.analysis.viewer import NamedMap, cortex_page
-from cnd.errors import UserError
 
 DPI = 110
+LINE = 160  # characters of a caption below a picture
 FIRST = {"reconstruction": WEIGHT, "stimulus": ENCODING}  # the paper's maps, and those that can be believed
 
 
@@ -71,7 +71,8 @@ def draw(folder: Path, into: Path, title: str) -> list[Path]:
     heading = f"{title} – SIMULATED DATA" if analysis.simulated else title
     for drawing in drawings(analysis, cortex):
         path = into / f"{drawing.name}.png"
-        path.write_bytes(png(drawing.figure, f"{heading}: {drawing.title}"))
+        caption = f"{ORIGIN.get(drawing.part, '')} {drawing.caption}".strip()
+        path.write_bytes(png(drawing.figure, f"{heading}: {drawing.title}", caption))
         written.append(path)
     if cortex is not None:
         path = into / "cortex.html"
@@ -80,13 +81,22 @@ def draw(folder: Path, into: Path, title: str) -> list[Path]:
     return written
 
 
-def png(figure: Figure, title: str = "") -> bytes:
-    """A PNG, with a line of text above the figure; a palette of 256 colours makes it a quarter of the size."""
-    pixels = _pixels(figure)
+def png(figure: Figure, title: str = "", caption: str = "") -> bytes:
+    """A PNG, with a line of text above the figure and its caption below, where it will stand alone.
+
+    A palette of 256 colours makes it a quarter of the size.
+    """
+    parts = [_pixels(figure)]
     if title:
         heading = Figure(figsize=(figure.get_figwidth(), 0.35))
         heading.text(0.5, 0.5, title, ha="center", va="center", fontsize=11, fontweight="bold")
-        pixels = np.concatenate([_pixels(heading), pixels])
+        parts.insert(0, _pixels(heading))
+    if caption:
+        lines = wrap(caption, LINE)
+        words = Figure(figsize=(figure.get_figwidth(), 0.2 + 0.155 * len(lines)))
+        words.text(0.01, 0.5, "\n".join(lines), va="center", fontsize=8, linespacing=1.3)
+        parts.append(_pixels(words))
+    pixels = np.concatenate(parts)
     content = io.BytesIO()
     Image.fromarray(pixels).quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
         content, format="png"
@@ -111,7 +121,8 @@ def on_cortex(analysis: Analysis) -> Cortex | None:
 
 def _note(analysis: Analysis, placements: dict[Side, Placement]) -> str:
     share, n = borrowed_share(placements), len(analysis.cortex)
-    unknown = int((analysis.cortex["vertex"] < 0).sum())
+    vertices = analysis.cortex.loc[analysis.cortex["vertex"] >= 0, "vertex"]
+    unknown, shared = n - len(vertices), int(vertices.duplicated().sum())
     words = f"{n - unknown:,} voxels."
     if share > 0.005:
         words += (
@@ -120,6 +131,8 @@ def _note(analysis: Analysis, placements: dict[Side, Placement]) -> str:
         )
     if unknown:
         words += f" {unknown:,} voxels without a known vertex are not drawn."
+    if shared:
+        words += f" {shared:,} of them cannot be seen: another voxel has the same vertex."
     return words
 
 
@@ -149,8 +162,9 @@ def states_drawing(analysis: Analysis) -> Drawing:
         "Can the hidden states be predicted from the voxels at all? Share of variance of the hidden states' components "
         "explained on test items, below it the level under which 95 % of fits to permuted pairs stay"
         + (f" ({tested} permutations)" if tested else "")
-        + "; * p ≤ 0.05 for that cell alone, not corrected over cells. Where a cell does not pass its null, maps of "
-        "that layer and step show noise."
+        + f"; * p ≤ 0.05 for that cell alone, not corrected over cells; last, how many components are predicted better "
+        f"than permuted ones (FDR {percent(analysis.fdr)} over components). Where a cell does not pass its null, maps "
+        "of that layer and step show noise."
     )
     figure = figures.r2_heatmap(analysis.states)
     return Drawing("r2_layers_steps", "states", "Prediction of hidden states from voxels", caption, figure)
@@ -160,21 +174,19 @@ def map_drawing(
     analysis: Analysis, cortex: Cortex, drive: str, quantity: Quantity, by: Literal["layer", "step"]
 ) -> Drawing:
     """The paper's Figure 5 (by layer) or 6 (by step), for one drive and quantity."""
-    panels = maps.voxel_maps(analysis.voxels, drive, by, quantity)
+    panels = maps.voxel_maps(analysis.voxels, drive, by, quantity, analysis.fdr)
     name = {"layer": "Figure 5", "step": "Figure 6"}[by]
-    titles = {
-        at: f"layer {at}" if by == "layer" else f"{100 * at:.0f} % denoised" for at in sorted(panels["at"].unique())
-    }
+    titles = {at: f"layer {at}" if by == "layer" else f"{percent(at)} denoised" for at in sorted(panels["at"].unique())}
     panels = panels.assign(
         row=panels["at"], column=panels["side"], title=panels["at"].map(titles) + ", " + panels["side"]
     )
     panels = panels.sort_values(["at", "side"], ascending=[True, False], kind="stable")  # encoder on the left
     figure = figures.cortex_maps(cortex.flat, panels, quantity.unit, hidden="not significant")
-    averaged = "steps" if by == "layer" else "layers"
+    averaged, named = ("steps", _modules) if by == "layer" else ("layers", _steps)
     caption = (
         f"{name} of the paper{'' if quantity is WEIGHT else f', drawn with {quantity.title} instead of raw weights'}: "
         f"mean over {averaged}, encoder left and decoder right, one colour scale for all panels (99 % of the values "
-        f"lie below its end). {CAUTION[quantity]} {cortex.note}{_modules(analysis.states) if by == 'layer' else ''}"
+        f"lie below its end). {caution(quantity, analysis.fdr)} {cortex.note} {named(analysis.states)}"
     )
     title = f"{name}, {drive}-driven: {quantity.title} by {'layer' if by == 'layer' else 'denoising step'}"
     file = f"{name.lower().replace(' ', '')}_{drive}_{quantity.column}"
@@ -184,31 +196,37 @@ def map_drawing(
 def _modules(states: pd.DataFrame) -> str:
     found = states.drop_duplicates(["side", "layer"]).sort_values(["side", "layer"], ascending=[False, True])
     named = [f"{line['side']} {line['layer']} = {line['module']}" for line in found.to_dict("records")]
-    return f" Layers: {', '.join(named)}."
+    return f"Layers: {', '.join(named)}."
+
+
+def _steps(states: pd.DataFrame) -> str:
+    found = states.drop_duplicates("step").sort_values("step")
+    named = [f"{percent(line['step'])} = {line['step_index']}" for line in found.to_dict("records")]
+    return f"Calls of the UNet, counted from 0: {', '.join(named)}."
 
 
 def inflated_drawing(analysis: Analysis, cortex: Cortex, drive: str) -> Drawing:
     """Encoding R^2 on inflated hemispheres."""
-    panels = maps.voxel_maps(analysis.voxels, drive, None, ENCODING)
+    panels = maps.voxel_maps(analysis.voxels, drive, None, ENCODING, analysis.fdr)
     panels = panels.assign(row=panels["side"], column="", title=panels["side"]).sort_values(
         "side", ascending=False, kind="stable"
     )
     figure = figures.cortex_maps(cortex.views, panels, ENCODING.unit, hidden="not significant")
     caption = (
-        f"Encoding R², mean over layers and steps, on the inflated cortex (darker grey: sulci). {CAUTION[ENCODING]} "
-        f"{cortex.note}"
+        f"Encoding R², mean over layers and steps, on the inflated cortex (darker grey: sulci). "
+        f"{caution(ENCODING, analysis.fdr)} {cortex.note}"
     )
     return Drawing(f"inflated_{drive}", drive, f"Inflated cortex, {drive}-driven: encoding R²", caption, figure, True)
 
 
 def volume_drawing(analysis: Analysis, drive: str) -> Drawing:
     """Encoding R^2 where voxels have coordinates but no surface."""
-    panels = maps.voxel_maps(analysis.voxels, drive, None, ENCODING).merge(analysis.cortex, on="voxel")
+    panels = maps.voxel_maps(analysis.voxels, drive, None, ENCODING, analysis.fdr).merge(analysis.cortex, on="voxel")
     panels = panels.assign(row=panels["side"]).sort_values("side", ascending=False, kind="stable")
     caption = (
-        f"Encoding R², mean over layers and steps; every voxel is a point, grey where it is not significant. "
-        f"{CAUTION[ENCODING]} No surface is drawn: {why_no_surface(analysis.cortex)}. No outline of a standard brain "
-        "either: the coordinates are the subject's own, not MNI."
+        "Encoding R², mean over layers and steps; every voxel is a point, grey where it is not significant. "
+        f"{caution(ENCODING, analysis.fdr)} No surface is drawn: {why_no_surface(analysis.cortex)}. No outline of a "
+        "standard brain either: the coordinates are the subject's own, not MNI."
     )
     figure = figures.volume_scatter(panels.dropna(subset=["x", "y", "z"]), ENCODING.unit)
     return Drawing(f"volume_{drive}", drive, f"Voxels in the volume, {drive}-driven: encoding R²", caption, figure)
@@ -218,8 +236,8 @@ def area_drawing(analysis: Analysis, drive: str) -> Drawing:
     """Bars by area."""
     caption = (
         "Means over layers, steps and the voxels of an area in both hemispheres (number of voxels in brackets). "
-        "Weights and patterns have no test; the last panel counts voxels that the encoding model predicts (FDR 5 % "
-        "within each layer and step)."
+        "Weights and patterns have no test; the last panel counts voxels that the encoding model predicts "
+        f"(FDR {percent(analysis.fdr)} within each layer and step)."
     )
     if reason := why_no_surface(analysis.cortex):
         caption += f" No map is drawn: {reason}."
@@ -238,56 +256,25 @@ def decoding_drawing(analysis: Analysis, areas: pd.DataFrame) -> Drawing:
     return Drawing("areas_decoding", "areas", "Decoding from one area", caption, figures.area_decoding(areas, order))
 
 
-# ---------------------------------------------------------------- differences, and the interactive view
-
-
-def difference_drawing(
-    rows: list[tuple[str, Analysis]], reference: tuple[str, Analysis], cortex: Cortex
-) -> tuple[Drawing | None, list[str]]:
-    """Difference maps of several runs from one, reconstruction-driven, and why some runs are missing.
-
-    The stimulus-driven states do not depend on the decoder, so there two rows cannot differ.
-    """
-    panels: list[pd.DataFrame] = []
-    problems = []
-    for title, analysis in rows:
-        try:
-            found = [maps.difference_map(analysis, reference[1], "reconstruction", side) for side in maps.SIDES]
-        except UserError as error:
-            problems.append(f"{title}: {error}")
-            continue
-        for side, table in zip(maps.SIDES, found, strict=True):
-            result = f"{int(table['shown'].sum())} differ" if table["q"].notna().any() else "not tested"
-            place = {"row": len(panels) // 4, "column": len(panels) % 4}  # two runs a line
-            panels.append(table.assign(**place, title=f"{shorten(title, 16, placeholder='…')}, {side}: {result}"))
-    if not panels:
-        return None, problems
-    return _difference(pd.concat(panels, ignore_index=True), reference[0], cortex), problems
-
-
-def _difference(panels: pd.DataFrame, reference: str, cortex: Cortex) -> Drawing:
-    caption = (
-        f"Encoding R² of a voxel minus that of {reference}, mean over layers and steps, reconstruction-driven: red "
-        "where the hidden states under the row's conditions carry more of the voxel's signal. Full colour: significant "
-        "(signs of the differences flipped by test category, FDR 5 % over the voxels of a map); pale: not. The counts "
-        "above the maps are of such voxels. Each row is one training, so this compares trained models, not recipes. "
-        "Stimulus-driven states do not depend on the row, so there is no such map of them."
-    )
-    unit = "difference of encoding R² (row minus reference)"
-    figure = figures.cortex_maps(cortex.flat, panels, unit, signed=True, hidden="not significant, or not tested")
-    return Drawing("differences", "differences", f"Differences from {reference}", caption, figure)
+# ---------------------------------------------------------------- the interactive view
 
 
 def interactive(analysis: Analysis, cortex: Cortex, title: str) -> str:
-    """The interactive page: encoding R^2 first, then pattern and weight; means and single layers."""
+    """The interactive page: encoding R^2 first, then pattern and weight; means, single layers and single steps."""
     entries = []
     for drive in reversed(analysis.drives):  # what is not circular comes first
         for quantity in reversed(QUANTITIES):
-            whole = maps.voxel_maps(analysis.voxels, drive, None, quantity).assign(at="all layers")
-            layers = maps.voxel_maps(analysis.voxels, drive, "layer", quantity)
-            both = pd.concat([whole, layers.assign(at="layer " + layers["at"].astype(str))], ignore_index=True)
-            _, norm = figures.color_scale(both, signed=False)
-            for (at, side), table in both.groupby(["at", "side"], sort=False):
+            whole, layers, steps = (
+                maps.voxel_maps(analysis.voxels, drive, by, quantity, analysis.fdr) for by in (None, "layer", "step")
+            )
+            named = [
+                whole.assign(at="all layers and steps"),
+                layers.assign(at="layer " + layers["at"].astype(str)),
+                steps.assign(at=steps["at"].map(percent) + " denoised"),
+            ]
+            every = pd.concat(named, ignore_index=True)
+            _, norm = figures.color_scale(every, signed=False)
+            for (at, side), table in every.groupby(["at", "side"], sort=False):
                 name = f"{quantity.title}, {drive}-driven: {side}, {at}"
                 entries.append(NamedMap(name, quantity.unit, float(norm.vmax or 1.0), table))
     notes = [*(f"{drive}-driven: {ORIGIN[drive]}" for drive in analysis.drives), cortex.note]

@@ -75,9 +75,11 @@ def cortex_maps(sheet: Sheet, maps: pd.DataFrame, unit: str, signed: bool = Fals
         axes.set(xlim=(0, len(columns) * across), ylim=(len(rows) * line, 0), aspect="equal")
         axes.set_axis_off()
         bar_axes = figure.add_axes((0.25, (BAR - 0.2) / height, 0.5, 0.15 / height))
+        below = bool((maps["value"][maps["shown"].astype(bool)] < 0).any())
         bar = figure.colorbar(
-            ScalarMappable(norm, cmap), cax=bar_axes, orientation="horizontal", extend="both" if signed else "max"
-        )
+            ScalarMappable(norm, cmap), cax=bar_axes, orientation="horizontal",
+            extend="both" if signed or below else "max",
+        )  # fmt: skip
         bar.set_label(unit)
         bar.locator = MaxNLocator(nbins=6, symmetric=signed)
         bar.update_ticks()
@@ -163,14 +165,14 @@ def r2_heatmap(states: pd.DataFrame) -> Figure:
     """Held-out R^2 of every layer and step beside the 95 % level of its null: a panel for each drive and side.
 
     Args:
-        states: columns drive, side, layer, step, r2, r2_null_95, r2_p.
+        states: columns drive, side, layer, step, r2, r2_null_95, r2_p, n_significant, n_targets.
     """
     drives = list(dict.fromkeys(states["drive"]))
     sides = [side for side in SIDE_COLORS if side in set(states["side"])]
     top = max(0.01, float(states["r2"].max()))
     n_layers = states["layer"].nunique()
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.9, len(drives) * (0.62 * n_layers + 0.75) + 0.8))
+        figure = Figure(figsize=(9.9, len(drives) * (0.72 * n_layers + 0.75) + 0.8))
         axes_of = figure.subplots(len(drives), len(sides), squeeze=False)
         for drive, line in zip(drives, axes_of, strict=True):
             for side, axes in zip(sides, line, strict=True):
@@ -192,8 +194,9 @@ def _heat_panel(axes: Axes, cells: pd.DataFrame, top: float) -> None:
         color = "white" if cell["r2"] > 0.6 * top else INK
         star = "*" if np.isfinite(cell["r2_p"]) and cell["r2_p"] <= 0.05 else ""
         number, null = (_number(cell[name]) for name in ("r2", "r2_null_95"))
-        axes.text(x, y - 0.12, f"{number}{star}", ha="center", va="center", color=color, fontsize=9.5)
-        axes.text(x, y + 0.26, f"null {null}", ha="center", va="center", color=color, fontsize=7.5)
+        axes.text(x, y - 0.22, f"{number}{star}", ha="center", va="center", color=color, fontsize=9.5)
+        small = f"null {null}\n{cell['n_significant']} of {cell['n_targets']}"
+        axes.text(x, y + 0.2, small, ha="center", va="center", color=color, fontsize=7.5)
     axes.set_xticks(range(len(steps)), [f"{100 * step:.0f} %" for step in steps])
     axes.set_yticks(range(len(layers)), [f"layer {layer}" for layer in layers])
     axes.set_xlabel("denoising done")
@@ -213,24 +216,24 @@ def area_bars(areas: pd.DataFrame) -> Figure:
     """
     names = list(dict.fromkeys(areas["area"]))
     panels = [
-        ("weight", "raw weight", "mean |W|", 1.0),
-        ("pattern", "Haufe pattern", "mean |pattern|", 1.0),
+        ("weight", "raw weight", "mean |W|,\nunits of the state per SD", 1.0),
+        ("pattern", "Haufe pattern", "mean |pattern|,\nSD × units of the state", 1.0),
         ("encoding_r2", "encoding R²", "held-out R² of a voxel", 1.0),
-        ("share_significant", "significant voxels", "% of voxels, FDR 5 %", 100.0),
+        ("share_significant", "significant voxels", "% of voxels, by FDR", 100.0),
     ]
     counts = areas.drop_duplicates("area").set_index("area")["n_voxels"]
     titles = [f"{name or 'no area known'} ({counts[name]})" for name in names]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.9, 1.3 + 0.27 * max(2, len(names))))
+        figure = Figure(figsize=(9.9, 1.5 + 0.27 * max(2, len(names))))
         axes_of = figure.subplots(1, 4, sharey=True)
         for axes, (column, title, unit, factor) in zip(axes_of, panels, strict=True):
             for offset, side in ((-0.19, "encoder"), (0.19, "decoder")):
                 mine = areas[areas["side"] == side].set_index("area")[column].reindex(names)
                 axes.barh(np.arange(len(names)) + offset, factor * mine, 0.36, color=SIDE_COLORS[side], label=side)
             axes.set_title(title)
-            axes.locator_params(axis="x", nbins=4)  # four panels abreast leave little room for numbers
             axes.set_xlabel(unit)
-            axes.locator_params(axis="x", nbins=4)
+            axes.locator_params(axis="x", nbins=4)  # four panels abreast leave little room for numbers
+            axes.ticklabel_format(axis="x", scilimits=(-2, 3), useMathText=True)
             axes.axvline(0, color=INK, lw=0.8)
             axes.grid(axis="x", color="#e3e3e3", lw=0.8)
             axes.set_axisbelow(True)

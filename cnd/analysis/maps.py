@@ -18,7 +18,6 @@ from cnd.statistics import benjamini_hochberg, sampling_units
 
 Drive = Literal["reconstruction", "stimulus"]
 SIDES = ("encoder", "decoder")
-FDR = 0.05
 N_FLIPS = 4999  # random sign patterns of a difference map's test; the smallest p is 1 / 5000
 HIERARCHY = [
     "V1",
@@ -93,6 +92,11 @@ class Analysis:
         return [drive for drive in ("reconstruction", "stimulus") if drive in set(self.states["drive"])]
 
     @property
+    def fdr(self) -> float:
+        """The false discovery rate that the analysis was asked to keep."""
+        return float(self.summary.get("fdr", 0.05))
+
+    @property
     def simulated(self) -> bool:
         return bool(self.summary.get("simulated", False))
 
@@ -122,7 +126,7 @@ def read_analysis(folder: Path) -> Analysis:
 
 
 def voxel_maps(
-    voxels: pd.DataFrame, drive: str, by: Literal["layer", "step"] | None, quantity: Quantity
+    voxels: pd.DataFrame, drive: str, by: Literal["layer", "step"] | None, quantity: Quantity, fdr: float = 0.05
 ) -> pd.DataFrame:
     """Maps of the paper's Figure 5 (``by="layer"``: mean over steps) or 6 (``by="step"``: mean over layers).
 
@@ -131,7 +135,7 @@ def voxel_maps(
 
     Returns:
         One line per side, value of ``by`` (0 for None) and voxel: side, at, voxel, value, shown. ``shown`` is False
-        for voxels of a masked quantity that are not significant at FDR 5 %.
+        for voxels of a masked quantity that are not significant at the rate ``fdr``.
     """
     mine = voxels[voxels["drive"] == drive]
     groups = mine.assign(at=mine[by] if by else 0).groupby(["side", "at", "voxel"], sort=True)
@@ -139,7 +143,7 @@ def voxel_maps(
     maps = pd.DataFrame({"value": groups[quantity.column].mean(), "p": p, "shown": True}).reset_index()
     if quantity.masked:
         for _, rows in maps.groupby(["side", "at"]).groups.items():
-            maps.loc[rows, "shown"] = _q_values(maps.loc[rows, "p"].to_numpy()) <= FDR
+            maps.loc[rows, "shown"] = _q_values(maps.loc[rows, "p"].to_numpy()) <= fdr
     return maps.drop(columns="p")
 
 
@@ -179,9 +183,9 @@ def area_means(rois: pd.DataFrame, drive: str) -> pd.DataFrame:
     """Means over layers, steps and both hemispheres (weighted by voxels), one line per side and area.
 
     Returns:
-        side, area, n_voxels, weight, pattern, encoding_r2, share_significant; areas in :func:`area_order`.
+        side, area, n_voxels, the columns of ``tables.MAPS``, share_significant; areas in :func:`area_order`.
     """
-    values = ["weight", "pattern", "encoding_r2", "share_significant"]
+    values = [*tables.MAPS, "share_significant"]
     mine = rois[rois["drive"] == drive].groupby(["side", "roi"], sort=False)[["n_voxels", *values]].mean().reset_index()
     mine["area"] = mine["roi"].astype(str).map(area_of)
     lines = []
@@ -193,12 +197,12 @@ def area_means(rois: pd.DataFrame, drive: str) -> pd.DataFrame:
     return table.sort_values("area", key=lambda column: column.map(order), kind="stable", ignore_index=True)
 
 
-def agreement(voxels: pd.DataFrame, drive: str) -> pd.DataFrame:
+def agreement(voxels: pd.DataFrame, drive: str, fdr: float = 0.05) -> pd.DataFrame:
     """Whether weights and patterns point at voxels that carry a signal: within each layer and step, then averaged.
 
     Returns:
         One line per side: side; weight_rho, pattern_rho (Spearman's correlation over voxels with encoding R^2);
-        weight_empty, pattern_empty (share of the top tenth of voxels that are not significant, FDR 5 %).
+        weight_empty, pattern_empty (share of the top tenth of voxels that are not significant at the rate ``fdr``).
     """
     lines = []
     for (side, *_), cell in voxels[voxels["drive"] == drive].groupby(["side", "layer", "step"]):
@@ -206,7 +210,7 @@ def agreement(voxels: pd.DataFrame, drive: str) -> pd.DataFrame:
         for name in ("weight", "pattern"):
             line[f"{name}_rho"] = signal.corr(cell[name].rank())
             top = cell.nlargest(max(1, len(cell) // 10), name)
-            line[f"{name}_empty"] = float((~(top["q"] <= FDR)).mean())
+            line[f"{name}_empty"] = float((~(top["q"] <= fdr)).mean())
         lines.append(line)
     means = pd.DataFrame(lines).groupby("side").mean()
     return means.loc[[side for side in SIDES if side in means.index]].reset_index()
@@ -224,15 +228,21 @@ def difference_map(row: Analysis, reference: Analysis, drive: str, side: str, se
     generalises over test categories, not over training seeds.
 
     Returns:
-        voxel, value (difference), p, q (NaN where it was not tested), shown (q <= 5 %).
+        voxel, value (difference), p, q (NaN where it was not tested), shown (q within the reference's rate).
 
     Raises:
-        UserError: the runs have other voxels or other test items.
+        UserError: the runs have other voxels, layers, steps or test items, or were not analysed with this drive.
     """
     if list(row.cortex["roi"]) != list(reference.cortex["roi"]):
         raise UserError(
             f"a difference map needs the same voxels in both runs; found {len(row.cortex)} and {len(reference.cortex)} "
             "voxels, or other areas; compare rows with the same data"
+        )
+    cells = [_cells(analysis.states, drive) for analysis in (row, reference)]
+    if not cells[0] or cells[0] != cells[1]:
+        raise UserError(
+            f"a difference map needs drive '{drive}', layers and steps that both runs were analysed with; "
+            "analyse them again with the same settings"
         )
     key = f"{drive}.{side}"
     if not row.item_errors or not reference.item_errors or key not in row.item_errors or row.items is None:
@@ -245,7 +255,12 @@ def difference_map(row: Analysis, reference: Analysis, drive: str, side: str, se
     p = sign_flip_p(gain, np.asarray(units), seed)
     q = _q_values(p)
     table = {"voxel": np.arange(gain.shape[1]), "value": gain.mean(0), "p": p, "q": q}
-    return pd.DataFrame(table | {"shown": np.nan_to_num(q, nan=1.0) <= FDR})
+    return pd.DataFrame(table | {"shown": np.nan_to_num(q, nan=1.0) <= reference.fdr})
+
+
+def _cells(states: pd.DataFrame, drive: str) -> set[tuple[Any, ...]]:
+    mine = states[states["drive"] == drive]
+    return set(mine[["side", "layer", "step"]].itertuples(index=False, name=None))
 
 
 def _untested(row: Analysis, reference: Analysis, drive: str, side: str) -> pd.DataFrame:
