@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnd import generators
 from cnd.cache import StageCache
+from cnd.checkpoint_files import MALFORMED
 from cnd.config import CndDecoder, DitGenerator, EncoderConfig, Experiment, Phase2Config, SamplingConfig
 from cnd.data.storage import load_dataset
 from cnd.errors import UserError
@@ -90,7 +93,8 @@ class CndPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def __init__(self, vae: Any, unet: Any, scheduler: Any, condition: FmriCondition) -> None:
         super().__init__()
-        condition.to(condition.dtype)  # with torch_dtype diffusers converts parameters, but not these buffers
+        # with torch_dtype diffusers converts parameters, but not these buffers; its own ``to`` warns for no reason
+        nn.Module.to(condition, condition.dtype)
         self.register_modules(vae=vae, unet=unet, scheduler=scheduler, condition=condition)
 
     @classmethod
@@ -98,12 +102,16 @@ class CndPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Load from a folder; never from the network.
 
         Raises:
-            UserError: there is no pipeline in the folder.
+            UserError: there is no pipeline in the folder, or a part of it is damaged.
         """
         if not (Path(folder) / "model_index.json").is_file():
             raise UserError(f"{folder}: expected the folder of an exported decoder, found no model_index.json in it")
         options = dict(low_cpu_mem_usage=False, use_safetensors=True) | options
-        return super().from_pretrained(str(folder), **options)
+        try:
+            return super().from_pretrained(str(folder), **options)
+        except (OSError, *MALFORMED) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{folder}: cannot load the decoder ({reason}); export it again") from error
 
     @property
     def experiment(self) -> dict[str, Any]:
@@ -142,29 +150,42 @@ class CndPipeline(DiffusionPipeline):  # type: ignore[misc]
             ``.images``, item by item with all its samples; a tuple of them without ``return_dict``.
 
         Raises:
-            UserError: the patterns have another number of voxels.
+            UserError: the patterns have another number of voxels or hold NaN; noise or settings do not fit.
         """
-        patterns = torch.atleast_2d(torch.as_tensor(fmri, dtype=torch.float32))
-        expected = self.condition.config.n_voxels
-        if patterns.ndim != 2 or patterns.shape[1] != expected:
-            raise UserError(f"fmri: expected patterns of {expected} voxels, found the shape {list(patterns.shape)}")
-        config = SamplingConfig.model_validate(self.experiment["sampling"])
-        config = config.model_copy(
-            update={
-                "steps": num_inference_steps or config.steps,
-                "guidance": config.guidance if guidance_scale is None else guidance_scale,
-            }
-        )
+        patterns, config = self._patterns(fmri), self._sampling(num_inference_steps, guidance_scale)
         diffusion = self.latent_diffusion
         if latents is None:
             shape = (len(patterns), samples_per_item, *diffusion.latent_shape)
             latents = torch.randn(shape, generator=generator, device=generator.device if generator else None)
+        n_samples = latents.shape[1] if latents.ndim > 1 else 0
+        if n_samples < 1 or latents.shape != (len(patterns), n_samples, *diffusion.latent_shape):
+            expected = ", ".join(map(str, (len(patterns), "samples", *diffusion.latent_shape)))
+            raise UserError(f"latents: expected the shape [{expected}], found {list(latents.shape)}")
         condition = self.condition(patterns.to(self.device, self.dtype))
         with self.progress_bar(total=latents.shape[0] * latents.shape[1]) as bar:
             drawn = draw(config, diffusion, condition, latents.to(self.dtype), lambda _, n, __: bar.update(n - bar.n))
         images = drawn.transpose(0, 1, 3, 4, 2)
         found = _as_output(images.reshape(-1, *images.shape[2:]), output_type)
         return ImagePipelineOutput(images=found) if return_dict else (found,)
+
+    def _patterns(self, fmri: Any) -> Float[Tensor, "n voxels"]:
+        patterns = torch.atleast_2d(torch.as_tensor(fmri, dtype=torch.float32))
+        expected = self.condition.config.n_voxels
+        if patterns.ndim != 2 or patterns.shape[1] != expected or not len(patterns):
+            raise UserError(f"fmri: expected patterns of {expected} voxels, found the shape {list(patterns.shape)}")
+        if not patterns.isfinite().all():
+            raise UserError("fmri: expected finite numbers, found NaN or infinity; set such voxels to 0, their mean")
+        return patterns
+
+    def _sampling(self, steps: int | None, guidance: float | None) -> SamplingConfig:
+        """The experiment's settings with what is given in their place."""
+        given = {"steps": steps, "guidance": guidance}
+        settings = self.experiment["sampling"] | {key: value for key, value in given.items() if value is not None}
+        try:
+            return SamplingConfig.model_validate(settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"{first['loc'][0]} of the sampling: {first['msg']}, found {first['input']}") from error
 
 
 def _as_output(images: np.ndarray, output_type: str) -> Any:
@@ -180,7 +201,7 @@ def export_run(experiment: Experiment, cache: StageCache, fold: Fold, output: Pa
     """Write the decoder that a finished run trained on one fold as a folder of :class:`CndPipeline`.
 
     Raises:
-        UserError: it has not been trained, has no such form, or ``output`` is in use.
+        UserError: it has not been trained, has no such form, or ``output`` is in use or cannot be written.
     """
     if not isinstance(experiment.decoder, CndDecoder) or fold.phase2 is None:
         raise UserError(f"decoder.kind = {experiment.decoder.kind}: only 'cnd' trains a decoder that can be exported")
@@ -196,5 +217,10 @@ def export_run(experiment: Experiment, cache: StageCache, fold: Fold, output: Pa
         generator.unet.load_state_dict(load_file(trained / "unet.safetensors"))
     n_voxels = load_dataset(data).train.fmri.shape[1]
     condition = FmriCondition.of(experiment, n_voxels, load_file(trained / "condition_module.safetensors"), generator)
-    CndPipeline(generator.vae, generator.unet, generator.scheduler, condition).save_pretrained(output)
+    pipeline = CndPipeline(generator.vae, generator.unet, generator.scheduler, condition)
+    try:
+        pipeline.save_pretrained(output)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{output}: cannot be written ({reason}); name another folder") from error
     return output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -173,10 +174,50 @@ def test_reduced_precision(folder: Path, pipe: CndPipeline) -> None:
 def test_bad_input_is_one_clear_line(pipe: CndPipeline, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected patterns of 70 voxels, found the shape \[2, 71\]"):
         pipe(np.zeros((2, 71), np.float32))
+    with pytest.raises(UserError, match=r"found the shape \[0, 70\]"):
+        pipe(np.zeros((0, N_VOXELS), np.float32))
+    with pytest.raises(UserError, match="fmri: expected finite numbers, found NaN"):
+        pipe(np.full((1, N_VOXELS), np.nan))
+    for options, told in (
+        ({"num_inference_steps": 0}, "steps of the sampling: .* greater than or equal to 1, found 0"),
+        ({"num_inference_steps": 1001}, "steps of the sampling: .* less than or equal to 1000, found 1001"),
+        ({"guidance_scale": 0.5}, "guidance of the sampling: .*, found 0.5"),
+        ({"samples_per_item": 0}, r"latents: expected the shape \[3, samples, 4, 8, 8\], found \[3, 0, 4, 8, 8\]"),
+        ({"latents": torch.zeros(1, 1, 4, 8, 8)}, r"latents: .* found \[1, 1, 4, 8, 8\]"),
+        ({"latents": torch.zeros(3, 4, 8, 8)}, r"latents: .* found \[3, 4, 8, 8\]"),
+    ):
+        with pytest.raises(UserError, match=told):
+            pipe(patterns(), **options)
     with pytest.raises(UserError, match=r"nowhere: expected the folder of an exported decoder"):
         CndPipeline.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="output_type"):
         pipe(patterns(1), output_type="jpeg")
+
+
+@pytest.mark.parametrize("case", ["no condition", "no weights", "truncated", "settings", "index"])
+def test_a_damaged_folder_is_told_in_one_line(case: str, folder: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(folder, tmp_path / "damaged"))
+    weights = damaged / "condition" / "diffusion_pytorch_model.safetensors"
+    if case == "no condition":
+        shutil.rmtree(damaged / "condition")
+    elif case == "no weights":
+        weights.unlink()
+    elif case == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif case == "settings":
+        config = json.loads((damaged / "condition" / "config.json").read_text())
+        config["experiment"]["phase2"]["other"] = 1
+        (damaged / "condition" / "config.json").write_text(json.dumps(config))
+    else:
+        (damaged / "model_index.json").write_text("{}")
+    with pytest.raises(UserError, match=r"damaged: cannot load the decoder \(.*export it again") as error:
+        CndPipeline.from_pretrained(damaged)
+    assert "\n" not in str(error.value)
+
+
+def test_loading_warns_of_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    CndPipeline.from_pretrained(folder)
+    assert "float32" not in capfd.readouterr().err
 
 
 # ---------------------------------------------------------------- from a sweep's cache
@@ -204,6 +245,12 @@ def test_exported_run_draws_the_images_of_its_sweep(finished: Experiment, cache:
     noise = initial_noise(*expected.shape[:2], pipe.latent_diffusion.latent_shape, finished.seed)
     found = np.stack([np.asarray(image) for image in pipe(fmri, latents=noise).images])
     np.testing.assert_array_equal(found, expected.reshape(-1, *expected.shape[2:]).transpose(0, 2, 3, 1))
+
+
+def test_a_folder_that_cannot_be_written_is_told(finished: Experiment, cache: StageCache, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"out: cannot be written \(.*name another folder"):
+        export_run(finished, cache, fold_stages(finished, 0), tmp_path / "file" / "out")
 
 
 def test_export_refuses_what_it_cannot_do(cache: StageCache, tmp_path: Path) -> None:
