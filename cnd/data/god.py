@@ -26,7 +26,8 @@ SETUP = """Generic Object Decoding (god)
   fMRI    Subject1_ImageNetTraining.h5 and Subject1_ImageNetTest.h5, likewise to 5 (fMRIPrep), or the earlier
           Subject1.h5 (SPM), from https://figshare.com/articles/dataset/Generic_Object_Decoding/7387130
           or sbj_1.npz .. sbj_5.npz (SPM; most published decoders use these) with images_256.npz, folder Kamitani/npz of
-          https://figshare.com/s/94cd778e6afafb00946e
+          https://figshare.com/s/94cd778e6afafb00946e; or with images_112.npz (112 pixels, --set data.images=) from
+          https://github.com/WeizmannVision/SelfSuperReconst/releases/tag/v1
   images  on request by the form at https://forms.gle/ujvA34948Xg49jdn9 (not needed with images_256.npz)
   put     all in one folder: Subject1_ImageNetTraining.h5 ..., images/training/n01518878_10042.JPEG ..., images/test/...
           or sbj_1.npz ..., images_256.npz
