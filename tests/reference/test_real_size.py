@@ -53,7 +53,13 @@ def test_each_case_is_measured_in_a_process_of_its_own(
 
 @pytest.mark.parametrize(
     ("code", "stderr", "outcome"),
-    [(-9, "", None), (1, "RuntimeError: not enough memory", None), (1, "TypeError: a fault", SystemExit)],
+    [
+        (-9, "", None),
+        (1, "RuntimeError: not enough memory", None),
+        (1, "Traceback\nMemoryError", None),
+        (1, "TypeError: a fault", SystemExit),
+        (1, "  x.to(memory_format=f)\nTypeError: a fault", SystemExit),
+    ],
 )
 def test_too_little_memory_is_told_from_a_fault(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, code: int, stderr: str, outcome: Any
@@ -65,3 +71,34 @@ def test_too_little_memory_is_told_from_a_fault(
     else:
         with pytest.raises(outcome, match="a fault"):
             script.run_apart("phase1, float32", options)
+
+
+def test_the_cpu_is_measured_beside_a_gpu(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+
+    def run(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        seen.append((env.get("CUDA_VISIBLE_DEVICES"), "--memory" in command))
+        return subprocess.CompletedProcess([], -9, "", "")
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(script, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--only", "phase1, float32, m", "--memory", "16"])
+    script.main()
+    assert seen == [("", True), (None, False)]  # on the GPU without the limit, which CUDA would not survive
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()[::2]] == [
+        "CPU",
+        "a GPU; fastest of 2 steps",
+    ]
+
+
+def test_no_such_case_is_told(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--only", "phase3"])
+    with pytest.raises(SystemExit, match="2"):
+        script.main()
+    assert "--only phase3: no case has this in its name" in capsys.readouterr().err
