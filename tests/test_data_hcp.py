@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nibabel.cifti2 import BrainModelAxis, Cifti2Image, SeriesAxis
 
-from cnd.config import HcpPool
+from cnd.config import HcpPool, load_experiment
 from cnd.data import hcp, hcp_pack
 from cnd.errors import UserError
 
@@ -75,6 +75,15 @@ def test_prepare_packs_what_raw_files_hold_and_resumes(raw, tmp_path, monkeypatc
     )
     assert hcp_pack.prepare(raw, tmp_path) == (1, 1)
     assert len(seen) == 1 and "100307" in str(seen[0])
+
+
+@pytest.mark.parametrize("name", ["god", "bold5000"])
+def test_the_shipped_experiments_find_what_prepare_makes(name, raw, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hcp_pack.prepare(raw, Path("data/hcp"))
+    experiments = Path(__file__).resolve().parents[1] / "experiments"
+    (pool,) = load_experiment(experiments / f"{name}.yaml").data.unlabelled
+    assert [path.parent.name for path in hcp.pool_files(pool)] == ["100206", "100307"]
 
 
 def test_a_killed_write_leaves_no_file(raw, tmp_path, monkeypatch):
