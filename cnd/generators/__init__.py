@@ -28,10 +28,9 @@ LDM_SETUP = (
 )
 DIT_SETUP = "Run 'hf download facebook/DiT-XL-2-256 --local-dir {path}' (3 GB)."
 
-# What a folder must hold, besides its weights.
-_SHARED_FILES: tuple[str, ...] = ("vae/config.json", "scheduler/scheduler_config.json")
-_LDM_FILES = ("unet/config.json", "class_embedding.safetensors", *_SHARED_FILES)
-_DIT_FILES = ("transformer/config.json", *_SHARED_FILES)
+# What a folder must hold; its models have weights beside their config.json.
+_LDM_FILES = ("unet/config.json", "class_embedding.safetensors", "vae/config.json", "scheduler/scheduler_config.json")
+_DIT_FILES = ("transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 
 
 def missing(config: GeneratorConfig) -> str | None:
@@ -50,7 +49,13 @@ def missing(config: GeneratorConfig) -> str | None:
         found = "is a file, expected a folder" if config.path.exists() else "no such folder"
         return f"generator.path: {config.path}: {found}; it should hold {name}. {setup}"
     absent = [file for file in files if not (config.path / file).is_file()]
+    models = [Path(file).parent for file in files if file.endswith("/config.json")]
+    absent += [f"{model}/*.safetensors" for model in models if not _has_weights(config.path / model)]
     return f"generator.path: {config.path}: no '{absent[0]}', so it does not hold {name}. {setup}" if absent else None
+
+
+def _has_weights(model: Path) -> bool:
+    return any(path.suffix in {".safetensors", ".bin"} for path in model.glob("*"))
 
 
 def folder(config: GeneratorConfig) -> Path:

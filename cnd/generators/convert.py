@@ -100,7 +100,7 @@ def read_checkpoint(path: Path, say: Say) -> State:
     """
     content, foreign = open_checkpoint(path, weights_key="state_dict")
     if foreign:
-        say(f"left out, not run: {len(foreign)} kinds of objects that are not weights ({', '.join(foreign)})")
+        say(f"left out, not run: objects that are not weights ({', '.join(foreign)})")
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     items = state.items() if isinstance(state, dict) else []
     tensors = {key: value for key, value in items if isinstance(key, str) and isinstance(value, Tensor)}

@@ -3,7 +3,8 @@
 MinD-Vis saves ``{"model": state dict, "optimizer", "epoch", "scaler", "config"}`` by ``torch.save`` (``save_model`` of
 its ``sc_mbm/utils.py``); the state dict is that of ``MAEforFMRI`` (``sc_mbm/mae_for_fmri.py``). The network is ours but
 for names, for the epsilon of its layer norms (1e-5, ours 1e-6), and for the positions, which it stores: row 0 belongs
-to the class token, which has a place in both of its Transformers.
+to the class token, which has a place in both of its Transformers. Where the voxels fill whole patches it pads one more
+(``pad_to_patch_size`` of its ``dataset.py``); as with any other number of patches, positions are then interpolated.
 """
 
 from __future__ import annotations

@@ -287,6 +287,15 @@ SETTINGS: dict[str, tuple[str, str, object]] = {  # file, key, value
 }
 
 
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_a_folder_without_weights_is_told_in_the_plan(part, tmp_path):
+    """As an interrupted download leaves it: the small files are there."""
+    write_dit(tmp_path)
+    (tmp_path / part / "diffusion_pytorch_model.safetensors").unlink()
+    problem = generators.missing(DitGenerator(path=tmp_path))
+    assert f"no '{part}/*.safetensors'" in str(problem) and "hf download" in str(problem)
+
+
 def damage(case: str, folder: Path) -> None:
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     if case == "truncated":
