@@ -81,7 +81,7 @@ def test_the_rate_that_the_analysis_kept_masks_its_maps(tmp_path: Path) -> None:
     for name in ("r2_layers_steps", "areas_stimulus", "figure5_stimulus_encoding_r2", "inflated_stimulus"):
         assert "FDR 0.1 %" in drawings[name].caption
     again = maps.read_analysis(write_analysis(tmp_path / "b", fdr=0.001, seed=1, gain=0.06, **few))  # type: ignore[arg-type]
-    found = maps.difference_map(again, strict, "stimulus", "encoder")
+    found = differences.difference_map(again, strict, "stimulus", "encoder")
     np.testing.assert_array_equal(found["shown"], found["q"] <= 0.001)
 
 
@@ -93,6 +93,20 @@ def test_area_means_weight_hemispheres_by_voxels(analysis: Analysis) -> None:
     assert means.at[("encoder", "PGi"), "encoding_r2"] == pytest.approx(expected)
     assert means.at[("encoder", "PGi"), "n_voxels"] == (area == "PGi").sum()
     assert list(means.loc["encoder"].index)[:4] == ["V1", "V2", "V3", "V4"]
+
+
+def test_area_maps_are_means_over_steps_and_voxels_of_both_hemispheres(analysis: Analysis) -> None:
+    found = maps.area_maps(analysis.rois, "stimulus", "layer", WEIGHT).set_index(["side", "at", "area"])
+    area = analysis.cortex["roi"].str[2:].to_numpy()
+    mine = analysis.voxels[(analysis.voxels["side"] == "decoder") & (analysis.voxels["layer"] == 14)]
+    expected = mine[area[mine["voxel"]] == "V2"]["weight"].mean()
+    assert found.at[("decoder", 14, "V2"), "value"] == pytest.approx(expected)
+    assert found.at[("decoder", 14, "V2"), "n_voxels"] == (area == "V2").sum()
+    assert len(found) == 2 * 2 * len(np.unique(area))
+    drawing = draw.area_map_drawing(analysis, "stimulus", WEIGHT, "layer")
+    encoder, _, bar = drawing.figure.axes
+    assert [text.get_text() for text in encoder.get_yticklabels()] == ["layer 4", "layer 14"]
+    assert bar.get_xlabel() == WEIGHT.unit and encoder.images[0].norm.vmin == 0
 
 
 def test_agreement_is_spearmans_correlation(analysis: Analysis) -> None:
@@ -114,7 +128,7 @@ def run(path: Path, seed: int, gain: float = 0.0, **more: object) -> Analysis:
 
 def test_difference_finds_the_area_that_differs(tmp_path: Path) -> None:
     reference, better = run(tmp_path / "a", 1), run(tmp_path / "b", 2, gain=0.06)
-    found = maps.difference_map(better, reference, "reconstruction", "encoder")
+    found = differences.difference_map(better, reference, "reconstruction", "encoder")
     in_v1 = reference.cortex["roi"].str.endswith("V1").to_numpy()
     assert found.loc[in_v1, "shown"].mean() > 0.95
     assert found.loc[in_v1, "value"].mean() == pytest.approx(0.06, abs=0.005)
@@ -122,20 +136,20 @@ def test_difference_finds_the_area_that_differs(tmp_path: Path) -> None:
 
 
 def test_equal_runs_do_not_differ(tmp_path: Path) -> None:
-    found = maps.difference_map(run(tmp_path / "a", 1), run(tmp_path / "b", 2), "stimulus", "decoder")
+    found = differences.difference_map(run(tmp_path / "a", 1), run(tmp_path / "b", 2), "stimulus", "decoder")
     assert found["shown"].mean() < 0.02
     assert stats.kstest(found["p"], "uniform").pvalue > 0.001
     same = run(tmp_path / "c", 3)
-    assert (maps.difference_map(same, same, "stimulus", "decoder")["p"] == 1).all()
+    assert (differences.difference_map(same, same, "stimulus", "decoder")["p"] == 1).all()
 
 
 def test_sign_flips_agree_with_the_exact_test() -> None:
     rng = np.random.default_rng(0)
-    differences, units = rng.normal(0.2, 1, (24, 5)), np.repeat(np.arange(12), 2)
-    found = maps.sign_flip_p(differences, units)
-    exact = [paired_difference(column, np.zeros(24), units).p_value for column in differences.T]
+    gains, units = rng.normal(0.2, 1, (24, 5)), np.repeat(np.arange(12), 2)
+    found = differences.sign_flip_p(gains, units)
+    exact = [paired_difference(column, np.zeros(24), units).p_value for column in gains.T]
     np.testing.assert_allclose(found, exact, atol=0.03)
-    assert np.isnan(maps.sign_flip_p(np.full((24, 1), np.nan), units)).all()
+    assert np.isnan(differences.sign_flip_p(np.full((24, 1), np.nan), units)).all()
 
 
 def test_differences_without_errors_are_not_tested(tmp_path: Path) -> None:
@@ -143,7 +157,7 @@ def test_differences_without_errors_are_not_tested(tmp_path: Path) -> None:
         run(tmp_path / name, ord(name))
         (tmp_path / name / "item_errors.safetensors").unlink()
     row, reference = maps.read_analysis(tmp_path / "a"), maps.read_analysis(tmp_path / "b")
-    found = maps.difference_map(row, reference, "stimulus", "encoder")
+    found = differences.difference_map(row, reference, "stimulus", "encoder")
     both = [a.voxels.query("drive == 'stimulus' and side == 'encoder'") for a in (row, reference)]
     np.testing.assert_allclose(found["value"], both[0]["encoding_r2"].to_numpy() - both[1]["encoding_r2"].to_numpy())
     assert found["p"].isna().all() and not found["shown"].any()
@@ -152,15 +166,15 @@ def test_differences_without_errors_are_not_tested(tmp_path: Path) -> None:
 def test_differences_need_the_same_voxels_and_items(tmp_path: Path) -> None:
     reference = run(tmp_path / "a", 1)
     with pytest.raises(UserError, match="same voxels"):
-        maps.difference_map(run(tmp_path / "b", 2, n_voxels=200), reference, "stimulus", "encoder")
+        differences.difference_map(run(tmp_path / "b", 2, n_voxels=200), reference, "stimulus", "encoder")
     with pytest.raises(UserError, match="same test items"):
-        maps.difference_map(run(tmp_path / "c", 2, n_categories=30), reference, "stimulus", "encoder")
+        differences.difference_map(run(tmp_path / "c", 2, n_categories=30), reference, "stimulus", "encoder")
 
 
 def test_differences_need_the_same_drive_layers_and_steps(tmp_path: Path) -> None:
     reference = run(tmp_path / "a", 1)
     with pytest.raises(UserError, match="layers and steps"):
-        maps.difference_map(run(tmp_path / "b", 2, steps=(1.0,)), reference, "stimulus", "encoder")
+        differences.difference_map(run(tmp_path / "b", 2, steps=(1.0,)), reference, "stimulus", "encoder")
     by_stimulus = run(tmp_path / "c", 2, drives=("stimulus",))
     found, problems = differences.differences([("Row 1", by_stimulus)], by_stimulus)
     assert not found and "Row 1: a difference map needs drive 'reconstruction'" in problems[0]
@@ -299,7 +313,11 @@ def test_volumes_get_bars_and_points_but_no_surface(tmp_path: Path) -> None:
     located = maps.read_analysis(write_analysis(tmp_path / "a", cortex=cortex, **few))  # type: ignore[arg-type]
     assert draw.on_cortex(located) is None
     drawings = {drawing.name: drawing for drawing in draw.drawings(located, None)}
-    assert list(drawings) == ["r2_layers_steps", "volume_stimulus", "areas_stimulus", "areas_decoding"]
+    figures_5_and_6 = [f"figure{n}_stimulus_{q}" for q in ("weight", "encoding_r2", "pattern") for n in (5, 6)]
+    assert list(drawings) == [
+        "r2_layers_steps", *figures_5_and_6, "volume_stimulus", "areas_stimulus", "areas_decoding",
+    ]  # fmt: skip
+    assert "No map is drawn: no voxel has a cortical vertex" in drawings["figure6_stimulus_weight"].caption
     assert "No surface is drawn: no voxel has a cortical vertex" in drawings["volume_stimulus"].caption
     assert drawings["volume_stimulus"].figure.axes[0].get_xlabel() == "x, mm"
     unknown = cortex.assign(x=np.nan, roi="")

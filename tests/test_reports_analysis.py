@@ -84,8 +84,13 @@ def test_volume_of_another_row_is_shown_without_maps_and_differences(tmp_path: P
     volume = {"cortex": cortex, "simulated": False, "drives": ("stimulus",)}
     page = Page(build_report(tmp_path, analysed(tmp_path, {"11": 0.0, "12": 0.0}, **volume)))
     assert "Row 11: hidden states of the frozen UNet" in page.text
-    assert "No map is drawn: no voxel has a cortical vertex" in page.text
-    for words in ("Differences from Row 10", "They test the analysis", "Figure 5", "Reconstruction-driven"):
+    assert "No map is drawn: no voxel has a cortical vertex" in page.text and "Figure 5 of the paper" in page.text
+    for words in (
+        "Differences from Row 10",
+        "They test the analysis",
+        "colour scale for all panels",
+        "Reconstruction-driven",
+    ):
         assert words not in page.text
     assert "table-fake-cortex.html" not in page.links
 

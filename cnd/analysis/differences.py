@@ -3,22 +3,100 @@
 from __future__ import annotations
 
 from textwrap import shorten
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import matplotlib as mpl
+import numpy as np
 import pandas as pd
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from cnd.analysis import draw, figures, maps
 from cnd.analysis.captions import percent
 from cnd.analysis.maps import Analysis
 from cnd.errors import UserError
+from cnd.statistics import sampling_units
+
+N_FLIPS = 4999  # random sign patterns of a difference map's test; the smallest p is 1 / 5000
+
+
+def difference_map(row: Analysis, reference: Analysis, drive: str, side: str, seed: int = 0) -> pd.DataFrame:
+    """Encoding R^2 of each voxel in ``row`` minus that in ``reference``, tested where errors per test item exist.
+
+    If the two runs predicted a voxel equally well, the difference of its errors on a test category would be as likely
+    with either sign. Signs are flipped for all voxels at once, category by category (items where there are fewer than
+    ten categories), and p-values corrected over voxels (Benjamini-Hochberg). Both runs are single trainings: the test
+    generalises over test categories, not over training seeds.
+
+    Returns:
+        voxel, value (difference), p, q (NaN where it was not tested), shown (q within the reference's rate).
+
+    Raises:
+        UserError: the runs have other voxels, layers, steps or test items, or were not analysed with this drive.
+    """
+    if list(row.cortex["roi"]) != list(reference.cortex["roi"]):
+        raise UserError(
+            f"a difference map needs the same voxels in both runs; found {len(row.cortex)} and {len(reference.cortex)} "
+            "voxels, or other areas; compare rows with the same data"
+        )
+    cells = [_cells(analysis.states, drive) for analysis in (row, reference)]
+    if not cells[0] or cells[0] != cells[1]:
+        raise UserError(
+            f"a difference map needs drive '{drive}', layers and steps that both runs were analysed with; "
+            "analyse them again with the same settings"
+        )
+    key = f"{drive}.{side}"
+    if not row.item_errors or not reference.item_errors or key not in row.item_errors or row.items is None:
+        return _untested(row, reference, drive, side)
+    assert reference.items is not None
+    if list(row.items["stimulus"]) != list(reference.items["stimulus"]):
+        raise UserError("a difference map needs the same test items in both runs; compare rows with the same data")
+    gain = reference.item_errors[key].astype(np.float64) - row.item_errors[key]  # less error is more R^2
+    units = sampling_units(row.items["category"], np.arange(len(gain)))
+    p = sign_flip_p(gain, np.asarray(units), seed)
+    q = maps.q_values(p)
+    table = {"voxel": np.arange(gain.shape[1]), "value": gain.mean(0), "p": p, "q": q}
+    return pd.DataFrame(table | {"shown": np.nan_to_num(q, nan=1.0) <= reference.fdr})
+
+
+def _cells(states: pd.DataFrame, drive: str) -> set[tuple[Any, ...]]:
+    mine = states[states["drive"] == drive]
+    return set(mine[["side", "layer", "step"]].itertuples(index=False, name=None))
+
+
+def _untested(row: Analysis, reference: Analysis, drive: str, side: str) -> pd.DataFrame:
+    means = []
+    for analysis in (row, reference):
+        mine = analysis.voxels[(analysis.voxels["drive"] == drive) & (analysis.voxels["side"] == side)]
+        means.append(mine.groupby("voxel")["encoding_r2"].mean())
+    value = means[0] - means[1]
+    return pd.DataFrame({"voxel": value.index, "value": value.to_numpy(), "p": np.nan, "q": np.nan, "shown": False})
+
+
+def sign_flip_p(differences: NDArray[np.float64], units: NDArray[Any], seed: int = 0) -> NDArray[np.float64]:
+    """Two-sided p of each column's mean being zero, by flipping the sign of whole units.
+
+    Args:
+        differences: [item, voxel]; a column with NaN gives NaN.
+        units: [item] label of each item's independent unit.
+    """
+    labels, index = np.unique(units, return_inverse=True)
+    sums = np.zeros((len(labels), differences.shape[1]))
+    np.add.at(sums, index, differences)
+    sums = sums.astype(np.float32)
+    signs = np.random.default_rng(seed).integers(0, 2, (N_FLIPS, len(labels))).astype(np.float32) * 2 - 1
+    observed = np.abs(sums.sum(0)) * (1 - 1e-6)  # single precision: the observed pattern must count as itself
+    as_extreme = np.ones(differences.shape[1])  # the observed one is one of the patterns, so p is never 0
+    for start in range(0, N_FLIPS, 500):
+        as_extreme += (np.abs(signs[start : start + 500] @ sums) >= observed).sum(0)
+    p: NDArray[np.float64] = as_extreme / (N_FLIPS + 1)
+    p[np.isnan(differences).any(0)] = np.nan
+    return p
+
+
+# ---------------------------------------------------------------- several runs, drawn
 
 
 class Difference(NamedTuple):
-    """A run's title, encoder or decoder, and its :func:`cnd.analysis.maps.difference_map` from the reference."""
+    """A run's title, encoder or decoder, and its :func:`difference_map` from the reference."""
 
     run: str
     side: str
@@ -35,7 +113,7 @@ def differences(rows: list[tuple[str, Analysis]], reference: Analysis) -> tuple[
     sides = [side for side in maps.SIDES if side in set(reference.states["side"])]
     for title, analysis in rows:
         try:
-            tables = [maps.difference_map(analysis, reference, "reconstruction", side) for side in sides]
+            tables = [difference_map(analysis, reference, "reconstruction", side) for side in sides]
             found += [Difference(title, side, table) for side, table in zip(sides, tables, strict=True)]
         except UserError as error:
             problems.append(f"{title}: {error}")
@@ -64,8 +142,8 @@ def difference_drawing(
     unit = "difference of encoding R² (row minus reference)"
     if cortex is None:
         area = analysis.cortex["roi"].astype(str).map(maps.area_of)
-        lines = [table.assign(run=run, side=side, area=area[table["voxel"]].to_numpy()) for run, side, table in found]
-        figure = area_differences(pd.concat(lines), maps.area_order(list(area)), unit)
+        means = pd.concat([_area_means(difference, area) for difference in found])
+        figure = figures.area_heatmap(means, maps.area_order(list(area)), unit, signed=True)
     else:
         panels = [
             difference.table.assign(row=index // 4, column=index % 4, title=_title(difference))  # two runs a line
@@ -76,43 +154,17 @@ def difference_drawing(
     return draw.Drawing("differences", "differences", f"Differences from {title}", caption, figure)
 
 
+def _area_means(difference: Difference, area: pd.Series) -> pd.DataFrame:
+    """Mean difference and number of voxels of each area, and what is written there."""
+    groups = difference.table.groupby(area[difference.table["voxel"]].to_numpy())
+    means = groups.agg(
+        value=("value", "mean"), n_voxels=("value", "size"), tested=("q", "count"), differ=("shown", "sum")
+    )
+    said = [f"{m.value:+.3f}" + (f"\n{m.differ}" if m.tested else "") for m in means.itertuples()]
+    return means.assign(line=difference.run, side=difference.side, said=said).rename_axis("area").reset_index()
+
+
 def _title(difference: Difference) -> str:
     run, side, table = difference
     result = f"{int(table['shown'].sum())} differ" if table["q"].notna().any() else "not tested"
     return f"{shorten(run, 16, placeholder='…')}, {side}: {result}"
-
-
-def area_differences(differences: pd.DataFrame, order: list[str], unit: str) -> Figure:
-    """Mean difference of every area, a line for each run and a panel for each side; below it the voxels that differ.
-
-    Args:
-        differences: columns run, side, area, value, q, shown; a line a voxel.
-        order: areas from left to right.
-    """
-    runs, sides = (list(dict.fromkeys(differences[name])) for name in ("run", "side"))
-    means = differences.groupby(["side", "run", "area"])[["value", "q", "shown"]].agg(
-        {"value": "mean", "q": "count", "shown": "sum"}
-    )
-    top = float(means["value"].abs().max()) or 1.0
-    cmap, norm = mpl.colormaps["RdBu_r"].resampled(figures.N_COLORS), Normalize(-top, top)
-    with mpl.rc_context(figures.STYLE):
-        figure = Figure(figsize=(9.9, len(sides) * (0.45 * len(runs) + 0.9) + 1.0))
-        axes_of = figure.subplots(len(sides), 1, squeeze=False, sharex=True)[:, 0]
-        for side, axes in zip(sides, axes_of, strict=True):
-            table = means.loc[side]
-            axes.imshow(table["value"].unstack().loc[runs, order], cmap=cmap, norm=norm, aspect="auto")
-            for y, run in enumerate(runs):
-                for x, cell in enumerate(table.loc[run].loc[order].itertuples()):
-                    told = f"{cell.value:+.3f}".replace("-", "−") + (f"\n{cell.shown:.0f}" if cell.q else "")
-                    color = "white" if abs(cell.value) > 0.6 * top else figures.INK
-                    axes.text(x, y, told, ha="center", va="center", fontsize=7, color=color)
-            axes.set_yticks(range(len(runs)), runs)
-            axes.set_title(side)
-            axes.tick_params(length=0)
-            axes.spines[:].set_visible(False)
-        counts = differences[(differences["run"] == runs[0]) & (differences["side"] == sides[0])]["area"].value_counts()
-        names = [f"{area or 'no area known'} ({counts[area]})" for area in order]
-        axes_of[-1].set_xticks(range(len(order)), names, rotation=45, ha="right")
-        bar = figure.colorbar(ScalarMappable(norm, cmap), ax=list(axes_of), location="bottom", shrink=0.5, aspect=42)
-        bar.set_label(unit)
-    return figure

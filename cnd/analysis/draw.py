@@ -148,8 +148,12 @@ def drawings(analysis: Analysis, cortex: Cortex | None) -> Iterator[Drawing]:
                 yield map_drawing(analysis, cortex, drive, quantity, "layer")
                 yield map_drawing(analysis, cortex, drive, quantity, "step")
             yield inflated_drawing(analysis, cortex, drive)
-        elif analysis.cortex[["x", "y", "z"]].notna().all(axis=1).any():
-            yield volume_drawing(analysis, drive)
+        else:
+            for quantity in (WEIGHT, ENCODING, PATTERN):
+                yield area_map_drawing(analysis, drive, quantity, "layer")
+                yield area_map_drawing(analysis, drive, quantity, "step")
+            if analysis.cortex[["x", "y", "z"]].notna().all(axis=1).any():
+                yield volume_drawing(analysis, drive)
         yield area_drawing(analysis, drive)
     if analysis.areas is not None and len(analysis.areas):
         yield decoding_drawing(analysis, analysis.areas)
@@ -175,22 +179,54 @@ def map_drawing(
 ) -> Drawing:
     """The paper's Figure 5 (by layer) or 6 (by step), for one drive and quantity."""
     panels = maps.voxel_maps(analysis.voxels, drive, by, quantity, analysis.fdr)
-    name = {"layer": "Figure 5", "step": "Figure 6"}[by]
-    titles = {at: f"layer {at}" if by == "layer" else f"{percent(at)} denoised" for at in sorted(panels["at"].unique())}
-    panels = panels.assign(
-        row=panels["at"], column=panels["side"], title=panels["at"].map(titles) + ", " + panels["side"]
-    )
+    title = panels["at"].map(lambda at: _named(at, by)) + ", " + panels["side"]
+    panels = panels.assign(row=panels["at"], column=panels["side"], title=title)
     panels = panels.sort_values(["at", "side"], ascending=[True, False], kind="stable")  # encoder on the left
     figure = figures.cortex_maps(cortex.flat, panels, quantity.unit, hidden="not significant")
-    averaged, named = ("steps", _modules) if by == "layer" else ("layers", _steps)
     caption = (
-        f"{name} of the paper{'' if quantity is WEIGHT else f', drawn with {quantity.title} instead of raw weights'}: "
-        f"mean over {averaged}, encoder left and decoder right, one colour scale for all panels (99 % of the values "
-        f"lie below its end). {caution(quantity, analysis.fdr)} {cortex.note} {named(analysis.states)}"
+        f"{_figure_of_the_paper(quantity, by)}, encoder left and decoder right, one colour scale for all panels (99 % "
+        f"of the values lie below its end). {caution(quantity, analysis.fdr)} {cortex.note} "
+        f"{_averaged(analysis.states, by)}"
     )
-    title = f"{name}, {drive}-driven: {quantity.title} by {'layer' if by == 'layer' else 'denoising step'}"
-    file = f"{name.lower().replace(' ', '')}_{drive}_{quantity.column}"
+    return _figure_drawing(figure, caption, drive, quantity, by)
+
+
+def area_map_drawing(analysis: Analysis, drive: str, quantity: Quantity, by: Literal["layer", "step"]) -> Drawing:
+    """The paper's Figure 5 or 6 of voxels without a surface: means by area."""
+    means = maps.area_maps(analysis.rois, drive, by, quantity).sort_values(["at", "side"], ascending=[True, False])
+    said = means["value"].map("{:.2g}".format)
+    means = means.assign(line=means["at"].map(lambda at: _named(at, by)), said=said)
+    figure = figures.area_heatmap(means, maps.area_order(list(means["area"])), quantity.unit)
+    hint = "" if quantity is ENCODING else f" {caution(quantity, analysis.fdr)}"  # here no voxel is left out
+    caption = (
+        f"{_figure_of_the_paper(quantity, by)} and the voxels of an area in both hemispheres (number of voxels in "
+        f"brackets), one colour scale.{hint} No map is drawn: {why_no_surface(analysis.cortex)}. "
+        f"{_averaged(analysis.states, by)}"
+    )
+    return _figure_drawing(figure, caption, drive, quantity, by)
+
+
+FIGURE = {"layer": "Figure 5", "step": "Figure 6"}
+
+
+def _figure_drawing(figure: Figure, caption: str, drive: str, quantity: Quantity, by: str) -> Drawing:
+    title = f"{FIGURE[by]}, {drive}-driven: {quantity.title} by {'layer' if by == 'layer' else 'denoising step'}"
+    file = f"{FIGURE[by].lower().replace(' ', '')}_{drive}_{quantity.column}"
     return Drawing(file, drive, title, caption, figure, folded=quantity is not FIRST[drive])
+
+
+def _figure_of_the_paper(quantity: Quantity, by: str) -> str:
+    instead = "" if quantity is WEIGHT else f", drawn with {quantity.title} instead of raw weights"
+    return f"{FIGURE[by]} of the paper{instead}: mean over {'steps' if by == 'layer' else 'layers'}"
+
+
+def _named(at: float, by: str) -> str:
+    return f"layer {at}" if by == "layer" else f"{percent(at)} denoised"
+
+
+def _averaged(states: pd.DataFrame, by: str) -> str:
+    """Which modules the layers are, or which calls of the UNet the steps are."""
+    return _modules(states) if by == "layer" else _steps(states)
 
 
 def _modules(states: pd.DataFrame) -> str:

@@ -75,11 +75,8 @@ def cortex_maps(sheet: Sheet, maps: pd.DataFrame, unit: str, signed: bool = Fals
         axes.set(xlim=(0, len(columns) * across), ylim=(len(rows) * line, 0), aspect="equal")
         axes.set_axis_off()
         bar_axes = figure.add_axes((0.25, (BAR - 0.2) / height, 0.5, 0.15 / height))
-        below = bool((maps["value"][maps["shown"].astype(bool)] < 0).any())
-        bar = figure.colorbar(
-            ScalarMappable(norm, cmap), cax=bar_axes, orientation="horizontal",
-            extend="both" if signed or below else "max",
-        )  # fmt: skip
+        extend = _extend(maps, signed)
+        bar = figure.colorbar(ScalarMappable(norm, cmap), cax=bar_axes, orientation="horizontal", extend=extend)
         bar.set_label(unit)
         bar.locator = MaxNLocator(nbins=6, symmetric=signed)
         bar.update_ticks()
@@ -87,15 +84,20 @@ def cortex_maps(sheet: Sheet, maps: pd.DataFrame, unit: str, signed: bool = Fals
     return figure
 
 
-def color_scale(maps: pd.DataFrame, signed: bool) -> tuple[Colormap, Normalize]:
-    """From 0 to the 99th percentile of what is shown, or symmetric about 0."""
+def color_scale(maps: pd.DataFrame, signed: bool, share: float = 0.99) -> tuple[Colormap, Normalize]:
+    """From 0 to where ``share`` of what is shown lies below, or symmetric about 0."""
     values = maps["value"].to_numpy(dtype=float)
     shown = maps["shown"].to_numpy(dtype=bool)
     chosen = np.abs(values) if signed else values[shown] if shown.any() else values
     chosen = chosen[np.isfinite(chosen)]
-    top = float(np.quantile(chosen, 0.99)) if len(chosen) else 1.0
+    top = float(np.quantile(chosen, share)) if len(chosen) else 1.0
     top = top if top > 0 else 1.0
     return mpl.colormaps["RdBu_r" if signed else "YlOrRd"].resampled(N_COLORS), Normalize(-top if signed else 0.0, top)
+
+
+def _extend(maps: pd.DataFrame, signed: bool) -> str:
+    """Ends of a colour bar beyond which shown values lie."""
+    return "both" if signed or bool((maps["value"][maps["shown"].astype(bool)] < 0).any()) else "max"
 
 
 def paint(sheet: Sheet, panel: pd.DataFrame, cmap: Colormap, norm: Normalize, signed: bool) -> NDArray[np.float64]:
@@ -153,7 +155,10 @@ def volume_scatter(maps: pd.DataFrame, unit: str) -> Figure:
                 axes.scatter(lit[across], lit[up], s=7, c=lit["value"], cmap=cmap, norm=norm, linewidths=0)
                 axes.set(xlabel=f"{across}, mm", ylabel=f"{up}, mm", aspect="equal")
                 axes.set_title(f"{title}: {name}" if name == planes[0][2] else name, fontsize=9.5)
-        bar = figure.colorbar(ScalarMappable(norm, cmap), ax=axes_of, location="bottom", shrink=0.55, aspect=42)
+        bar = figure.colorbar(
+            ScalarMappable(norm, cmap), ax=axes_of, location="bottom", shrink=0.55, aspect=42,
+            extend=_extend(maps, signed=False),
+        )  # fmt: skip
         bar.set_label(unit)
     return figure
 
@@ -241,6 +246,46 @@ def area_bars(areas: pd.DataFrame) -> Figure:
         axes_of[0].set_ylim(len(names) - 0.4, -0.6)
         handles, labels = axes_of[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def area_heatmap(means: pd.DataFrame, order: list[str], unit: str, signed: bool = False) -> Figure:
+    """A value for every area (columns) and layer, step or run (lines): a panel for each side, one colour scale.
+
+    Args:
+        means: columns line, side, area, value, n_voxels, said (written into the cell).
+        order: areas from left to right.
+        unit: quantity and unit, for the colour bar.
+        signed: colours diverge from 0.
+    """
+    lines, sides = (list(dict.fromkeys(means[name])) for name in ("line", "side"))
+    cmap, norm = color_scale(means.assign(shown=True), signed, share=1.0)
+    top = norm.vmax or 1.0
+    counts = means.drop_duplicates("area").set_index("area")["n_voxels"]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.9, len(sides) * (0.45 * len(lines) + 0.9) + 1.0))
+        axes_of = list(figure.subplots(len(sides), 1, squeeze=False, sharex=True)[:, 0])
+        for side, axes in zip(sides, axes_of, strict=True):
+            cells = means[means["side"] == side]
+            axes.imshow(
+                cells.pivot(index="line", columns="area", values="value").loc[lines, order], cmap, norm, aspect="auto"
+            )
+            for cell in cells.to_dict("records"):
+                color = "white" if abs(cell["value"]) > 0.6 * top else INK
+                x, y, said = order.index(cell["area"]), lines.index(cell["line"]), cell["said"].replace("-", "−")
+                axes.text(x, y, said, ha="center", va="center", fontsize=7, color=color)
+            axes.set_yticks(range(len(lines)), lines)
+            axes.set_title(side)
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+        names = [f"{area or 'no area known'} ({counts[area]})" for area in order]
+        axes_of[-1].set_xticks(range(len(order)), names, rotation=45, ha="right")
+        below = not signed and bool((means["value"] < 0).any())
+        bar = figure.colorbar(
+            ScalarMappable(norm, cmap), ax=axes_of, location="bottom", shrink=0.5, aspect=42,
+            extend="min" if below else "neither",
+        )  # fmt: skip
+        bar.set_label(unit)
     return figure
 
 

@@ -14,11 +14,10 @@ from safetensors.numpy import load_file
 
 from cnd.analysis import tables
 from cnd.errors import UserError
-from cnd.statistics import benjamini_hochberg, sampling_units
+from cnd.statistics import benjamini_hochberg
 
 Drive = Literal["reconstruction", "stimulus"]
 SIDES = ("encoder", "decoder")
-N_FLIPS = 4999  # random sign patterns of a difference map's test; the smallest p is 1 / 5000
 HIERARCHY = [
     "V1",
     "V2",
@@ -143,7 +142,7 @@ def voxel_maps(
     maps = pd.DataFrame({"value": groups[quantity.column].mean(), "p": p, "shown": True}).reset_index()
     if quantity.masked:
         for _, rows in maps.groupby(["side", "at"]).groups.items():
-            maps.loc[rows, "shown"] = _q_values(maps.loc[rows, "p"].to_numpy()) <= fdr
+            maps.loc[rows, "shown"] = q_values(maps.loc[rows, "p"].to_numpy()) <= fdr
     return maps.drop(columns="p")
 
 
@@ -156,7 +155,7 @@ def combined_p(smallest: pd.Series, n: pd.Series) -> pd.Series:
     return (n * smallest).clip(upper=1.0)
 
 
-def _q_values(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def q_values(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Benjamini-Hochberg over the voxels that were tested; NaN (constant voxels) stays NaN."""
     q = np.full(len(p), np.nan)
     tested = np.isfinite(p)
@@ -197,6 +196,20 @@ def area_means(rois: pd.DataFrame, drive: str) -> pd.DataFrame:
     return table.sort_values("area", key=lambda column: column.map(order), kind="stable", ignore_index=True)
 
 
+def area_maps(rois: pd.DataFrame, drive: str, by: Literal["layer", "step"], quantity: Quantity) -> pd.DataFrame:
+    """Figure 5 (``by="layer"``) or 6 (``by="step"``) by area: means over the rest, the hemispheres and the voxels.
+
+    Returns:
+        One line per side, value of ``by`` and area: side, at, area, value, n_voxels.
+    """
+    mine = rois[rois["drive"] == drive]
+    mine = mine.assign(area=mine["roi"].astype(str).map(area_of), total=mine[quantity.column] * mine["n_voxels"])
+    sums = mine.groupby(["side", by, "area"])[["total", "n_voxels"]].sum()
+    table = (sums["total"] / sums["n_voxels"]).rename("value").reset_index().rename(columns={by: "at"})
+    counts = mine.drop_duplicates("roi").groupby("area")["n_voxels"].sum()
+    return table.assign(n_voxels=table["area"].map(counts))
+
+
 def agreement(voxels: pd.DataFrame, drive: str, fdr: float = 0.05) -> pd.DataFrame:
     """Whether weights and patterns point at voxels that carry a signal: within each layer and step, then averaged.
 
@@ -214,80 +227,3 @@ def agreement(voxels: pd.DataFrame, drive: str, fdr: float = 0.05) -> pd.DataFra
         lines.append(line)
     means = pd.DataFrame(lines).groupby("side").mean()
     return means.loc[[side for side in SIDES if side in means.index]].reset_index()
-
-
-# ---------------------------------------------------------------- difference of two runs
-
-
-def difference_map(row: Analysis, reference: Analysis, drive: str, side: str, seed: int = 0) -> pd.DataFrame:
-    """Encoding R^2 of each voxel in ``row`` minus that in ``reference``, tested where errors per test item exist.
-
-    If the two runs predicted a voxel equally well, the difference of its errors on a test category would be as likely
-    with either sign. Signs are flipped for all voxels at once, category by category (items where there are fewer than
-    ten categories), and p-values corrected over voxels (Benjamini-Hochberg). Both runs are single trainings: the test
-    generalises over test categories, not over training seeds.
-
-    Returns:
-        voxel, value (difference), p, q (NaN where it was not tested), shown (q within the reference's rate).
-
-    Raises:
-        UserError: the runs have other voxels, layers, steps or test items, or were not analysed with this drive.
-    """
-    if list(row.cortex["roi"]) != list(reference.cortex["roi"]):
-        raise UserError(
-            f"a difference map needs the same voxels in both runs; found {len(row.cortex)} and {len(reference.cortex)} "
-            "voxels, or other areas; compare rows with the same data"
-        )
-    cells = [_cells(analysis.states, drive) for analysis in (row, reference)]
-    if not cells[0] or cells[0] != cells[1]:
-        raise UserError(
-            f"a difference map needs drive '{drive}', layers and steps that both runs were analysed with; "
-            "analyse them again with the same settings"
-        )
-    key = f"{drive}.{side}"
-    if not row.item_errors or not reference.item_errors or key not in row.item_errors or row.items is None:
-        return _untested(row, reference, drive, side)
-    assert reference.items is not None
-    if list(row.items["stimulus"]) != list(reference.items["stimulus"]):
-        raise UserError("a difference map needs the same test items in both runs; compare rows with the same data")
-    gain = reference.item_errors[key].astype(np.float64) - row.item_errors[key]  # less error is more R^2
-    units = sampling_units(row.items["category"], np.arange(len(gain)))
-    p = sign_flip_p(gain, np.asarray(units), seed)
-    q = _q_values(p)
-    table = {"voxel": np.arange(gain.shape[1]), "value": gain.mean(0), "p": p, "q": q}
-    return pd.DataFrame(table | {"shown": np.nan_to_num(q, nan=1.0) <= reference.fdr})
-
-
-def _cells(states: pd.DataFrame, drive: str) -> set[tuple[Any, ...]]:
-    mine = states[states["drive"] == drive]
-    return set(mine[["side", "layer", "step"]].itertuples(index=False, name=None))
-
-
-def _untested(row: Analysis, reference: Analysis, drive: str, side: str) -> pd.DataFrame:
-    means = []
-    for analysis in (row, reference):
-        mine = analysis.voxels[(analysis.voxels["drive"] == drive) & (analysis.voxels["side"] == side)]
-        means.append(mine.groupby("voxel")["encoding_r2"].mean())
-    value = means[0] - means[1]
-    return pd.DataFrame({"voxel": value.index, "value": value.to_numpy(), "p": np.nan, "q": np.nan, "shown": False})
-
-
-def sign_flip_p(differences: NDArray[np.float64], units: NDArray[Any], seed: int = 0) -> NDArray[np.float64]:
-    """Two-sided p of each column's mean being zero, by flipping the sign of whole units.
-
-    Args:
-        differences: [item, voxel]; a column with NaN gives NaN.
-        units: [item] label of each item's independent unit.
-    """
-    labels, index = np.unique(units, return_inverse=True)
-    sums = np.zeros((len(labels), differences.shape[1]))
-    np.add.at(sums, index, differences)
-    sums = sums.astype(np.float32)
-    signs = np.random.default_rng(seed).integers(0, 2, (N_FLIPS, len(labels))).astype(np.float32) * 2 - 1
-    observed = np.abs(sums.sum(0)) * (1 - 1e-6)  # single precision: the observed pattern must count as itself
-    as_extreme = np.ones(differences.shape[1])  # the observed one is one of the patterns, so p is never 0
-    for start in range(0, N_FLIPS, 500):
-        as_extreme += (np.abs(signs[start : start + 500] @ sums) >= observed).sum(0)
-    p: NDArray[np.float64] = as_extreme / (N_FLIPS + 1)
-    p[np.isnan(differences).any(0)] = np.nan
-    return p
