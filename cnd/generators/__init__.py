@@ -29,8 +29,13 @@ LDM_SETUP = (
 DIT_SETUP = "Run 'hf download facebook/DiT-XL-2-256 --local-dir {path}' (3 GB)."
 
 # What a folder must hold; its models have weights beside their config.json.
-_LDM_FILES = ("unet/config.json", "class_embedding.safetensors", "vae/config.json", "scheduler/scheduler_config.json")
-_DIT_FILES = ("transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+_LDM_FILES: tuple[str, ...] = (
+    "unet/config.json",
+    "class_embedding.safetensors",
+    "vae/config.json",
+    "scheduler/scheduler_config.json",
+)
+_DIT_FILES: tuple[str, ...] = ("transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 
 
 def missing(config: GeneratorConfig) -> str | None:
