@@ -135,10 +135,20 @@ def _worker_environment(resources: Resources) -> dict[str, str]:
 
 
 def _stop_ray() -> None:
+    """Shut Ray down, which ends this process if another thread frees one of Ray's references in that second.
+
+    Such references wait in cycles for the garbage collector, which runs in whatever thread allocates next, such as the
+    one that writes to MLflow. So they are collected before, and none is collected meanwhile.
+    """
     if "ray" in sys.modules:
         import ray
 
-        ray.shutdown()
+        gc.collect()
+        gc.disable()
+        try:
+            ray.shutdown()
+        finally:
+            gc.enable()
 
 
 def _tune(jobs: list[Job], cache: Path, folder: Path, resources: Resources, watcher: Watcher, pipeline: str) -> None:

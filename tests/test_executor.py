@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -9,13 +10,16 @@ import sqlite3
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from sweeps import executor
 from sweeps.live import Board, clock
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +47,7 @@ class Command:
     def run(self) -> tuple[int, dict[str, dict[str, Any]]]:
         process = self.start()
         out, _ = process.communicate(timeout=300)
+        assert out, f"exit {process.returncode}:\n{self.errors.read_text()}"
         trials = json.loads(out)["trials"]
         return process.returncode, {trial["row"]: trial for trial in trials}
 
@@ -70,6 +75,23 @@ class Command:
                 "select r.name, r.status from runs r join experiments e using (experiment_id) where e.name like 'abl%'"
             )
             return sorted(runs.fetchall())
+
+
+def test_no_reference_of_ray_is_collected_while_ray_shuts_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray 2.60 ends the process, exit code 1 and no report, when another thread frees an ObjectRef meanwhile."""
+
+    class Reference:
+        """In a cycle, as Tune leaves its own."""
+
+        def __init__(self) -> None:
+            self.cycle = self
+
+    waiting = weakref.ref(Reference())
+    seen: list[tuple[bool, bool]] = []
+    ray = SimpleNamespace(shutdown=lambda: seen.append((gc.isenabled(), waiting() is None)))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    executor._stop_ray()
+    assert seen == [(False, True)] and gc.isenabled()
 
 
 def _names(*rows: str) -> list[tuple[str, str]]:
