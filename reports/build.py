@@ -238,12 +238,12 @@ def _curves(records: Records) -> Picture | None:
 # ---------------------------------------------------------------- details
 
 
-def _attention(records: Records) -> list[dict[str, Any]]:
-    """Strongest concepts of the reference row for the stimuli of the image grid."""
+def _attention(records: Records) -> dict[str, Any] | None:
+    """Strongest concepts of the reference row for the stimuli of the image grid, and the weight of even attention."""
     trial = _first(records, records.reference)
     attention = read_attention(trial.folder) if trial and trial.folder else None
     if attention is None:
-        return []
+        return None
     names = records.items.drop_duplicates("item").set_index("item")["category_name"]
     lines = []
     for position, item in enumerate(choose_items(records.items, N_STIMULI)):
@@ -251,7 +251,7 @@ def _attention(records: Records) -> list[dict[str, Any]]:
         if len(strongest):
             concepts = [(str(c), float(w)) for c, w in zip(strongest["concept_name"], strongest["weight"], strict=True)]
             lines.append({"number": position + 1, "name": str(names[item]), "concepts": concepts})
-    return lines
+    return {"lines": lines, "even": float(attention["even"].iloc[0])}
 
 
 def _gathered(records: Records, key: str) -> list[dict[str, str]]:

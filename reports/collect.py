@@ -20,7 +20,7 @@ METRIC = re.compile(r"nway(\d+)_top(\d+)(?:/(.+))?")
 UNSEEN = "unseen stimuli"  # the metric without what generator and judge were probably trained on
 ITEM_COLUMNS = ["item", "stimulus", "category", "category_name", "sample"]
 HISTORY_COLUMNS = ["phase", "fold", "samples_seen", "name", "value"]
-ATTENTION_COLUMNS = ["item", "concept_name", "weight"]
+ATTENTION_COLUMNS = ["item", "concept_name", "weight", "even"]
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,8 @@ def _images(rng: np.random.Generator, n: int, n_samples: int, channels: int, siz
 def _attention(rng: np.random.Generator, n: int) -> pd.DataFrame:
     item, concept = np.repeat(np.arange(n), 10), np.tile(np.arange(10), n)
     names = [f"concept {c}" for c in concept]
-    return pd.DataFrame({"item": item, "concept": concept, "concept_name": names, "weight": rng.random(10 * n) / 10})
+    weight = rng.random(10 * n) / 10
+    return pd.DataFrame({"item": item, "concept": concept, "concept_name": names, "weight": weight, "even": 0.01})
 
 
 def finished_sweep(

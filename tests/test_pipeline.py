@@ -47,6 +47,7 @@ def test_record_holds_what_reports_need(record: Path, smoke: Experiment):
     assert {"phase1.pretrain", "phase1.tune", "phase2"} <= set(history["phase"])
     attention = pd.read_parquet(record / "attention.parquet")
     assert attention.groupby("item").size().eq(10).all()
+    assert attention["even"].eq(1 / 200).all() and attention.groupby("item")["weight"].max().gt(1 / 200).all()
     assert Experiment.model_validate(json.loads((record / "experiment.json").read_text())) == smoke
 
 

@@ -376,7 +376,8 @@ def test_factor_curves_name_rows_and_mark_the_reference(finished: tuple[Path, Pa
 
 def test_record_without_attention_has_no_concept_section(tmp_path: Path) -> None:
     sweep_dir = finished_sweep(tmp_path, ROWS[1:2])
-    assert "Concepts attended to" in Page(build_report(tmp_path, sweep_dir)).text
+    text = Page(build_report(tmp_path, sweep_dir)).text
+    assert "Concepts attended to" in text and "picks none gives each concept 0.0100" in text
     (tmp_path / "cache" / "record" / "10-0" / "attention.parquet").unlink()
     assert "Concepts attended to" not in Page(build_report(tmp_path, sweep_dir)).text
 

@@ -87,7 +87,9 @@ def chance(config: EvaluationConfig) -> dict[str, float]:
 
 
 def top_concepts(attention: np.ndarray, class_names: list[str], n: int = 10) -> pd.DataFrame:
-    """The ``n`` concepts each item attends to most: item, concept, concept_name, weight.
+    """The ``n`` concepts each item attends to most: item, concept, concept_name, weight, and ``even``.
+
+    ``even`` is the weight that every concept has where attention picks none, one over the number of concepts.
 
     Args:
         attention: [items, concepts], rows sum to one.
@@ -95,4 +97,6 @@ def top_concepts(attention: np.ndarray, class_names: list[str], n: int = 10) -> 
     top = np.argsort(-attention, axis=1)[:, :n]
     item = np.repeat(np.arange(len(attention)), top.shape[1])
     names = [class_names[c] for c in top.ravel()]
-    return pd.DataFrame(dict(item=item, concept=top.ravel(), concept_name=names, weight=attention[item, top.ravel()]))
+    weight = attention[item, top.ravel()]
+    even = 1 / attention.shape[1]
+    return pd.DataFrame(dict(item=item, concept=top.ravel(), concept_name=names, weight=weight, even=even))
