@@ -89,6 +89,8 @@ def test_both_layouts_hold_the_same(original: Path, packed: Path, cache: StageCa
         if settings != {"test_trials": "single"}:  # the order among the trials of one image may differ
             np.testing.assert_allclose(one.test.fmri, two.test.fmri, atol=1e-5)
     assert _load(cache, packed).facts["noise_ceiling_test_average"] == 0.5
+    assert "scaled before it was packed" in _load(cache, packed).description
+    assert "scaled" not in _load(cache, original).description
 
 
 def test_a_voxel_without_noise_ceiling_is_only_reported_less(packed: Path, cache: StageCache, tmp_path: Path):

@@ -74,10 +74,10 @@ class Digits69Data(Config):
 
 
 class GodData(Config):
-    """Generic Object Decoding, Horikawa & Kamitani 2017 (:mod:`cnd.data.god`): both public layouts."""
+    """Generic Object Decoding, Horikawa & Kamitani 2017 (:mod:`cnd.data.god`): all public layouts."""
 
     kind: Literal["god"] = "god"
-    path: Path | None = None  # folder with Subject{1..5}.h5, or with sbj_{1..5}.npz
+    path: Path | None = None  # folder with Subject{1..5}_ImageNet{Training,Test}.h5, Subject{1..5}.h5 or sbj_{1..5}.npz
     images: Path | None = None  # images_256.npz, or a folder with one image a stimulus id; by default beside ``path``
     image_size: Positive = 256
     subject: Annotated[int, Field(ge=1, le=5)] = 1

@@ -124,6 +124,8 @@ def load(config: GodData, fold: int, images: Path) -> FmriDataset:
     shown = recording.test_image
     repetitions = int(recording.facts["test_repetitions"])
     trials = f"averaged over {repetitions} trials" if config.test_trials == "averaged" else "as single trials"
+    packed = subject_files(config)[0].suffix == ".npz"
+    scaled = "; scaled before it was packed, test runs perhaps by their own statistics" if packed else ""
 
     def category(stimuli: list[str]) -> np.ndarray:
         return np.array([wnids.index(name.partition("_")[0]) for name in stimuli], dtype=np.int64)
@@ -143,7 +145,7 @@ def load(config: GodData, fold: int, images: Path) -> FmriDataset:
         unlabelled=(),
         class_names=names,
         description=f"GOD subject {config.subject}: real fMRI, {'+'.join(config.roi)}, {train.shape[1]} voxels, "
-        f"{preprocessing(config.subject, recording.n_visual)}; test items {trials}",
+        f"{preprocessing(config.subject, recording.n_visual)}; test items {trials}{scaled}",
         simulated=False,
         roi=_area_of_voxels(recording.masks, train.shape[1]),
         xyz=recording.xyz,
