@@ -235,6 +235,13 @@ def test_a_bar_tells_that_values_lie_below_it(analysis: Analysis) -> None:
         assert bar._colorbar.extend == extend  # type: ignore[attr-defined]
 
 
+def test_words_can_be_read_on_the_palest_colour() -> None:
+    means = pd.DataFrame({"line": ["a", "b"], "side": "encoder", "area": "V1", "value": [-0.9, 0.1], "n_voxels": 5})
+    figure = figures.area_heatmap(means.assign(said="x"), ["V1"], "R²")
+    assert [text.get_color() for text in figure.axes[0].texts] == [figures.INK, "white"]
+    assert figure.axes[-1]._colorbar.extend == "min"  # type: ignore[attr-defined]
+
+
 def test_bars_and_cells_name_units_and_counts(analysis: Analysis) -> None:
     bars = figures.area_bars(maps.area_means(analysis.rois, "stimulus")).axes
     assert "units of the state per SD" in bars[0].get_xlabel() and "SD × units" in bars[1].get_xlabel()

@@ -271,7 +271,8 @@ def area_heatmap(means: pd.DataFrame, order: list[str], unit: str, signed: bool 
                 cells.pivot(index="line", columns="area", values="value").loc[lines, order], cmap, norm, aspect="auto"
             )
             for cell in cells.to_dict("records"):
-                color = "white" if abs(cell["value"]) > 0.6 * top else INK
+                strength = abs(cell["value"]) if signed else cell["value"]
+                color = "white" if strength > 0.6 * top else INK
                 x, y, said = order.index(cell["area"]), lines.index(cell["line"]), cell["said"].replace("-", "−")
                 axes.text(x, y, said, ha="center", va="center", fontsize=7, color=color)
             axes.set_yticks(range(len(lines)), lines)
