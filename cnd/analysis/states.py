@@ -10,6 +10,7 @@ items differ by what drives them and not by their draw of noise.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -200,9 +201,6 @@ class StateStore:
         """Of the typical state: the scale against which a variance counts as zero."""
         return float(np.mean(np.square(self.reference[name], dtype=np.float64)))
 
-    def remove(self, name: str) -> None:
-        (self.folder / f"{name}.f16").unlink()
-
 
 def state_name(module: str, step: int) -> str:
     """Name of a layer and step (index in the denoising) in a :class:`StateStore`."""
@@ -240,6 +238,10 @@ def record(
         drive: of all items. Without latents the generator samples by DDIM.
         noise_seeds: one starting noise each; states are averaged over them.
         folder: empty scratch folder.
+
+    Raises:
+        UserError: the disk has no room for the states.
+        FloatingPointError: a state is not finite.
     """
     n_items, kept = len(drive.condition.pooled), sorted(set(steps))
     store = StateStore(folder, n_items)
@@ -260,6 +262,12 @@ def record(
             return found
 
         item_bytes = 4 * sum(state.numel() for state in states(slice(0, 1)).values())
+        needed, free = n_items * item_bytes // 2, shutil.disk_usage(folder).free
+        if needed > free:
+            raise UserError(
+                f"{folder}: the hidden states of {n_items:,} items take {needed / 1e9:.1f} GB while the analysis runs, "
+                f"and {free / 1e9:.1f} GB are free; make room, or choose fewer analysis.layers or analysis.steps"
+            )
         size = max(1, min(sampling.batch_size, BATCH_BYTES // item_bytes))
         for start in range(0, n_items, size):
             for name, state in states(slice(start, start + size)).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,6 +151,15 @@ def test_states_are_averaged_over_noise_seeds(generator: LatentDiffusion, drive:
         found.append(stored(record(generator, [DECODER], [1], GUIDED, drive, seeds, folder), f"{DECODER}@1"))
     np.testing.assert_allclose(found[2], (found[0] + found[1]) / 2, atol=2e-3)
     assert np.abs(found[0] - found[1]).max() > 0.05
+
+
+def test_a_full_disk_is_told_before_the_work_begins(
+    generator: LatentDiffusion, drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match=r"hidden states of 5 items take .* choose fewer analysis.layers"):
+        record(generator, [DECODER], [0, 3], GUIDED, drive, [7], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_store_refuses_what_is_not_finite(tmp_path: Path):
