@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
-import shlex
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -22,8 +20,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from cnd.errors import UserError
-from reports import analysis, figures, text
-from reports.collect import Records, Trial, choose_items, metric_title, read_attention, read_images, read_sweep
+from reports import analysis, figures, provenance, text
+from reports.collect import Records, choose_items, metric_title, read_attention, read_images, read_sweep
 from reports.tables import (
     Design,
     chance,
@@ -122,10 +120,10 @@ def _content(records: Records) -> dict[str, Any]:
         "grid": _grid(records),
         "attention": _attention(records),
         "curves": _curves(records),
-        "deviations": _gathered(records, "deviations"),
-        "warnings": _gathered(records, "warnings"),
-        "data": _data(records),
-        "provenance": _provenance(records),
+        "deviations": provenance.gathered(records, "deviations"),
+        "warnings": provenance.gathered(records, "warnings"),
+        "data": provenance.data(records),
+        "provenance": provenance.provenance(records),
     }
 
 
@@ -201,7 +199,7 @@ def _grid(records: Records) -> dict[str, Any] | None:
     cells: list[dict[str, Any]] = []
     failed: list[str] = []
     for row in records.rows:
-        trial = _first(records, row.id)
+        trial = records.first(row.id)
         if trial is None or trial.folder is None:
             continue
         try:
@@ -235,12 +233,9 @@ def _curves(records: Records) -> Picture | None:
     )
 
 
-# ---------------------------------------------------------------- details
-
-
 def _attention(records: Records) -> dict[str, Any] | None:
     """Strongest concepts of the reference row for the stimuli of the image grid, and the weight of even attention."""
-    trial = _first(records, records.reference)
+    trial = records.first(records.reference)
     attention = read_attention(trial.folder) if trial and trial.folder else None
     if attention is None:
         return None
@@ -252,91 +247,6 @@ def _attention(records: Records) -> dict[str, Any] | None:
             concepts = [(str(c), float(w)) for c, w in zip(strongest["concept_name"], strongest["weight"], strict=True)]
             lines.append({"number": position + 1, "name": str(names[item]), "concepts": concepts})
     return {"lines": lines, "even": float(attention["even"].iloc[0])}
-
-
-def _gathered(records: Records, key: str) -> list[dict[str, str]]:
-    """Distinct notes of the records, each with the rows that carry it."""
-    rows_of: dict[str, list[str]] = {}
-    for trial in records.complete:
-        for note in trial.summary.get(key, []):
-            rows = rows_of.setdefault(str(note), [])
-            if trial.row not in rows:
-                rows.append(trial.row)
-    every = len({trial.row for trial in records.complete})
-    return [
-        {"note": note, "rows": "all rows" if len(rows) == every else "rows " + ", ".join(rows)}
-        for note, rows in rows_of.items()
-    ]
-
-
-def _data(records: Records) -> dict[str, Any]:
-    trial = _first(records, records.reference) or next(iter(records.complete), None)
-    facts = dict(trial.summary.get("data", {})) if trial else {}
-    description = str(facts.pop("description", ""))
-    return {
-        "description": description,
-        "facts": {key.replace("_", " "): _number(value) for key, value in facts.items()},
-    }
-
-
-def _provenance(records: Records) -> dict[str, Any]:
-    reference = _first(records, records.reference) or next(iter(records.complete), None)
-    base = _flat(reference.experiment) if reference else {}
-    return {
-        "command": _command(records),
-        "seeds": ", ".join(map(str, records.seeds)),
-        "versions": reference.summary.get("versions", {}) if reference else {},
-        "code_versions": sorted(
-            {str(t.summary["code_version"]) for t in records.complete if "code_version" in t.summary}
-        ),
-        "config": json.dumps(reference.experiment, indent=2) if reference else "",
-        "config_row": reference.row if reference else "",
-        "trials": [_trial_line(trial, base) for trial in records.trials],
-        "wall_seconds": sum(trial.seconds or 0.0 for trial in records.trials),
-    }
-
-
-def _command(records: Records) -> str:
-    """The command line that gives this sweep again, quoted for a shell."""
-    sweep = records.sweep
-    words = ["python", "sweeps/run.py", str(sweep.get("name")), "--experiment", str(sweep.get("experiment"))]
-    words += ["--seeds", str(len(records.seeds))]
-    for key, value in (sweep.get("set") or {}).items():
-        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
-    return shlex.join(words)
-
-
-def _trial_line(trial: Trial, base: dict[str, Any]) -> dict[str, Any]:
-    own = _flat(trial.experiment)
-    ignored = {"seed", "name", "description"}
-    changed = [key for key in sorted(own.keys() | base.keys()) if own.get(key) != base.get(key) and key not in ignored]
-    return {
-        "row": trial.row,
-        "seed": trial.seed,
-        "state": trial.state,
-        "key": trial.key,
-        "run_id": trial.run_id,
-        "seconds": trial.seconds,
-        "phases": trial.summary.get("seconds", {}),
-        "parameters": trial.summary.get("parameters", {}),
-        "error": trial.error,
-        "changes": [f"{key} = {own[key]}" for key in changed if key in own] if trial.experiment else [],
-    }
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _first(records: Records, row: str) -> Trial | None:
-    return next((trial for trial in records.of(row) if trial.folder is not None), None)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _seconds(value: float | None) -> str:

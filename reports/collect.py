@@ -107,6 +107,10 @@ class Records:
         """Trials of one row, by seed."""
         return [trial for trial in self.trials if trial.row == row]
 
+    def first(self, row: str) -> Trial | None:
+        """A row's trial with the lowest seed among those that left a record."""
+        return next((trial for trial in self.of(row) if trial.folder is not None), None)
+
 
 def metric_title(metric: str) -> str:
     """``nway50_top1`` to ``50-way top-1``; ``nway50_top1/resnet50`` to ``50-way top-1, resnet50``."""

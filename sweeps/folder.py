@@ -16,7 +16,8 @@ from typing import Any
 from cnd.cache import StageCache, write_json
 from cnd.config import Experiment
 from cnd.errors import UserError
-from sweeps.spec import Sweep, Trial, in_table_order
+from sweeps.spec import Sweep
+from sweeps.trials import Trial, in_table_order
 
 DEFINITION = "sweep.json"
 
@@ -33,7 +34,7 @@ class SweepFolder:
         self.output, self.name = output, name
         self._writing = threading.Lock()  # the run and its tracking thread both write trials
         self.path = output / "sweeps" / name
-        self.report = output / "reports" / f"{name}.html"
+        self.reports = (output / "reports" / f"{name}.html", output / "reports" / f"{name}-cortex.html")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -27,8 +27,9 @@ from cnd.config import Experiment, parse_assignments
 from cnd.errors import UserError
 from sweeps.folder import SweepFolder, damaged
 from sweeps.options import parse
-from sweeps.spec import Sweep, Trial, count_stages, in_table_order, load_base, load_sweep, resolve
+from sweeps.spec import Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
+from sweeps.trials import Trial, count_stages, in_table_order, resolve
 
 
 class Request:
@@ -229,14 +230,14 @@ def clean(request: Request) -> int:
     folder.definition()
     with folder.locked():
         stages = [stage for stage in folder.own_stages() if request.cache.path(*stage).exists()]
-        paths = [request.cache.path(*stage) for stage in stages] + [
-            p for p in (folder.path, folder.report) if p.exists()
-        ]
+        paths = [request.cache.path(*stage) for stage in stages]
+        paths += [path for path in (folder.path, *folder.reports) if path.exists()]
         size = sum(f.stat().st_size for path in paths for f in [path, *path.rglob("*")] if f.is_file())
         for stage in folder.own_stages() if force else []:
             request.cache.remove(*stage)
         if force:
-            folder.report.unlink(missing_ok=True)
+            for page in folder.reports:
+                page.unlink(missing_ok=True)
             shutil.rmtree(folder.path)
     if request.options.json:
         print(json.dumps({"deleted": force, "paths": [str(path) for path in paths], "bytes": size}, indent=1))

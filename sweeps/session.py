@@ -13,7 +13,7 @@ from cnd.cache import StageCache
 from sweeps.executor import Job, Resources, run_jobs
 from sweeps.folder import SweepFolder
 from sweeps.live import Board
-from sweeps.spec import Trial
+from sweeps.trials import Trial
 
 if TYPE_CHECKING:
     from cnd.tracking import Tracker

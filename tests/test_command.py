@@ -222,6 +222,7 @@ def test_clean_deletes_only_when_forced_and_only_what_no_other_sweep_uses(
     shared = next((copy / "cache" / "phase1").glob("[0-9a-f]*"))
     (other / "sweep.json").write_text(json.dumps({"stages": [["phase1", shared.name]]}))
     records = list((copy / "cache" / "record").glob("[0-9a-f]*"))
+    (copy / "reports" / "ablation_table1-smoke-cortex.html").touch()
     assert _run(copy, "clean") == 0
     listed = capsys.readouterr().out
     assert all(f"would delete {record}\n" in listed for record in records) and str(shared) not in listed

@@ -10,7 +10,8 @@ import pytest
 
 from cnd.config import Experiment, SimulatedData
 from cnd.errors import UserError
-from sweeps.spec import count_stages, find_file, in_table_order, load_base, load_sweep, resolve
+from sweeps.spec import find_file, load_base, load_sweep
+from sweeps.trials import count_stages, in_table_order, resolve
 
 # id, alpha_S, alpha_C, mask ratio, CL depth, duplicate self-contrast, score: the paper's Table 1
 TABLE1 = """

@@ -1,0 +1,99 @@
+"""Where a sweep's numbers come from: data, settings, versions, seeds and what each trial changed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from reports.collect import Records, Trial
+
+__all__ = ["data", "gathered", "provenance"]
+
+
+def gathered(records: Records, key: str) -> list[dict[str, str]]:
+    """Distinct notes of the records, each with the rows that carry it."""
+    rows_of: dict[str, list[str]] = {}
+    for trial in records.complete:
+        for note in trial.summary.get(key, []):
+            rows = rows_of.setdefault(str(note), [])
+            if trial.row not in rows:
+                rows.append(trial.row)
+    every = len({trial.row for trial in records.complete})
+    return [
+        {"note": note, "rows": "all rows" if len(rows) == every else "rows " + ", ".join(rows)}
+        for note, rows in rows_of.items()
+    ]
+
+
+def data(records: Records) -> dict[str, Any]:
+    """What the data set says of itself, ready to print."""
+    trial = _described(records)
+    facts = dict(trial.summary.get("data", {})) if trial else {}
+    description = str(facts.pop("description", ""))
+    return {
+        "description": description,
+        "facts": {key.replace("_", " "): _number(value) for key, value in facts.items()},
+    }
+
+
+def provenance(records: Records) -> dict[str, Any]:
+    """Command, seeds, versions, the reference row's settings, and a line a trial with what it changed of them."""
+    reference = _described(records)
+    base = _flat(reference.experiment) if reference else {}
+    return {
+        "command": _command(records),
+        "seeds": ", ".join(map(str, records.seeds)),
+        "versions": reference.summary.get("versions", {}) if reference else {},
+        "code_versions": sorted(
+            {str(t.summary["code_version"]) for t in records.complete if "code_version" in t.summary}
+        ),
+        "config": json.dumps(reference.experiment, indent=2) if reference else "",
+        "config_row": reference.row if reference else "",
+        "trials": [_trial_line(trial, base) for trial in records.trials],
+        "wall_seconds": sum(trial.seconds or 0.0 for trial in records.trials),
+    }
+
+
+def _described(records: Records) -> Trial | None:
+    """The trial whose settings and data are shown: the reference row's, or the first that is finished."""
+    return records.first(records.reference) or next(iter(records.complete), None)
+
+
+def _command(records: Records) -> str:
+    """The command line that gives this sweep again, quoted for a shell."""
+    sweep = records.sweep
+    words = ["python", "sweeps/run.py", str(sweep.get("name")), "--experiment", str(sweep.get("experiment"))]
+    words += ["--seeds", str(len(records.seeds))]
+    for key, value in (sweep.get("set") or {}).items():
+        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join(words)
+
+
+def _trial_line(trial: Trial, base: dict[str, Any]) -> dict[str, Any]:
+    own = _flat(trial.experiment)
+    ignored = {"seed", "name", "description"}
+    changed = [key for key in sorted(own.keys() | base.keys()) if own.get(key) != base.get(key) and key not in ignored]
+    return {
+        "row": trial.row,
+        "seed": trial.seed,
+        "state": trial.state,
+        "key": trial.key,
+        "run_id": trial.run_id,
+        "seconds": trial.seconds,
+        "phases": trial.summary.get("seconds", {}),
+        "parameters": trial.summary.get("parameters", {}),
+        "error": trial.error,
+        "changes": [f"{key} = {own[key]}" for key in changed if key in own] if trial.experiment else [],
+    }
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
