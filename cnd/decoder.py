@@ -212,6 +212,11 @@ def export_run(experiment: Experiment, cache: StageCache, fold: Fold, output: Pa
     data, trained = (cache.find(stage.name, stage.key) for stage in (fold.data, fold.phase2))
     if data is None or trained is None:
         raise UserError(f"{cache.root}: '{experiment.name}' is not trained there yet; run its sweep first")
+    if fold.latents.inputs["generator"] != generators.fingerprint(experiment.generator):
+        raise UserError(
+            f"{generators.folder(experiment.generator)}: its files are not those that '{experiment.name}' was trained "
+            "with; put those back, or run its sweep again"
+        )
     generator = generators.load(experiment.generator)
     if (trained / "unet.safetensors").exists():
         generator.unet.load_state_dict(load_file(trained / "unet.safetensors"))

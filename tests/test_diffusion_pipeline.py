@@ -253,6 +253,16 @@ def test_a_folder_that_cannot_be_written_is_told(finished: Experiment, cache: St
         export_run(finished, cache, fold_stages(finished, 0), tmp_path / "file" / "out")
 
 
+def test_a_generator_that_was_changed_since_is_told(
+    finished: Experiment, cache: StageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fold, found = fold_stages(finished, 0), generators.fingerprint(finished.generator)
+    monkeypatch.setattr(generators, "fingerprint", lambda *_: found | {"unet/config.json": "other"})
+    with pytest.raises(UserError, match="its files are not those that 'smoke' was trained with"):
+        export_run(finished, cache, fold, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_export_refuses_what_it_cannot_do(cache: StageCache, tmp_path: Path) -> None:
     smoke = load_experiment(SMOKE)
     other = override(smoke, {"seed": 99}, "test")
