@@ -30,17 +30,19 @@ def section(records: Records) -> Section | None:
     first = next((trial for trial in analysed if trial.row == records.reference), analysed[0])
     title = _title(records, first)
     try:
-        analysis, cortex = _read(first)
+        analysis = _analysis(first)
+        cortex = draw.on_cortex(analysis)
     except UserError as error:
         return Section({"title": title, "problems": [str(error)], "states": None}, None)
     difference: dict[str, Any] | None = None
     problems: list[str] = []
     if first.row == records.reference:
         difference, problems = _differences(records, analysed, (title, first.seed, analysis), cortex)
+    others, failed = _others(records, [trial for trial in analysed if trial is not first], (analysis, cortex))
     drawings = list(map(_shown, draw.drawings(analysis, cortex)))
     content = {
         "title": title,
-        "problems": problems,
+        "problems": list(dict.fromkeys(problems + failed)),
         "simulated": analysis.simulated,
         "facts": _facts(analysis),
         "notes": [str(note) for note in analysis.summary.get("notes", [])],
@@ -48,16 +50,16 @@ def section(records: Records) -> Section | None:
         "drives": [_drive(analysis, drive, drawings) for drive in analysis.drives],
         "areas": next((d for d in drawings if d["part"] == "areas"), None),
         "difference": difference,
+        "others": others,
         "tables": {drive: maps.area_means(analysis.rois, drive).to_dict("records") for drive in analysis.drives},
     }
     page = None if cortex is None else draw.interactive(analysis, cortex, f"{records.sweep.get('title', '')}: {title}")
     return Section(content, page)
 
 
-def _read(trial: Trial) -> tuple[Analysis, draw.Cortex | None]:
+def _analysis(trial: Trial) -> Analysis:
     assert trial.analysis is not None
-    analysis = maps.read_analysis(trial.analysis)
-    return analysis, draw.on_cortex(analysis)
+    return maps.read_analysis(trial.analysis)
 
 
 def _title(records: Records, trial: Trial) -> str:
@@ -100,12 +102,33 @@ def _differences(
     for trial in analysed:
         if trial.row != records.reference and trial.seed == seed:
             try:
-                rows.append((_title(records, trial), _read(trial)[0]))
+                rows.append((_title(records, trial), _analysis(trial)))
             except UserError as error:
                 problems.append(str(error))
     found, failed = differences(rows, analysis)
     drawing = _shown(difference_drawing(found, (title, analysis), cortex)) if found else None
     return drawing, problems + failed
+
+
+def _others(
+    records: Records, trials: list[Trial], first: tuple[Analysis, draw.Cortex | None]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Title and Figures 5 and 6 of the other analysed runs, as in the paper; and what could not be read.
+
+    The stimulus-driven states do not depend on the row, so those of one run are enough.
+    """
+    shown, problems = [], []
+    for trial in trials:
+        try:
+            analysis = _analysis(trial)
+            cortex = first[1] if analysis.cortex.equals(first[0].cortex) else draw.on_cortex(analysis)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if "reconstruction" in analysis.drives:
+            pictures = draw.paper_drawings(analysis, cortex, "reconstruction", maps.WEIGHT)
+            shown.append({"title": _title(records, trial), "pictures": list(map(_shown, pictures))})
+    return shown, problems
 
 
 def _facts(analysis: Analysis) -> str:

@@ -50,6 +50,8 @@ def test_section_holds_what_a_reader_needs(built: tuple[Path, Path]) -> None:
         "300 voxels, 1,200 training and 80 test items.",
         "Differences from Row 10",
         "Decoding from one area",
+        "Figures 5 and 6 of the other analysed rows (1)",
+        "Row 11: Figure 6, reconstruction-driven: raw weight by denoising step",
         "Tables by area: weights, patterns, encoding R² and share of significant voxels",
         "The sign of a component is a convention",
         "rank correlation with encoding R²",

@@ -27,6 +27,8 @@ from cnd.analysis.viewer import NamedMap, cortex_page
 
 DPI = 110
 LINE = 160  # characters of a caption below a picture
+BY: tuple[Literal["layer", "step"], ...] = ("layer", "step")
+FIGURE = {"layer": "Figure 5", "step": "Figure 6"}
 FIRST = {"reconstruction": WEIGHT, "stimulus": ENCODING}  # the paper's maps, and those that can be believed
 
 
@@ -143,17 +145,12 @@ def drawings(analysis: Analysis, cortex: Cortex | None) -> Iterator[Drawing]:
     """Every picture of an analysis, made one at a time: they are large."""
     yield states_drawing(analysis)
     for drive in analysis.drives:
+        for quantity in (WEIGHT, ENCODING, PATTERN):
+            yield from paper_drawings(analysis, cortex, drive, quantity)
         if cortex is not None:
-            for quantity in (WEIGHT, ENCODING, PATTERN):
-                yield map_drawing(analysis, cortex, drive, quantity, "layer")
-                yield map_drawing(analysis, cortex, drive, quantity, "step")
             yield inflated_drawing(analysis, cortex, drive)
-        else:
-            for quantity in (WEIGHT, ENCODING, PATTERN):
-                yield area_map_drawing(analysis, drive, quantity, "layer")
-                yield area_map_drawing(analysis, drive, quantity, "step")
-            if analysis.cortex[["x", "y", "z"]].notna().all(axis=1).any():
-                yield volume_drawing(analysis, drive)
+        elif analysis.cortex[["x", "y", "z"]].notna().all(axis=1).any():
+            yield volume_drawing(analysis, drive)
         yield area_drawing(analysis, drive)
     if analysis.areas is not None and len(analysis.areas):
         yield decoding_drawing(analysis, analysis.areas)
@@ -172,6 +169,15 @@ def states_drawing(analysis: Analysis) -> Drawing:
     )
     figure = figures.r2_heatmap(analysis.states)
     return Drawing("r2_layers_steps", "states", "Prediction of hidden states from voxels", caption, figure)
+
+
+def paper_drawings(analysis: Analysis, cortex: Cortex | None, drive: str, quantity: Quantity) -> Iterator[Drawing]:
+    """The paper's Figures 5 and 6, on the cortex or, without a surface, by area."""
+    for by in BY:
+        if cortex is None:
+            yield area_map_drawing(analysis, drive, quantity, by)
+        else:
+            yield map_drawing(analysis, cortex, drive, quantity, by)
 
 
 def map_drawing(
@@ -204,9 +210,6 @@ def area_map_drawing(analysis: Analysis, drive: str, quantity: Quantity, by: Lit
         f"{_averaged(analysis.states, by)}"
     )
     return _figure_drawing(figure, caption, drive, quantity, by)
-
-
-FIGURE = {"layer": "Figure 5", "step": "Figure 6"}
 
 
 def _figure_drawing(figure: Figure, caption: str, drive: str, quantity: Quantity, by: str) -> Drawing:
