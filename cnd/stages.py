@@ -90,7 +90,7 @@ def fold_stages(experiment: Experiment, index: int, planned: bool = False) -> Fo
             phase2=e.phase2.model_dump(mode="json"),
             shuffle_pairs=e.shuffle_pairs,
             seed=e.seed,
-            code=code("inputs.py", "pipeline.py", "phase1/model.py", "phase2", "generators"),
+            code=code("inputs.py", "decoding.py", "phase1/model.py", "phase2", "generators"),
             test_score=[e.sampling.model_dump(mode="json"), e.evaluation.model_dump(mode="json")]
             if chosen_by_test
             else None,
@@ -104,7 +104,7 @@ def fold_stages(experiment: Experiment, index: int, planned: bool = False) -> Fo
         sampling=e.sampling.model_dump(mode="json"),
         judge=None if isinstance(e.decoder, CndDecoder) else judges(e, planned)[0],  # finds classes by stimuli
         seed=e.seed,
-        code=code("inputs.py", "pipeline.py", "phase2/sampling.py", "phase2/model.py", "generators", "baselines"),
+        code=code("inputs.py", "decoding.py", "phase2/sampling.py", "phase2/model.py", "generators", "baselines"),
     )
     return Fold(index, data_stage, latents, pretrain, phase1, phase2, sample)
 
@@ -126,7 +126,7 @@ def _phase1_stages(e: Experiment, data_stage: Stage, planned: bool) -> tuple[Sta
     """Pre-training on the unlabelled pools, which folds and subjects may share, and tuning on the training set."""
     settings = e.phase1.model_dump(mode="json", exclude={"pretrain_epochs", "tune_epochs", "initial_weights"})
     initial = _checkpoint_hash(e.phase1.initial_weights)
-    version = code("inputs.py", "pipeline.py", "phase1")
+    version = code("inputs.py", "decoding.py", "phase1")
     common = dict(encoder=e.encoder.model_dump(mode="json"), phase1=settings, seed=e.seed, code=version)
     pretrain = None
     pool = data.pool_fingerprint(e.data, planned)
