@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cnd.config import CndDecoder, Experiment
+from cnd.config import CndDecoder, DitGenerator, Experiment
 
 PAPER: dict[str, Any] = {
     "encoder.patch_size": 16,
@@ -59,4 +59,9 @@ def warnings_of(experiment: Experiment) -> list[str]:
         warnings.append("Transductive: Phase 1 was trained on test-set fMRI.")
     if experiment.phase2.checkpoint == "test_best":
         warnings.append("Optimistic: the Phase 2 checkpoint was chosen by its score on the test set.")
+    if isinstance(experiment.generator, DitGenerator):
+        warnings.append(
+            "A different method: DiT has no cross-attention, so the decoded vector replaces the class vector and the "
+            "context tokens are not used."
+        )
     return warnings

@@ -51,8 +51,6 @@ class Run(Decoding):
         notes = []
         if not dataset.train.images.size:
             notes.append("Labels without images: Phase 2 learned from images that the generator drew of each class.")
-        if self.generator.note:
-            notes.append(self.generator.note)
         if not isinstance(self.experiment.data, SimulatedData):
             from cnd.data.hcp import describe_pool
 
@@ -122,12 +120,16 @@ class Run(Decoding):
 
 
 def check(experiment: Experiment) -> None:
-    """Look at the experiment's data before anything runs; loads no torch.
+    """Look at the experiment's files before anything runs; loads torch only for a checkpoint to start from.
 
     Raises:
-        UserError: a data file is missing or malformed.
+        UserError: a data file or a checkpoint is missing or malformed.
     """
     data.check(experiment.data)
+    if experiment.phase1.initial_weights is not None:
+        from cnd.phase1.checkpoints import check_initial_weights
+
+        check_initial_weights(experiment.encoder, experiment.phase1.initial_weights)
 
 
 def warm_up() -> None:

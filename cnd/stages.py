@@ -109,12 +109,18 @@ def fold_stages(experiment: Experiment, index: int, planned: bool = False) -> Fo
     return Fold(index, data_stage, latents, pretrain, phase1, phase2, sample)
 
 
-def _checkpoint_hash(path: Path | None) -> str | None:
+def _checkpoint_hash(path: Path | None, planned: bool) -> str | None:
     if path is None:
         return None
-    if not path.is_file():
-        raise UserError(f"{path}: no such file (phase1.initial_weights); give the path of an encoder checkpoint")
-    return file_hash(path)
+    if path.is_file():
+        return file_hash(path)
+    if planned:
+        return str(path)
+    raise UserError(_no_checkpoint(path))
+
+
+def _no_checkpoint(path: Path) -> str:
+    return f"{path}: no such file (phase1.initial_weights); give the path of an encoder checkpoint"
 
 
 def judges(e: Experiment, planned: bool = False) -> list[Any]:
@@ -125,7 +131,7 @@ def judges(e: Experiment, planned: bool = False) -> list[Any]:
 def _phase1_stages(e: Experiment, data_stage: Stage, planned: bool) -> tuple[Stage | None, Stage]:
     """Pre-training on the unlabelled pools, which folds and subjects may share, and tuning on the training set."""
     settings = e.phase1.model_dump(mode="json", exclude={"pretrain_epochs", "tune_epochs", "initial_weights"})
-    initial = _checkpoint_hash(e.phase1.initial_weights)
+    initial = _checkpoint_hash(e.phase1.initial_weights, planned)
     version = code("inputs.py", "decoding.py", "phase1")
     common = dict(encoder=e.encoder.model_dump(mode="json"), phase1=settings, seed=e.seed, code=version)
     pretrain = None
@@ -186,6 +192,8 @@ def missing(experiment: Experiment) -> list[str]:
     """For each file that is not there: what to get, where to get it and where to put it, in one line."""
     parts = [data.missing(experiment.data), generators.missing(experiment.generator)]
     parts += [classifier_files.missing(c) for c in experiment.evaluation.classifiers]
+    checkpoint = experiment.phase1.initial_weights
+    parts.append(_no_checkpoint(checkpoint) if checkpoint and not checkpoint.is_file() else None)
     return [part for part in parts if part]
 
 

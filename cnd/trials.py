@@ -12,12 +12,21 @@ from cnd.errors import UserError
 def find_trial(output: Path, run_id: str) -> tuple[Path, dict[str, Any]]:
     """The file of the one finished trial that is meant, and its content.
 
+    Args:
+        output: the ``--output`` folder.
+        run_id: a trial's name, or the first characters, at least four, of MLflow's id.
+
     Raises:
         UserError: none, several, or one that is not finished.
     """
     files = sorted(output.glob("sweeps/*/trials/*.json"))
     known = {path: json.loads(path.read_text(encoding="utf-8")) for path in files}
-    found = {p: t for p, t in known.items() if p.stem == run_id or str(t.get("run_id") or "").startswith(run_id)}
+    begins = run_id if len(run_id) >= 4 else None
+    found = {
+        path: trial
+        for path, trial in known.items()
+        if path.stem == run_id or (begins and str(trial.get("run_id") or "").startswith(begins))
+    }
     if not found:
         names = ", ".join(sorted({path.stem for path in files})[:8]) or "none"
         raise UserError(f"{run_id}: no such run below {output}; there are {names} (give --output, or an id of MLflow)")

@@ -270,4 +270,7 @@ def read_images(folder: Path, items: list[int], sample: int = 0) -> dict[str, li
 def read_attention(folder: Path) -> pd.DataFrame | None:
     """Mean attention over the concept bank, a line an item and concept; None where the decoder has none."""
     path = folder / "attention.parquet"
-    return pd.read_parquet(path, columns=ATTENTION_COLUMNS) if path.exists() else None
+    if not path.exists():
+        return None
+    table = pd.read_parquet(path)
+    return table[ATTENTION_COLUMNS] if set(ATTENTION_COLUMNS) <= set(table) else None  # a record of older code

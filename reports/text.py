@@ -84,6 +84,11 @@ def badges(records: Records) -> list[Badge]:
     if any(_setting(e, "phase2", "checkpoint") == "test_best" for e in experiments):
         text = "The checkpoint was chosen by its score on the test set, so scores are optimistic."
         found.append(Badge("TEST-SET CHECKPOINT", text))
+    if any(_setting(e, "generator", "kind") == "dit" for e in experiments):
+        text = (
+            "DiT has no cross-attention: the decoded vector replaces the class vector. This is not the paper's method."
+        )
+        found.append(Badge("A DIFFERENT METHOD", text))
     n_samples = int(records.items["sample"].nunique())
     if n_samples > 1:
         text = (

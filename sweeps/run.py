@@ -25,6 +25,7 @@ if __name__ == "__main__":  # Python put sweeps/ first, where our file names cou
 from cnd.cache import StageCache
 from cnd.config import Experiment, parse_assignments
 from cnd.errors import UserError
+from cnd.paper import warnings_of
 from sweeps.folder import SweepFolder, damaged
 from sweeps.options import parse
 from sweeps.spec import Sweep, load_base, load_sweep
@@ -78,6 +79,7 @@ class Request:
             "trials": [self._planned(trial) for trial in in_table_order(self.sweep, trials) if not trial.control],
             "controls": [self._planned(trial) for trial in in_table_order(self.sweep, trials) if trial.control],
             "stages": count_stages(trials),
+            "warnings": warnings_for(trials),
             "expected_minutes": round(len(missing) * self.expected_seconds() / 60 / at_once, 1),
         }
 
@@ -89,6 +91,11 @@ class Request:
         done = self.cache.has("record", trial.key)
         settings = {"settings": trial.settings, "label": trial.label, "done": done}
         return {"row": trial.row, "seed": trial.seed, "key": trial.key, **settings}
+
+
+def warnings_for(trials: list[Trial]) -> list[str]:
+    """What a reader must know before believing the scores of these trials, each sentence once."""
+    return list(dict.fromkeys(warning for trial in trials for warning in warnings_of(trial.experiment)))
 
 
 def n_cpus() -> int:
@@ -160,7 +167,7 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
         content = {"sweep": request.sweep.name, "experiment": request.base.name, "trials": known}
         print(json.dumps(content | {"report": str(path) if path else None, "mlflow": uri}, indent=1))
     elif path:
-        print(result_text(request.sweep, result_table(folder.output, folder.path)))
+        print(result_text(request.sweep, result_table(folder.output, folder.path), warnings_for(trials)))
     for trial in known:
         if trial["state"] == "failed":
             name = f"{trial['row']}-seed{trial['seed']}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnd.cache import StageCache
+from cnd.paper import warnings_of
 from sweeps.executor import Job, Resources, run_jobs
 from sweeps.folder import SweepFolder
 from sweeps.live import Board
@@ -82,6 +83,8 @@ class Scribe:
             params |= _flat(trial)
             stages = {name: ",".join(trial.keys(name)) for name, _ in trial.stages}
             tags = {f"stage.{name}.key": keys for name, keys in stages.items()}
+            if warnings := warnings_of(trial.experiment):
+                tags["warnings"] = "\n".join(warnings)
             self._runs[trial.name] = tracker.start(trial.name, trial.key, params, tags)
             self.folder.write(trial, run_id=self._runs[trial.name])
 

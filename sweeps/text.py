@@ -32,16 +32,18 @@ def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int) -> str:
         f"experiment {plan['experiment']}: {rows} and {_count(len(plan['controls']), 'control trial')}; "
         f"{n_done} of {len(trials)} are done\n"
         f"distinct stages: {stages}\n"
-        f"expected: {plan['expected_minutes']:g} minutes, {_count(at_once, 'trial')} at once\n\n"
+        f"expected: {plan['expected_minutes']:g} minutes, {_count(at_once, 'trial')} at once\n"
+        f"{_lines(plan['warnings'])}\n"
         f"{columns(lines)}\n"
     )
 
 
-def result_text(sweep: Sweep, table: pd.DataFrame) -> str:
+def result_text(sweep: Sweep, table: pd.DataFrame, warnings: list[str]) -> str:
     """The result table: scores with 95 % intervals, differences from the reference row, the paper's figures.
 
     Args:
         table: of :func:`reports.build.result_table`.
+        warnings: what must be known before the scores are believed.
     """
     head = [table.attrs.get("metric", "score") + " % [95 %]", f"vs row {sweep.reference} [95 %]", "paper %", ""]
     lines = [["row", "", *(column.title for column in sweep.columns), *head]]
@@ -51,7 +53,11 @@ def result_text(sweep: Sweep, table: pd.DataFrame) -> str:
         difference = _interval(line["difference"], line["difference_low"], line["difference_high"], "+")
         paper = "" if line["paper"] != line["paper"] else f"{line['paper']:g}"
         lines.append([str(line["row"]), line["label"], *shown, score, difference, paper, line["state"]])
-    return columns(lines)
+    return f"{columns(lines)}\n{_lines(warnings)}".rstrip()
+
+
+def _lines(texts: list[str]) -> str:
+    return "".join(f"{text}\n" for text in texts)
 
 
 def _interval(value: float, low: float, high: float, sign: str = "") -> str:

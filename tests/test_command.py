@@ -84,7 +84,16 @@ def test_help_names_the_sweeps_and_the_experiments() -> None:
 def test_the_plan_of_the_real_pipeline_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *SWEEP, "--json", "--output", str(tmp_path)]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert set(plan) == {"sweep", "experiment", "trials", "controls", "stages", "expected_minutes", "missing"}
+    assert set(plan) == {
+        "sweep",
+        "experiment",
+        "trials",
+        "controls",
+        "stages",
+        "expected_minutes",
+        "missing",
+        "warnings",
+    }
     assert plan["missing"] == []
     assert [t["row"] for t in plan["trials"]] == [str(i) for i in range(16)] and plan["stages"]["phase1"] == 11
     assert [t["row"] for t in plan["controls"]] == ["ridge", "shuffled", "oracle"]
@@ -107,6 +116,25 @@ def test_a_plan_without_the_files_says_what_is_missing(tmp_path: Path, capsys: p
             assert what in told.err
         assert main([*words[1:]]) == 2  # to run it is refused in one line
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_plan_names_a_missing_checkpoint_and_what_is_another_method(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edits = ["--set", f"phase1.initial_weights={tmp_path}/gone.pth", "--set", "generator={kind: dit, path: gone}"]
+    assert main(["plan", "ablation_table1", "--experiment", "god", *edits, "--output", str(tmp_path)]) == 2
+    told = capsys.readouterr()
+    assert "A different method" in told.out and f"missing: {tmp_path}/gone.pth: no such file" in told.err
+
+
+def test_a_checkpoint_that_does_not_fit_is_told_before_any_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.pth").write_bytes(b"not a checkpoint")
+    words = [*SWEEP, "--rows", "10", "--set", f"phase1.initial_weights={tmp_path}/other.pth"]
+    assert main([*words, "--output", str(tmp_path)]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path}/other.pth:") and not (tmp_path / "cache").exists()
 
 
 def test_parsing() -> None:
@@ -182,8 +210,8 @@ def test_the_result_table_as_text(finished: Path) -> None:
     from reports.build import result_table
 
     request = _request(finished, "8,10")
-    lines = result_text(request.sweep, result_table(finished, request.folder.path)).splitlines()
-    assert [line.split()[0] for line in lines] == ["row", "8", "10", "ridge", "shuffled", "oracle"]
+    lines = result_text(request.sweep, result_table(finished, request.folder.path), ["Optimistic."]).splitlines()
+    assert [line.split()[0] for line in lines] == ["row", "8", "10", "ridge", "shuffled", "oracle", "Optimistic."]
     assert "paper %" in lines[0] and lines[1].endswith("7.92") and "vs row 10" in lines[0]
 
 

@@ -213,10 +213,18 @@ def test_headline_says_what_the_numbers_say(tmp_path: Path, levels: dict[str, fl
 def test_badges_are_loud_about_optimism(tmp_path: Path) -> None:
     sweep_dir = finished_sweep(
         tmp_path, ROWS[1:2], n_samples=5, simulated=False,
-        experiment={"phase1": {"enabled": True, "transductive": True}, "phase2": {"checkpoint": "test_best"}},
+        experiment={"phase1": {"enabled": True, "transductive": True}, "phase2": {"checkpoint": "test_best"},
+                    "generator": {"kind": "dit"}},
     )  # fmt: skip
     page = Page(build_report(tmp_path, sweep_dir))
-    for words in ["TRANSDUCTIVE", "TEST-SET CHECKPOINT", "BEST-OF-5 IS OPTIMISTIC", "first of 5 samples", "best of 5"]:
+    for words in [
+        "TRANSDUCTIVE",
+        "TEST-SET CHECKPOINT",
+        "A DIFFERENT METHOD",
+        "BEST-OF-5 IS OPTIMISTIC",
+        "first of 5 samples",
+        "best of 5",
+    ]:
         assert words in page.text
     assert "SIMULATED" not in page.text
 

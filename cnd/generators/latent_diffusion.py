@@ -104,16 +104,11 @@ def _reason(error: Exception) -> str:
 
 
 class LatentDiffusion(nn.Module):
-    """Implements :class:`cnd.protocols.Generator`.
-
-    Attributes:
-        note: what a report must say beside results of this generator; None: nothing.
-    """
+    """Implements :class:`cnd.protocols.Generator`."""
 
     concept_bank: Tensor
     null_class: Tensor
     alphas_cumprod: Tensor
-    note: str | None = None
 
     def __init__(self, vae: Any, unet: Any, scheduler: DDIMScheduler, class_table: Tensor) -> None:
         super().__init__()

@@ -52,12 +52,27 @@ def load_initial_weights(model: MaskedAutoencoder, path: Path) -> None:
     Raises:
         UserError: the file cannot be read, or is of a network of another size; names file, key and remedy.
     """
+    tensors = _fitting(model, path)
+    _drop_known_positions(model, tensors)
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+
+
+def check_initial_weights(config: EncoderConfig, path: Path) -> None:
+    """See before anything is trained that networks of this configuration can start from the checkpoint.
+
+    Raises:
+        UserError: as :func:`load_initial_weights`.
+    """
+    _fitting(MaskedAutoencoder(config, n_voxels=config.patch_size), path)  # any number of voxels will do
+
+
+def _fitting(model: MaskedAutoencoder, path: Path) -> dict[str, Tensor]:
+    """The checkpoint's tensors under our names, checked against the model."""
     tensors, heads = read_checkpoint(path)
     if any(name.startswith("patch_embed.proj.") for name in tensors):
         tensors = from_mindvis(tensors)
     _check(path, model, tensors, heads)
-    _drop_known_positions(model, tensors)
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return tensors
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, int]]:

@@ -134,9 +134,9 @@ def test_predicted_noise_depends_on_what_conditions_it_and_carries_gradients(cas
     context, pooled = torch.autograd.grad(predicted.square().sum(), leaves, allow_unused=True)
     assert pooled.abs().max() > 0
     if isinstance(config, DitGenerator):
-        assert context is None and "different method" in generator.note
+        assert context is None
     else:
-        assert context.abs().max() > 0 and generator.note is None
+        assert context.abs().max() > 0
 
 
 def test_items_of_a_batch_do_not_touch_each_other(case):
