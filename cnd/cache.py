@@ -170,6 +170,9 @@ def _seal(folder: Path) -> None:
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     files = {name: {"size": (folder / name).stat().st_size, "sha256": _read_and_hash(folder / name)} for name in names}
     write_json(folder / MANIFEST, {"files": files})
+    mode = (folder / MANIFEST).stat().st_mode
+    for name in names:
+        (folder / name).chmod(mode)  # safetensors lets nobody else read its files, but a lab may share a cache
     for name in [*names, MANIFEST, "."]:
         _sync(folder / name)
 

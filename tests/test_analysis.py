@@ -103,6 +103,15 @@ def test_voxels_that_read_the_class_explain_the_class_driven_states(
     assert (summary["n_train"], summary["n_test"], summary["n_folds"]) == (24, 36, 3)
     assert summary["surface"] is None and summary["modules"]["encoder 4"] == "down_blocks.0.resnets.0"
     assert any("circular" in note for note in summary["notes"])
+    assert not any("categories:" in note for note in summary["notes"])
+
+
+def test_two_categories_can_show_little_and_the_analysis_says_so(folds: list[Callable[[], FoldInputs]], tmp_path: Path):
+    inputs = folds[0]()
+    train, test = (replace(part, category=part.category % 2) for part in (inputs.dataset.train, inputs.dataset.test))
+    two = replace(inputs, dataset=replace(inputs.dataset, train=train, test=test))
+    analyse(CONFIG.model_copy(update={"layers": (9,), "drives": ("stimulus",)}), SAMPLING, 0, [lambda: two], tmp_path)
+    assert any(note.startswith("Only 2 categories:") for note in tables.read_summary(tmp_path)["notes"])
 
 
 def test_the_same_seed_gives_the_same_bytes(folds: list[Callable[[], FoldInputs]], tmp_path: Path):

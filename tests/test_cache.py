@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from cnd.cache import StageCache, code_version, content_hash, file_hash
 from cnd.errors import UserError
@@ -37,6 +39,19 @@ def test_a_result_is_built_once_and_found_with_its_description(cache: StageCache
     assert first == again == cache.find("phase1", "k") and cache.has("phase1", "k")
     assert (first / "parts" / "result.txt").read_text() == "one"
     assert '"seed": 3' in (first / "stage.json").read_text()
+
+
+def test_others_may_read_what_the_umask_lets_them(cache: StageCache) -> None:
+    def make(folder: Path) -> None:
+        save_file({"x": np.zeros(3)}, folder / "x.safetensors")
+        assert (folder / "x.safetensors").stat().st_mode & 0o077 == 0  # what the library does
+
+    before = os.umask(0o027)
+    try:
+        result = cache.build("phase1", "k", {}, make)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in result.iterdir()} == {0o640}
 
 
 @pytest.mark.parametrize("damage", ["change", "truncate", "delete", "manifest"])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cnd.generators.latent_diffusion import LatentDiffusion
 
 RECORDING = 0.7  # expected share of the time
+FEW_CATEGORIES = 10  # fewer ask for a warning
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,11 @@ def _summary(
     fewest = min(train for train, _ in counts)
     if fewest <= config.n_components:
         notes.append(f"{fewest} training items allow at most {fewest - 1} components, not {config.n_components}.")
+    n_categories = len(np.unique(dataset.train.category))
+    if n_categories < FEW_CATEGORIES:
+        notes.append(
+            f"Only {n_categories} categories: what passes its null may tell which of them an item is, and no more."
+        )
     constant = [cell for cell, tally in tallies.cells.items() if not tally.alpha[0].size]
     if constant:
         notes.append(f"{len(constant)} of {len(tallies.cells)} states do not differ between items and have no R^2.")

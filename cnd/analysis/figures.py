@@ -263,7 +263,8 @@ def area_heatmap(means: pd.DataFrame, order: list[str], unit: str, signed: bool 
     top = norm.vmax or 1.0
     counts = means.drop_duplicates("area").set_index("area")["n_voxels"]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.9, len(sides) * (0.45 * len(lines) + 0.9) + 1.0))
+        width = min(9.9, 5.0 + 0.35 * len(order))
+        figure = Figure(figsize=(width, len(sides) * (0.45 * len(lines) + 0.9) + 1.0))
         axes_of = list(figure.subplots(len(sides), 1, squeeze=False, sharex=True)[:, 0])
         for side, axes in zip(sides, axes_of, strict=True):
             cells = means[means["side"] == side]
@@ -283,7 +284,7 @@ def area_heatmap(means: pd.DataFrame, order: list[str], unit: str, signed: bool 
         axes_of[-1].set_xticks(range(len(order)), names, rotation=45, ha="right")
         below = not signed and bool((means["value"] < 0).any())
         bar = figure.colorbar(
-            ScalarMappable(norm, cmap), ax=axes_of, location="bottom", shrink=0.5, aspect=42,
+            ScalarMappable(norm, cmap), ax=axes_of, location="bottom", shrink=5.0 / width, aspect=42,
             extend="min" if below else "neither",
         )  # fmt: skip
         bar.set_label(unit)

@@ -287,7 +287,7 @@ def _denoise(
     if drive.latents is None:
         generator.sample(drive.condition, noise, sampling.steps, sampling.guidance)
         return
-    generator.scheduler.set_timesteps(sampling.steps, device=device)
+    timesteps = generator.timesteps(sampling.steps)
     for step in steps:
-        timesteps = generator.scheduler.timesteps[step].expand(n_items)
-        generator.predict_noise(generator.add_noise(drive.latents, noise, timesteps), timesteps, drive.condition)
+        at = timesteps[step].expand(n_items)
+        generator.predict_noise(generator.add_noise(drive.latents, noise, at), at, drive.condition)

@@ -20,7 +20,7 @@ class AnalysisConfig(Config):
     modules: tuple[str, ...] | None = None  # module paths of the UNet; replaces ``layers``
     steps: tuple[Fraction, ...] = (0.0, 0.2, 0.6, 1.0)  # of the denoising: 0, 50, 150, 250 of 250
     drives: tuple[Literal["reconstruction", "stimulus"], ...] = ("reconstruction", "stimulus")
-    noise_seeds: Positive = 1  # hidden states are averaged over them
+    noise_seeds: Positive = 3  # hidden states are averaged over them
     n_components: Positive = 300  # of the PCA; fewer where there are fewer training items
     alphas: tuple[Rate, ...] = (1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
     n_splits: Annotated[int, Field(ge=2)] = 5  # cross-validation over training categories

@@ -24,8 +24,8 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel  # isort: skip  # imp
 class DiffusionTransformer(LatentDiffusion):
     """Implements :class:`cnd.protocols.Generator`; ``unet`` is the transformer.
 
-    It has no cross-attention: the decoded vector replaces the class vector, and the context tokens are not used. That is
-    a different method from the paper's, and :func:`cnd.paper.warnings_of` says so wherever it is reported.
+    It has no cross-attention: the decoded vector replaces the class vector, and the context tokens are not used. That
+    is a different method from the paper's, and :func:`cnd.paper.warnings_of` says so wherever it is reported.
     """
 
     @classmethod
