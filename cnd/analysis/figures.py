@@ -223,7 +223,7 @@ def area_bars(areas: pd.DataFrame) -> Figure:
     panels = [
         ("weight", "raw weight", "mean |W|,\nunits of the state per SD", 1.0),
         ("pattern", "Haufe pattern", "mean |pattern|,\nSD × units of the state", 1.0),
-        ("encoding_r2", "encoding R²", "held-out R² of a voxel", 1.0),
+        ("encoding_r2", "encoding R²", "held-out R²\nof a voxel", 1.0),
         ("share_significant", "significant voxels", "% of voxels, by FDR", 100.0),
     ]
     counts = areas.drop_duplicates("area").set_index("area")["n_voxels"]
@@ -263,13 +263,15 @@ def area_heatmap(means: pd.DataFrame, order: list[str], unit: str, signed: bool 
     top = norm.vmax or 1.0
     counts = means.drop_duplicates("area").set_index("area")["n_voxels"]
     with mpl.rc_context(STYLE):
-        width = min(9.9, 5.0 + 0.35 * len(order))
-        figure = Figure(figsize=(width, len(sides) * (0.45 * len(lines) + 0.9) + 1.0))
+        figure = Figure(figsize=(9.9, len(sides) * (0.45 * len(lines) + 0.9) + 1.0))
         axes_of = list(figure.subplots(len(sides), 1, squeeze=False, sharex=True)[:, 0])
         for side, axes in zip(sides, axes_of, strict=True):
             cells = means[means["side"] == side]
             axes.imshow(
-                cells.pivot(index="line", columns="area", values="value").loc[lines, order], cmap, norm, aspect="auto"
+                cells.pivot(index="line", columns="area", values="value").loc[lines, order],
+                cmap,
+                norm,
+                aspect="auto" if len(order) > 6 else 0.35,  # height by width of a cell; few are not stretched
             )
             for cell in cells.to_dict("records"):
                 strength = abs(cell["value"]) if signed else cell["value"]
@@ -284,7 +286,7 @@ def area_heatmap(means: pd.DataFrame, order: list[str], unit: str, signed: bool 
         axes_of[-1].set_xticks(range(len(order)), names, rotation=45, ha="right")
         below = not signed and bool((means["value"] < 0).any())
         bar = figure.colorbar(
-            ScalarMappable(norm, cmap), ax=axes_of, location="bottom", shrink=5.0 / width, aspect=42,
+            ScalarMappable(norm, cmap), ax=axes_of, location="bottom", shrink=0.5, aspect=42,
             extend="min" if below else "neither",
         )  # fmt: skip
         bar.set_label(unit)
