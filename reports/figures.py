@@ -14,21 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-mpl.use("Agg")
+from cnd.analysis.figures import BLUE, GREY, INK, ORANGE, STYLE
 
-# Okabe and Ito's palette: told apart with any kind of colour vision
-BLUE, ORANGE, GREEN, RED, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#B3430E", "#9AA0A6", "#222222"
-STYLE: Any = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#666666",
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "figure.facecolor": "white",
-    "figure.constrained_layout.use": True,
-}
+GREEN, RED = "#009E73", "#B3430E"  # of the same palette as the other colours
 MOST_POINTS = 400  # of one learning curve
 
 

@@ -21,7 +21,7 @@ from cnd.analysis.sheets import Sheet
 
 mpl.use("Agg")
 
-BLUE, ORANGE, GREY, INK = "#0072B2", "#E69F00", "#9AA0A6", "#222222"  # Okabe and Ito's palette
+BLUE, ORANGE, GREY, INK = "#0072B2", "#E69F00", "#9AA0A6", "#222222"  # Okabe and Ito: any kind of colour vision
 SIDE_COLORS = {"encoder": BLUE, "decoder": ORANGE}
 EMPTY, HIDDEN, PALE = "#ececec", "#a3b1c0", "#f0d9d0"  # cortex without voxels; voxels not shown; not shown, signed
 STYLE: Any = {
