@@ -19,6 +19,9 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+import cnd.analysis
+import cnd.statistics
+from cnd.cache import code_version, content_hash, file_hash
 from cnd.errors import UserError
 from reports import analysis, figures, provenance, text
 from reports.collect import Records, choose_items, metric_title, read_attention, read_images, read_sweep
@@ -49,12 +52,13 @@ class Picture(NamedTuple):
     width: int  # px at which its text has the size of the page's
 
 
-def build_report(output: Path, sweep_dir: Path) -> Path:
+def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) -> Path:
     """Compute the report of whatever the sweep has finished so far, and write it.
 
     Args:
         output: the ``--output`` folder.
         sweep_dir: ``output/sweeps/<sweep>-<experiment>``.
+        unless_current: leave the report that is there if it would be the same but for its date.
 
     Returns:
         ``output/reports/<sweep>-<experiment>.html``.
@@ -62,6 +66,11 @@ def build_report(output: Path, sweep_dir: Path) -> Path:
     Raises:
         UserError: there is no readable sweep.json.
     """
+    path = output / "reports" / f"{sweep_dir.name}.html"
+    page = path.with_name(f"{sweep_dir.name}-cortex.html")
+    inputs = _inputs(sweep_dir)
+    if unless_current and _is_current(path, page, inputs):
+        return path
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -77,17 +86,30 @@ def build_report(output: Path, sweep_dir: Path) -> Path:
     }
     records = read_sweep(output, sweep_dir)
     analysed = analysis.section(records)
-    path = output / "reports" / f"{sweep_dir.name}.html"
-    page = path.with_name(f"{sweep_dir.name}-cortex.html")
     found: dict[str, Any] = {"analysis": None, "analysis_page": None}
     if analysed is not None:
         found = {"analysis": analysed.content, "analysis_page": page.name if analysed.page else None}
-    html = environment.get_template("report.html").render(_content(records) | found)
+    html = environment.get_template("report.html").render(_content(records) | found | {"inputs": inputs})
     path.parent.mkdir(parents=True, exist_ok=True)
     if analysed is not None and analysed.page:
         _write(page, analysed.page)
     _write(path, html)
     return path
+
+
+def _inputs(sweep_dir: Path) -> str:
+    """Hash of what a report is made of: the code, the sweep, its trials; their records never change."""
+    files = [sweep_dir / "sweep.json", *sorted(sweep_dir.glob("trials/*.json"))]
+    contents = [file_hash(file) for file in files if file.is_file()]
+    templates = [file_hash(file) for file in sorted(TEMPLATES.iterdir())]
+    return content_hash([code_version(TEMPLATES.parent, cnd.analysis, cnd.statistics), templates, contents])
+
+
+def _is_current(path: Path, page: Path, inputs: str) -> bool:
+    if not path.is_file():
+        return False
+    html = path.read_text(encoding="utf-8")
+    return f'<meta name="inputs" content="{inputs}">' in html and (page.is_file() or page.name not in html)
 
 
 def _write(path: Path, html: str) -> None:

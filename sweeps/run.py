@@ -162,7 +162,8 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
 
     folder = request.folder
     known = [folder.read(trial.name) for trial in trials]
-    path = build_report(folder.output, folder.path) if any(t["state"] == "complete" for t in known) else None
+    complete = any(trial["state"] == "complete" for trial in known)
+    path = build_report(folder.output, folder.path, unless_current=True) if complete else None
     if request.options.json:
         content = {"sweep": request.sweep.name, "experiment": request.base.name, "trials": known}
         print(json.dumps(content | {"report": str(path) if path else None, "mlflow": uri}, indent=1))

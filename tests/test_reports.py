@@ -210,6 +210,20 @@ def test_headline_says_what_the_numbers_say(tmp_path: Path, levels: dict[str, fl
     assert words in headline_of(tmp_path, sweep_dir)
 
 
+def test_a_report_that_is_current_is_left_alone(tmp_path: Path) -> None:
+    sweep_dir = finished_sweep(tmp_path, ROWS[:2])
+    path = build_report(tmp_path, sweep_dir)
+
+    def is_left_alone() -> bool:
+        path.write_text(path.read_text() + "<!-- marked -->")
+        return build_report(tmp_path, sweep_dir, unless_current=True).read_text().endswith("<!-- marked -->")
+
+    assert is_left_alone()
+    write_trial(sweep_dir, ROWS[1]["id"], 0, state="failed", error="RuntimeError: no")
+    assert not is_left_alone() and is_left_alone()
+    assert not build_report(tmp_path, sweep_dir).read_text().endswith("<!-- marked -->")
+
+
 def test_badges_are_loud_about_optimism(tmp_path: Path) -> None:
     sweep_dir = finished_sweep(
         tmp_path, ROWS[1:2], n_samples=5, simulated=False,
