@@ -141,7 +141,8 @@ def _summary(
     config: AnalysisConfig, dataset: FmriDataset, tallies: Tallies, counts: list[tuple[int, int]]
 ) -> dict[str, Any]:
     drives = {cell.drive for cell in tallies.cells}
-    notes = ["All items start from the same noise, so their states differ only by what drives them."]
+    averaged = f" (states are averaged over {config.noise_seeds} noise seeds)" if config.noise_seeds > 1 else ""
+    notes = [f"All items start from the same noise{averaged}, so their states differ only by what drives them."]
     if "reconstruction" in drives:
         notes.append(
             "Drive reconstruction is the paper's and circular: the condition that steers the states was decoded from "
