@@ -61,7 +61,7 @@ def fingerprint(config: DataConfig, planning: bool = False) -> dict[str, Any]:
     if isinstance(config, SimulatedData):
         weights = file_hash(HERE / "weights" / "visual_network" / "model.safetensors")
         return config.model_dump(mode="json") | {
-            "code": code_version(HERE / "simulated.py", HERE / "stimuli.py"),
+            "code": code_version(HERE / "simulated.py", HERE / "cortex.py", HERE / "stimuli.py"),
             "network": weights,
         }
     module = _module(config)

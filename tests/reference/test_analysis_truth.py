@@ -23,6 +23,7 @@ from cnd.analysis.states import Cell
 from cnd.analysis.tallies import Tallies
 from cnd.config import AnalysisConfig, EmbeddedGenerator, SamplingConfig, SimulatedData
 from cnd.data import simulated
+from cnd.data.cortex import Cortex, build_cortex
 from cnd.protocols import FmriDataset
 
 DATA = SimulatedData(n_voxels=400, images_per_category=2, test_images_per_category=2, n_unlabelled=0, snr=0.2)
@@ -32,12 +33,12 @@ GROUPS = dict.fromkeys(("V1", "V2", "V3"), "early") | dict.fromkeys(("ventral", 
 
 
 @pytest.fixture(scope="module")
-def cortex() -> simulated.Cortex:
-    return simulated.build_cortex(DATA.n_voxels, simulated._rng(DATA, "voxels"))
+def cortex() -> Cortex:
+    return build_cortex(DATA.n_voxels, simulated._rng(DATA, "voxels"))
 
 
 @pytest.fixture(scope="module")
-def outcome(cortex: simulated.Cortex, tmp_path_factory: pytest.TempPathFactory):
+def outcome(cortex: Cortex, tmp_path_factory: pytest.TempPathFactory):
     """Data with areas joined to groups, what the analysis was given to decode, and its folder."""
     dataset = replace(simulated.simulate(DATA), roi=[GROUPS.get(area, "other") for area in cortex.area])
     generator = generators.load(EmbeddedGenerator(name="simulated"))
@@ -88,7 +89,7 @@ def test_shuffled_pairs_give_nothing(outcome: tuple[FmriDataset, dict, Path]):
 
 
 def test_patterns_find_the_voxels_with_signal_and_raw_weights_mislead(
-    outcome: tuple[FmriDataset, dict, Path], cortex: simulated.Cortex
+    outcome: tuple[FmriDataset, dict, Path], cortex: Cortex
 ):
     """Truth: the share of a voxel's variance that is signal. Measured over the four states (rank correlations):
 

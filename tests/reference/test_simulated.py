@@ -9,6 +9,7 @@ import pytest
 
 from cnd.config import SimulatedData
 from cnd.data import simulated
+from cnd.data.cortex import AREAS, GRID, build_cortex, receptive_fields
 from cnd.data.stimuli import N_SURFACES, render
 
 SMALL = dict(n_voxels=200, images_per_category=2, test_images_per_category=1, n_unlabelled=200)
@@ -32,20 +33,20 @@ def test_split_keeps_every_attribute_in_training():
 
 
 def test_voxels_lie_in_their_areas(dataset):
-    cortex = simulated.build_cortex(300, np.random.default_rng(0))
+    cortex = build_cortex(300, np.random.default_rng(0))
     assert len(np.unique(cortex.vertex)) == 300
-    for area, spec in simulated.AREAS.items():
+    for area, spec in AREAS.items():
         inside = cortex.roi[cortex.area == area]
         assert len(inside) >= 8 and {name[2:] for name in inside} <= set(spec.regions)
     assert {name[0] for name in cortex.roi} == {"L", "R"}
 
 
 def test_receptive_fields_are_contralateral_and_grow():
-    cortex = simulated.build_cortex(1500, np.random.default_rng(0))
-    fields = simulated.receptive_fields(cortex, np.random.default_rng(1))
+    cortex = build_cortex(1500, np.random.default_rng(0))
+    fields = receptive_fields(cortex, np.random.default_rng(1))
     np.testing.assert_allclose(fields.sum(1), 1)
-    axis = (np.arange(simulated.GRID) + 0.5) / simulated.GRID * 2 - 1
-    x = np.tile(axis, simulated.GRID)
+    axis = (np.arange(GRID) + 0.5) / GRID * 2 - 1
+    x = np.tile(axis, GRID)
     centre = fields @ x
     spread = np.sqrt(fields @ x**2 - centre**2)
     left_v1 = cortex.roi == "L_V1"
@@ -59,7 +60,7 @@ def test_receptive_fields_are_contralateral_and_grow():
 
 def test_noise_has_unit_variance_and_the_configured_structure():
     config = SimulatedData(noise_correlation=0.3, drift=0.2)
-    cortex = simulated.build_cortex(300, np.random.default_rng(0))
+    cortex = build_cortex(300, np.random.default_rng(0))
     model = simulated.NoiseModel(cortex, config, np.random.default_rng(1))
     noise = model.draw(3300, np.random.default_rng(2))
     assert abs(noise.var() - 1) < 0.05
