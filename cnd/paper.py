@@ -53,12 +53,16 @@ def deviations(experiment: Experiment) -> list[str]:
 
 
 def warnings_of(experiment: Experiment) -> list[str]:
-    """What a reader must know before believing the scores."""
+    """What a reader must know before believing the scores: a name, a colon and a sentence each."""
     warnings = []
     if experiment.phase1.transductive:
-        warnings.append("Transductive: Phase 1 was trained on test-set fMRI.")
+        warnings.append(
+            "Transductive: fMRI of the test set entered Phase 1; scores are not comparable with an inductive protocol."
+        )
     if experiment.phase2.checkpoint == "test_best":
-        warnings.append("Optimistic: the Phase 2 checkpoint was chosen by its score on the test set.")
+        warnings.append(
+            "Test-set checkpoint: Phase 2 keeps the one that scored best on the test set, so scores are optimistic."
+        )
     if isinstance(experiment.generator, DitGenerator):
         warnings.append(
             "A different method: DiT has no cross-attention, so the decoded vector replaces the class vector and the "

@@ -70,8 +70,8 @@ def write_record(
     save_file({"stimuli": stimuli, "reconstructions": reconstructions}, folder / "images.safetensors")
     _write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
     summary = _summary(experiment, scores, results)
-    summary["warnings"] += notes
-    _write_json(folder / "summary.json", summary | {"code_version": code_version, "classifiers": list(judges)})
+    summary |= {"remarks": notes, "code_version": code_version, "classifiers": list(judges)}
+    _write_json(folder / "summary.json", summary)
 
 
 def _history(results: list[FoldResult]) -> pd.DataFrame:

@@ -143,7 +143,7 @@ def _content(records: Records) -> dict[str, Any]:
         "attention": _attention(records),
         "curves": _curves(records),
         "deviations": provenance.gathered(records, "deviations"),
-        "warnings": provenance.gathered(records, "warnings"),
+        "remarks": provenance.gathered(records, "remarks"),
         "data": provenance.data(records),
         "provenance": provenance.provenance(records),
     }

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cnd.statistics import clopper_pearson
 from reports.collect import Records, metric_title
+from reports.provenance import gathered
 from reports.tables import Design, Lines, by_row
 
 
@@ -74,21 +75,12 @@ def p_value(p: float) -> str:
 def badges(records: Records) -> list[Badge]:
     """Warnings that hold for at least one finished row."""
     found = []
-    experiments = [trial.experiment for trial in records.complete]
     if any(trial.summary.get("simulated") for trial in records.complete):
         text = "The brain, the stimuli and the generator are simulated. Nothing here is a measurement of a human brain."
         found.append(Badge("SIMULATED DATA", text))
-    if any(_setting(e, "phase1", "transductive") for e in experiments):
-        text = "fMRI of the test set entered Phase 1. Scores are not comparable with an inductive protocol."
-        found.append(Badge("TRANSDUCTIVE", text))
-    if any(_setting(e, "phase2", "checkpoint") == "test_best" for e in experiments):
-        text = "The checkpoint was chosen by its score on the test set, so scores are optimistic."
-        found.append(Badge("TEST-SET CHECKPOINT", text))
-    if any(_setting(e, "generator", "kind") == "dit" for e in experiments):
-        text = (
-            "DiT has no cross-attention: the decoded vector replaces the class vector. This is not the paper's method."
-        )
-        found.append(Badge("A DIFFERENT METHOD", text))
+    for warning in gathered(records, "warnings"):
+        name, _, text = warning["note"].partition(": ")
+        found.append(Badge(name.upper(), f"{text} ({warning['rows']})"))
     n_samples = int(records.items["sample"].nunique())
     if n_samples > 1:
         text = (

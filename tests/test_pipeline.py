@@ -137,7 +137,7 @@ def test_shuffled_pairs_change_the_pairs_only(smoke: Experiment, cache: StageCac
 
 def test_optimistic_settings_are_announced(smoke: Experiment):
     loud = override(smoke, {"phase1.transductive": True, "phase2.checkpoint": "test_best"}, "t")
-    assert [w.split(":")[0] for w in paper.warnings_of(loud)] == ["Transductive", "Optimistic"]
+    assert [w.split(":")[0] for w in paper.warnings_of(loud)] == ["Transductive", "Test-set checkpoint"]
     assert paper.warnings_of(smoke) == []
 
 

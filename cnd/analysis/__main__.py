@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from cnd.cache import StageCache, write_json
 from cnd.config import parse_assignments
 from cnd.errors import UserError
@@ -58,6 +56,8 @@ def compare(output: Path, row: Analysed, reference: Analysed) -> Path:
     Raises:
         UserError: they have other voxels, layers, steps or test items.
     """
+    import pandas as pd
+
     from cnd.analysis.differences import difference_drawing, differences
     from cnd.analysis.draw import on_cortex, png
     from cnd.analysis.maps import read_analysis

@@ -22,12 +22,12 @@ from cnd.analysis.tallies import Tallies
 from cnd.config import AnalysisConfig, SamplingConfig
 from cnd.errors import UserError
 from cnd.protocols import Condition, FmriDataset, Report, no_report
+from cnd.statistics import FEWEST_CATEGORIES
 
 if TYPE_CHECKING:
     from cnd.generators.latent_diffusion import LatentDiffusion
 
 RECORDING = 0.7  # expected share of the time
-FEW_CATEGORIES = 10  # fewer ask for a warning
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _summary(
     if fewest <= config.n_components:
         notes.append(f"{fewest} training items allow at most {fewest - 1} components, not {config.n_components}.")
     n_categories = len(np.unique(dataset.train.category))
-    if n_categories < FEW_CATEGORIES:
+    if n_categories < FEWEST_CATEGORIES:
         notes.append(
             f"Only {n_categories} categories: what passes its null may tell which of them an item is, and no more."
         )
