@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
-from cnd.config import Bold5000Data
 from cnd.data.checks import expect_shape, readable
-from cnd.data.images import ImageFiles, ImageSource, StoredImages, find_images
+from cnd.data.files import FileSource
+from cnd.data.images import ImageFiles, StoredImages, find_images
 from cnd.data.tables import read_npy, zscore
 from cnd.errors import UserError
-from cnd.protocols import FmriDataset, FmriSplit
+from cnd.protocols import FmriDataset, FmriSplit, ImageSource
+from cnd.settings import Positive
 
 AREAS = ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
 OTHER_SPELLING = {"LHLOC": "LHLO", "RHLOC": "RHLO", "RHRSC": "RHRRSC"}
@@ -41,6 +43,47 @@ SETUP = """BOLD5000 (bold5000)
           BOLD5000_Stimuli/Stimuli_Presentation_Lists/CSI1/..., BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli/...
   then    --set data.path=FOLDER (and data.images=FOLDER where the images lie elsewhere)"""
 HINT = "`python -m cnd.data fetch bold5000` says where to get it"
+
+
+class Bold5000Data(FileSource):
+    """BOLD5000, Chang et al. 2019: GLMsingle betas by area."""
+
+    setup: ClassVar[str] = SETUP
+    stores_images: ClassVar[bool] = True
+    kind: Literal["bold5000"] = "bold5000"
+    path: Path | None = None  # folder with CSIx_GLMbetas-...npy and Stimuli_Presentation_Lists/
+    images: Path | None = None  # folder with the presented images; by default Scene_Stimuli beside ``path``
+    image_size: Positive = 256
+    subject: Annotated[int, Field(ge=1, le=4)] = 1  # CSI4 has fewer sessions
+    roi: tuple[str, ...] = ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
+    test_trials: Literal["averaged", "single"] = "averaged"  # of the 113 repeated images
+
+    def files(self) -> list[Path]:
+        """Betas of the subject and the presentation lists of all, checked to be there.
+
+        Raises:
+            UserError: a file is missing.
+        """
+        repeated = _repeated_list(self)
+        lists = list_files(self, f"CSI{self.subject}") and list_files(self, "*")
+        return [*beta_files(self).values(), *lists, *([repeated] if repeated else [])]
+
+    def image_source(self) -> ImageSource:
+        """The images; see :func:`image_source`."""
+        return image_source(self)
+
+    def check_files(self) -> None:
+        """Read betas and lists once and look for the images.
+
+        Raises:
+            UserError: missing, unreadable, wrong-shaped or non-finite file.
+        """
+        read(self)
+        image_source(self).check()
+
+    def load(self, fold: int, images: Path | None = None) -> FmriDataset:
+        """One subject; see :func:`load`."""
+        return load(self, images or Path())
 
 
 class Presentation(NamedTuple):
@@ -123,17 +166,6 @@ def _repeated_list(config: Bold5000Data) -> Path | None:
     return next((_stimuli(config) / name for name in REPEATED if (_stimuli(config) / name).is_file()), None)
 
 
-def files(config: Bold5000Data) -> list[Path]:
-    """Betas of the subject and the presentation lists of all, checked to be there.
-
-    Raises:
-        UserError: a file is missing.
-    """
-    repeated = _repeated_list(config)
-    lists = list_files(config, f"CSI{config.subject}") and list_files(config, "*")
-    return [*beta_files(config).values(), *lists, *([repeated] if repeated else [])]
-
-
 def image_source(config: Bold5000Data) -> ImageSource:
     """The images of all subjects' lists, sorted by name.
 
@@ -143,16 +175,6 @@ def image_source(config: Bold5000Data) -> ImageSource:
     presented = _stimuli(config) / "Presented_Stimuli"
     folder = presented if presented.is_dir() else _stimuli(config)
     return ImageFiles(find_images(folder, [Path(name).stem for name in all_names(config)]), config.image_size)
-
-
-def check(config: Bold5000Data) -> None:
-    """Read betas and lists once and look for the images.
-
-    Raises:
-        UserError: missing, unreadable, wrong-shaped or non-finite file.
-    """
-    read(config)
-    image_source(config).check()
 
 
 # ---------------------------------------------------------------- content
@@ -264,18 +286,17 @@ def category_of(name: str) -> str:
 # ---------------------------------------------------------------- data set
 
 
-def load(config: Bold5000Data, fold: int, images: Path) -> FmriDataset:
+def load(config: Bold5000Data, images: Path) -> FmriDataset:
     """One subject. A class is a synset of ImageNet, all of COCO, or a kind of scene, so labels mean little here.
 
     ``seen`` marks the test images from ImageNet: which of them generator and judge were trained on is not published,
     and none of the other images were.
 
     Args:
-        fold: always 0, the split is fixed.
         images: store of :func:`image_source`.
 
     Raises:
-        UserError: as :func:`check`.
+        UserError: as :func:`read`.
     """
     betas, areas, shown, n_absent = read(config)
     voxels = f"{betas.shape[1]} voxels" + (f" ({n_absent} without betas left out)" if n_absent else "")

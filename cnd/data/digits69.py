@@ -9,10 +9,12 @@ cross-validated.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from cnd.config import Digits69Data
+from cnd.data.files import FileSource
 from cnd.errors import UserError
 from cnd.protocols import FmriDataset, FmriSplit
 
@@ -22,26 +24,65 @@ SHAPES = {"fmriTrn": (90, 3092), "fmriTest": (10, 3092), "stimTrn": (90, 784), "
 FOLD_SEED = 69  # the folds belong to the data set: every row and every seed is judged on the same ones
 
 
-def files(config: Digits69Data) -> list[Path]:
-    """The file, checked to be there.
+class Digits69Data(FileSource):
+    """Handwritten sixes and nines, real fMRI of visual cortex."""
 
-    Raises:
-        UserError: no path was given, or nothing lies there.
-    """
-    if config.path is None:
-        raise UserError(f"data.path is not set: digits69 reads a file that cannot be shipped; {SETUP}")
-    if not config.path.is_file():
-        raise UserError(f"{config.path}: no such file (data.path); {SETUP}")
-    return [config.path]
+    setup: ClassVar[str] = SETUP
+    kind: Literal["digits69"] = "digits69"
+    path: Path | None = None  # digit69_28x28.mat, which is not redistributable
+    n_folds: Annotated[int, Field(ge=2, le=50)] = 10  # cross-validation over all 100 items
+    fold: Annotated[int, Field(ge=0)] | None = None  # None pools every fold, a number runs that one
 
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Digits69Data:
+        if self.fold is not None and self.fold >= self.n_folds:
+            raise ValueError(f"fold {self.fold} does not exist: there are {self.n_folds} folds, counted from 0")
+        return self
 
-def check(config: Digits69Data) -> None:
-    """Read the file once.
+    def folds(self) -> list[int]:
+        """Every fold, or the one that was chosen."""
+        return list(range(self.n_folds)) if self.fold is None else [self.fold]
 
-    Raises:
-        UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
-    """
-    read(config)
+    def files(self) -> list[Path]:
+        """The file.
+
+        Raises:
+            UserError: no path was given, or nothing lies there.
+        """
+        if self.path is None:
+            raise UserError(f"data.path is not set: digits69 reads a file that cannot be shipped; {SETUP}")
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such file (data.path); {SETUP}")
+        return [self.path]
+
+    def check_files(self) -> None:
+        """Read the file once.
+
+        Raises:
+            UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
+        """
+        read(self)
+
+    def load(self, fold: int, images: Path | None = None) -> FmriDataset:
+        """Training and test set of one fold; voxels are z-scored with the statistics of the training items."""
+        fmri, pictures, digit = read(self)
+        inside = fold_of_items(self, digit) == fold
+        mean, std = fmri[~inside].mean(0), fmri[~inside].std(0)
+        patterns = ((fmri - mean) / np.where(std > 0, std, 1)).astype(np.float32)
+
+        def split(rows: np.ndarray) -> FmriSplit:
+            chosen = np.flatnonzero(rows)
+            names = [f"item {i} ({digit[i]})" for i in chosen]
+            return FmriSplit(patterns[chosen], pictures[chosen], digit[chosen], names)
+
+        return FmriDataset(
+            train=split(~inside),
+            test=split(inside),
+            unlabelled=(),
+            class_names=[str(d) for d in range(10)],
+            description=f"digits69: real fMRI, 100 handwritten sixes and nines, {self.n_folds}-fold cross-validation",
+            simulated=False,
+        )
 
 
 def read(config: Digits69Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -50,10 +91,10 @@ def read(config: Digits69Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Raises:
         UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
     """
-    from scipy.io import loadmat  # not at the top: the plan asks this module for its files
+    from scipy.io import loadmat  # not at the top: the plan imports this module
     from scipy.io.matlab import MatReadError
 
-    (path,) = files(config)
+    (path,) = config.files()
     try:
         content = loadmat(path)
     except (MatReadError, ValueError, OSError, NotImplementedError, TypeError) as error:
@@ -97,25 +138,3 @@ def fold_of_items(config: Digits69Data, digit: np.ndarray) -> np.ndarray:
         rows = rng.permutation(np.flatnonzero(digit == value))
         fold[rows] = np.arange(len(rows)) % config.n_folds
     return fold
-
-
-def load(config: Digits69Data, fold: int) -> FmriDataset:
-    """Training and test set of one fold; voxels are z-scored with the statistics of the training items."""
-    fmri, images, digit = read(config)
-    inside = fold_of_items(config, digit) == fold
-    mean, std = fmri[~inside].mean(0), fmri[~inside].std(0)
-    patterns = ((fmri - mean) / np.where(std > 0, std, 1)).astype(np.float32)
-
-    def split(rows: np.ndarray) -> FmriSplit:
-        chosen = np.flatnonzero(rows)
-        names = [f"item {i} ({digit[i]})" for i in chosen]
-        return FmriSplit(patterns[chosen], images[chosen], digit[chosen], names)
-
-    return FmriDataset(
-        train=split(~inside),
-        test=split(inside),
-        unlabelled=(),
-        class_names=[str(d) for d in range(10)],
-        description=f"digits69: real fMRI, 100 handwritten sixes and nines, {config.n_folds}-fold cross-validation",
-        simulated=False,
-    )

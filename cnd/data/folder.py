@@ -39,31 +39,61 @@ the training items. No stimulus may be in both files. Repeated test trials stay 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from cnd.config import FolderData
+from cnd.data.files import FileSource
 from cnd.data.folder_layout import SETUP, Table, beside, both_paths, classes, kept, read_both, voxels
 from cnd.data.images import ImageFiles
 from cnd.data.tables import keys_of, read, zscore
 from cnd.errors import UserError
 from cnd.protocols import FmriDataset, FmriSplit
-
-__all__ = ["SETUP", "check", "files", "load", "normalise"]
+from cnd.settings import Positive
 
 MIN_RUN = 8  # training items that make a run's own mean worth removing
 
 
-def files(config: FolderData) -> list[Path]:
-    """Training file, test file, what lies beside them, and the images that they name.
+class FolderData(FileSource):
+    """Your own data in one documented folder (see the top of this module)."""
 
-    Raises:
-        UserError: no path was given, or a file is missing or malformed.
-    """
-    tables = both_paths(config)
-    descriptions = [path for name in ("voxels.parquet", "class_names.json") for path in beside(config, name)]
-    images = {path for table in tables for path in _image_paths(Table(table, _names_of_images(table)))}
-    return tables + descriptions + sorted(images)
+    setup: ClassVar[str] = SETUP
+    kind: Literal["folder"] = "folder"
+    path: Path | None = None  # train.npz and test.npz (or .parquet, .h5)
+    image_size: Positive = 256
+    subject: str | None = None  # needed where the files hold several
+    roi: tuple[str, ...] = ()  # keep these areas only; empty keeps every voxel
+
+    def of_subject(self, subject: Any) -> FolderData:
+        """The same for another subject, whose name is text here."""
+        return FolderData.model_validate(self.model_dump() | {"subject": str(subject)})
+
+    def files(self) -> list[Path]:
+        """Training file, test file, what lies beside them, and the images that they name.
+
+        Raises:
+            UserError: no path was given, or a file is missing or malformed.
+        """
+        tables = both_paths(self)
+        descriptions = [path for name in ("voxels.parquet", "class_names.json") for path in beside(self, name)]
+        images = {path for table in tables for path in _image_paths(Table(table, _names_of_images(table)))}
+        return tables + descriptions + sorted(images)
+
+    def check_files(self) -> None:
+        """Read everything once.
+
+        Raises:
+            UserError: a file is missing or malformed, or the two files disagree.
+        """
+        load(self)
+
+    def load(self, fold: int, images: Path | None = None) -> FmriDataset:
+        """The data set of one subject; the split is that of the files, so there is one fold.
+
+        Raises:
+            UserError: as :meth:`check_files`.
+        """
+        return load(self)
 
 
 def _names_of_images(path: Path) -> dict[str, np.ndarray]:
@@ -72,20 +102,11 @@ def _names_of_images(path: Path) -> dict[str, np.ndarray]:
     return {} if "images" in keys_of(path) else names
 
 
-def check(config: FolderData) -> None:
-    """Read everything once.
+def load(config: FolderData) -> FmriDataset:
+    """The data set of one subject.
 
     Raises:
         UserError: a file is missing or malformed, or the two files disagree.
-    """
-    load(config, 0)
-
-
-def load(config: FolderData, fold: int) -> FmriDataset:
-    """The data set of one subject, without its pools; the split is that of the files, so there is one fold.
-
-    Raises:
-        UserError: as :func:`check`.
     """
     tables = read_both(config)
     names, category = classes(config, tables)

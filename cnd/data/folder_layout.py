@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 
-from cnd.config import FolderData
 from cnd.data.tables import keys_of, matrix, read, read_parquet
 from cnd.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from cnd.data.folder import FolderData
 
 SETUP = """Your own data (folder)
   files   train.npz and test.npz (or .h5, or .parquet) with fmri [items, voxels] and labels, images or image_files;

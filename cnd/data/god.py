@@ -7,15 +7,18 @@ item i is the same image for every subject.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
-from cnd.config import GodData
+from cnd.data.files import FileSource
 from cnd.data.god_layouts import N_TEST, N_TRAIN, Recording, categories, image_list, in_ilsvrc, read_bdata, read_packed
-from cnd.data.images import ImageArchive, ImageFiles, ImageSource, StoredImages, find_images
+from cnd.data.images import ImageArchive, ImageFiles, StoredImages, find_images
 from cnd.data.tables import zscore
 from cnd.errors import UserError
-from cnd.protocols import FmriDataset, FmriSplit
+from cnd.protocols import FmriDataset, FmriSplit, ImageSource
+from cnd.settings import Positive
 
 AREAS = ("V1", "V2", "V3", "V4", "LOC", "FFA", "PPA", "LVC", "HVC", "VC")  # the first that holds a voxel names it
 SPM_VOXELS = (4466, 4404, 4643, 4133, 4370)  # of VC, subjects 1 to 5: Subject1.h5 and sbj_1.npz
@@ -33,6 +36,45 @@ SETUP = """Generic Object Decoding (god)
           or sbj_1.npz ..., images_256.npz
   then    --set data.path=FOLDER (and data.images=FOLDER where the images lie elsewhere)"""
 HINT = "`python -m cnd.data fetch god` says where to get it"
+
+
+class GodData(FileSource):
+    """Generic Object Decoding, Horikawa & Kamitani 2017: all public layouts."""
+
+    setup: ClassVar[str] = SETUP
+    stores_images: ClassVar[bool] = True
+    kind: Literal["god"] = "god"
+    path: Path | None = None  # folder with Subject{1..5}_ImageNet{Training,Test}.h5, Subject{1..5}.h5 or sbj_{1..5}.npz
+    images: Path | None = None  # images_256.npz, or a folder with one image a stimulus id; by default beside ``path``
+    image_size: Positive = 256
+    subject: Annotated[int, Field(ge=1, le=5)] = 1
+    roi: tuple[str, ...] = ("VC",)  # VC, V1..V4, LOC, FFA, PPA, LVC, HVC
+    test_trials: Literal["averaged", "single"] = "averaged"  # over the 35 repetitions
+
+    def files(self) -> list[Path]:
+        """The subject's fMRI files; see :func:`subject_files`."""
+        return subject_files(self)
+
+    def image_source(self) -> ImageSource:
+        """The images; see :func:`image_source`."""
+        return image_source(self)
+
+    def check_files(self) -> None:
+        """Read the fMRI once and look for the images.
+
+        Raises:
+            UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
+        """
+        read(self)
+        image_source(self).check()
+
+    def load(self, fold: int, images: Path | None = None) -> FmriDataset:
+        """One subject, z-scored with the statistics of the training items.
+
+        Raises:
+            UserError: as :meth:`check_files`.
+        """
+        return load(self, images or Path())
 
 
 def subject_files(config: GodData) -> list[Path]:
@@ -59,15 +101,6 @@ def subject_files(config: GodData) -> list[Path]:
     raise UserError(f"{config.path}: neither {wanted} (subject {config.subject}); {listed}; {HINT}")
 
 
-def files(config: GodData) -> list[Path]:
-    """The subject's fMRI files, checked to be there.
-
-    Raises:
-        UserError: no path was given, or nothing lies there.
-    """
-    return subject_files(config)
-
-
 def image_source(config: GodData) -> ImageSource:
     """The images: 1,200 for training, then 50 for testing, in order of the published lists.
 
@@ -87,16 +120,6 @@ def image_source(config: GodData) -> ImageSource:
     return ImageFiles(find_images(path, image_list("training")[1] + image_list("test")[1]), config.image_size)
 
 
-def check(config: GodData) -> None:
-    """Read the fMRI once and look for the images.
-
-    Raises:
-        UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
-    """
-    read(config)
-    image_source(config).check()
-
-
 def read(config: GodData) -> Recording:
     """The subject's recording, restricted to the areas of ``config.roi``.
 
@@ -107,15 +130,14 @@ def read(config: GodData) -> Recording:
     return read_bdata(paths, config) if paths[0].suffix == ".h5" else read_packed(paths[0], config)
 
 
-def load(config: GodData, fold: int, images: Path) -> FmriDataset:
+def load(config: GodData, images: Path) -> FmriDataset:
     """One subject, z-scored with the statistics of the training items.
 
     Args:
-        fold: always 0, the split is fixed.
         images: store of :func:`image_source`.
 
     Raises:
-        UserError: as :func:`check`.
+        UserError: as :func:`read`.
     """
     recording = read(config)
     train, test = (zscore(part, recording.train) for part in (recording.train, recording.test))

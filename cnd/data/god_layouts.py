@@ -20,14 +20,16 @@ import csv
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnd.config import GodData
 from cnd.data.checks import expect_shape, readable, require_keys
 from cnd.data.tables import read_npz
 from cnd.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from cnd.data.god import GodData
 
 LISTS = Path(__file__).parent / "lists"
 N_TRAIN, N_TEST = 1200, 50

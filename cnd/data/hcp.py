@@ -19,13 +19,15 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from cnd.config import HcpPool
 from cnd.data.tables import matrix, read_npy, read_npz, zscore
 from cnd.errors import UserError
+from cnd.keys import files_hash
+from cnd.protocols import Pool
+from cnd.settings import Positive
 
 AREAS = ("V1", "V2", "V3", "V4")
 N_GRAYORDINATES = 91_282
@@ -46,6 +48,42 @@ HINT = (
     "`python -m cnd.data fetch hcp` says where to get HCP; any .npy or .npz matrix [volumes, voxels] does too, "
     "and --set 'data.unlabelled=[]' goes without"
 )
+
+class HcpPool(Pool):
+    """fMRI without stimuli: packed HCP (``.npz`` with V1..V4) or any time-by-vertex array."""
+
+    kind: Literal["hcp"] = "hcp"
+    path: Path
+    window: Positive = 1  # volumes averaged into one pattern; the volumes are z-scored over time first
+
+    def identity(self) -> Any:
+        """Settings and the content of the files."""
+        try:
+            files = files_hash(pool_files(self))
+        except UserError:
+            files = "missing"
+        return {"kind": self.kind, "window": self.window, "files": files}
+
+    def missing(self) -> list[str]:
+        """What is not there."""
+        try:
+            pool_files(self)
+        except UserError as error:
+            return [str(error)]
+        return []
+
+    def check(self) -> None:
+        """Read every file once; see :func:`check_pool`."""
+        check_pool(self)
+
+    def patterns(self) -> np.ndarray:
+        """float32 [n, voxels], each voxel z-scored over all files."""
+        return zscore(load_pool(self))
+
+    def describe(self) -> str:
+        """What was done to the time series; see :func:`describe_pool`."""
+        return describe_pool(self)
+
 
 # ---------------------------------------------------------------- the pool
 

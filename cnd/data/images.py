@@ -11,11 +11,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from cnd.cache import StageCache, code_version, content_hash, file_hash
 from cnd.data.checks import readable
 from cnd.errors import UserError, nearest
+from cnd.protocols import ImageSource
 
-STORE = "images.npy"
+STORE = "images.npy"  # of a kept store
 DARK = 32  # of 255: among several photographs some pixel is brighter
 BATCH = 16  # images in memory while a store is written: 25 MB of float64 at 256x256
 SUFFIXES = {".jpeg", ".jpg", ".png"}
@@ -170,9 +170,6 @@ class ImageArchive:
         return np.stack([_square(Image.fromarray(image), self.size) for image in block])
 
 
-ImageSource = ImageFiles | ImageArchive
-
-
 def _exactly(file: IO[bytes], size: int) -> bytes:
     content = file.read(size)
     if len(content) != size:
@@ -216,25 +213,14 @@ def find_images(folder: Path, names: list[str]) -> list[Path]:
     return [found[name][0] for name in names]
 
 
-def files_hash(files: list[Path]) -> str:
-    """Hash of the names and the content of files, in this order."""
-    return content_hash([[path.name, file_hash(path)] for path in files])
-
-
-def store(source: ImageSource, cache: StageCache) -> Path:
-    """The store of a source below ``CACHE/images/``, written if it is missing: uint8 [n, 3, size, size].
+def write_store(source: ImageSource, path: Path) -> None:
+    """Write all images of a source as one array that can be memory-mapped: uint8 [n, 3, size, size].
 
     Raises:
         UserError: the source is malformed.
     """
-    inputs = {"files": files_hash(source.files), "size": source.size, "code": code_version(Path(__file__))}
-
-    def make(folder: Path) -> None:
-        shape = (len(source), 3, source.size, source.size)
-        with (folder / STORE).open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for batch in source.batches():
-                file.write(batch.tobytes())
-
-    return cache.build("images", content_hash({"stage": "images", **inputs}), inputs, make) / STORE
+    shape = (len(source), 3, source.size, source.size)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for batch in source.batches():
+            file.write(batch.tobytes())

@@ -1,158 +1,66 @@
-"""A simulated visual cortex that sees rendered objects: a benchmark shaped like GOD whose truth is known.
-
-150 categories for training, 50 others for testing (:mod:`cnd.data.stimuli`), seen by :mod:`cnd.data.cortex`. A trial is
-
-    pattern = sqrt(snr_v) * signal_v + noise,   var(signal_v) = var(noise) = 1,
-
-so a voxel's noise ceiling is known: the correlation of an average of r trials with the noise-free signal is
-sqrt(r snr / (r snr + 1)). Arithmetic is float64 and the result is rounded to 1/1024 before it becomes float32: the
-same seed gives the same bytes on every machine.
-"""
+"""A simulated visual cortex that sees rendered objects (:mod:`cnd.data.simulation.simulate`): its settings."""
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from cnd.config import SimulatedData
-from cnd.data.cortex import AREAS, Cortex, build_cortex, noise_free_signal
-from cnd.data.stimuli import CATEGORY_NAMES, IMAGE_SIZE, N_CATEGORIES, N_SHAPES, N_SURFACES, render
-from cnd.protocols import FmriDataset, FmriSplit
+from pydantic import Field, model_validator
 
-RUN_LENGTH = 55  # trials a run, as in GOD's training sessions
-QUANTUM = 1 / 1024
+from cnd.keys import file_hash
+from cnd.protocols import DataSource, FmriDataset
+from cnd.settings import Fraction, Positive, Rate
+from cnd.steps import Step
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def category_split() -> tuple[np.ndarray, np.ndarray]:
-    """The 150 training and 50 test categories.
+    from cnd.protocols import Bench
 
-    Every shape loses two or three of its ten surfaces to the test set and every surface four or six shapes, so each
-    attribute is seen in training and each test combination is new.
-    """
-    shape = np.arange(N_SHAPES)
-    held = [(shape, 3 * shape % 10), (shape, (3 * shape + 4) % 10), (shape[::2], (3 * shape[::2] + 7) % 10)]
-    test = np.sort(np.concatenate([s * N_SURFACES + c for s, c in held]))
-    return np.setdiff1d(np.arange(N_CATEGORIES), test), test
+NETWORK = Path(__file__).parent / "weights" / "visual_network" / "model.safetensors"
 
 
-class NoiseModel:
-    """Unit-variance noise: white, smooth over the cortex, and drifting slowly within a run."""
+class SimulatedData(DataSource):
+    """Simulated visual cortex seeing rendered objects."""
 
-    def __init__(self, cortex: Cortex, config: SimulatedData, rng: np.random.Generator):
-        self.config = config
-        centres = cortex.position[rng.choice(len(cortex.position), min(80, len(cortex.position)), replace=False)]
-        squared = ((cortex.position[:, None] - centres[None]) ** 2).sum(2)
-        kernel = np.exp(-squared / (2 * 15.0**2)) + 1e-6  # 15 mm
-        self.smooth = kernel / np.linalg.norm(kernel, axis=1, keepdims=True)
+    simulated: ClassVar[bool] = True
+    kind: Literal["simulated"] = "simulated"
+    subject: Annotated[int, Field(ge=1, le=5)] = 1  # receptive fields, mixing and voxel count of its own
+    brain_seed: Annotated[int, Field(ge=0)] = 0  # another seed is another set of five subjects
+    stimulus_seed: Annotated[int, Field(ge=0)] = 0
+    n_voxels: Annotated[int, Field(ge=64, le=6000)] = 1200  # of subject 1; the others differ by up to 15 %
+    images_per_category: Positive = 8  # of the 150 training categories
+    test_images_per_category: Positive = 4  # of the 50 test categories
+    test_repetitions: Positive = 35  # trials averaged for a test item
+    snr: Rate = 0.03  # median over voxels of single-trial signal variance / noise variance
+    noise_correlation: Fraction = 0.3  # share of the noise variance that is smooth over the cortex
+    drift: Fraction = 0.2  # share of the noise variance that drifts slowly over a run
+    n_unlabelled: Annotated[int, Field(ge=0)] = 3000  # rest-like patterns, the stand-in for HCP
+    unlabelled_signal: bool = True  # False: a null pool of noise without the generative subspace
+    validation_split: bool = False  # score held-out *training* categories instead of the test set
 
-    def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Noise of n trials in consecutive runs, float64 [n, n_voxels]."""
-        n_voxels, n_factors = self.smooth.shape
-        white = rng.standard_normal((n, n_voxels))
-        smooth = rng.standard_normal((n, n_factors)) @ self.smooth.T
-        run, within = np.divmod(np.arange(n), RUN_LENGTH)
-        # Half a cosine over the run, random in sign, size and phase for every voxel and run.
-        amplitude = rng.standard_normal((run.max() + 1, 2, n_voxels))
-        phase = np.pi * (within + 0.5) / RUN_LENGTH
-        drift = np.cos(phase)[:, None] * amplitude[run, 0] + np.sin(phase)[:, None] * amplitude[run, 1]
-        correlated, slow = self.config.noise_correlation, self.config.drift
-        return np.sqrt(1 - correlated - slow) * white + np.sqrt(correlated) * smooth + np.sqrt(slow) * drift
+    @model_validator(mode="after")
+    def _noise_shares(self) -> SimulatedData:
+        if self.noise_correlation + self.drift > 1:
+            raise ValueError("noise_correlation + drift must not exceed 1: both are shares of the noise variance")
+        return self
 
+    def identity(self) -> Any:
+        """The settings, and the network behind the higher areas."""
+        return self.model_dump(mode="json") | {"network": file_hash(NETWORK)}
 
-def _rng(config: SimulatedData, purpose: str) -> np.random.Generator:
-    """An independent stream for each purpose, subject and brain seed."""
-    return np.random.default_rng([config.brain_seed, config.subject, *purpose.encode()])
+    def load(self, fold: int, images: Path | None = None) -> FmriDataset:
+        """Render the stimuli and let the subject see them."""
+        from cnd.data.simulation.simulate import simulate
 
+        return simulate(self)
 
-def _items(categories: np.ndarray, each: int) -> tuple[np.ndarray, list[str]]:
-    category = np.repeat(categories, each)
-    return category, [f"{CATEGORY_NAMES[c]} {i % each + 1}" for i, c in enumerate(category)]
-
-
-def _render_all(category: np.ndarray, seed: int, group: int) -> np.ndarray:
-    """Images uint8 [n, 3, 64, 64] of one group, from a stream of its own; 200 at a time to bound memory."""
-    rng = np.random.default_rng([seed, 11, group])
-    parts = [render(category[start : start + 200], rng) for start in range(0, len(category), 200)]
-    return np.concatenate(parts) if parts else np.empty((0, 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-
-
-def repeated_trials(
-    config: SimulatedData, signal: np.ndarray, noise: NoiseModel, rng: np.random.Generator
-) -> np.ndarray:
-    """Single trials of the test items, float64 [repetition, item, voxel]; repetitions lie in separate runs."""
-    return np.stack([signal + noise.draw(len(signal), rng) for _ in range(config.test_repetitions)])
+    def pools(self, data: Step) -> Step | None:
+        """The rest-like patterns, which are simulated with the trials."""
+        return Step("pools", own_patterns, needs={"data": data}, kept=False) if self.n_unlabelled else None
 
 
-def simulate(config: SimulatedData) -> FmriDataset:
-    """Render the stimuli, let the subject see them, and normalise with the statistics of the training patterns."""
-    dataset, _ = simulate_with_trials(config, keep_trials=False)
-    return dataset
-
-
-def simulate_with_trials(config: SimulatedData, keep_trials: bool = True) -> tuple[FmriDataset, np.ndarray | None]:
-    """As :func:`simulate`, with the normalised single test trials float32 [repetition, item, voxel]."""
-    train_categories, test_categories = category_split()
-    if config.validation_split:  # development: judge on training categories, never on the test ones
-        test_categories = train_categories[3::10]
-        train_categories = np.setdiff1d(train_categories, test_categories)
-    train_category, train_names = _items(train_categories, config.images_per_category)
-    test_category, test_names = _items(test_categories, config.test_images_per_category)
-    pool_category = np.random.default_rng([config.stimulus_seed, 3]).integers(0, N_CATEGORIES, config.n_unlabelled)
-    groups = (train_category, test_category, pool_category)
-    images = np.concatenate([_render_all(group, config.stimulus_seed, i) for i, group in enumerate(groups)])
-    everything = np.concatenate(groups)
-
-    n_voxels = round(config.n_voxels * (1, 0.93, 1.15, 1.06, 0.85)[config.subject - 1])
-    cortex = build_cortex(n_voxels, _rng(config, "voxels"))
-    snr = _voxel_snr(config, cortex)
-    n_train, n_test = len(train_category), len(test_category)
-    signal = np.sqrt(snr) * noise_free_signal(images, everything, n_train, cortex, _rng(config, "mixing"))
-    noise, rng = NoiseModel(cortex, config, _rng(config, "noise")), _rng(config, "trials")
-
-    order = rng.permutation(n_train)  # stimuli are presented in random order, so drift is not tied to category
-    train = np.empty((n_train, n_voxels))
-    train[order] = signal[:n_train][order] + noise.draw(n_train, rng)
-    trials = repeated_trials(config, signal[n_train : n_train + n_test], noise, rng)
-    pool = _rest(config, signal[n_train + n_test :], noise, rng)
-
-    mean, std = train.mean(0), train.std(0)
-
-    def normalise(patterns: np.ndarray) -> np.ndarray:
-        return (np.round((patterns - mean) / std / QUANTUM) * QUANTUM).astype(np.float32)
-
-    ceiling = np.sqrt(config.test_repetitions * snr / (config.test_repetitions * snr + 1))
-    dataset = FmriDataset(
-        train=FmriSplit(normalise(train), images[:n_train], train_category, train_names),
-        test=FmriSplit(normalise(trials.mean(0)), images[n_train : n_train + n_test], test_category, test_names),
-        unlabelled=(normalise(pool),) if config.n_unlabelled else (),
-        class_names=list(CATEGORY_NAMES),
-        description=f"simulated cortex, subject {config.subject}, {n_voxels} voxels, brain seed {config.brain_seed}",
-        simulated=True,
-        roi=[str(name) for name in cortex.roi],
-        vertex=cortex.vertex,
-        facts={
-            "median_single_trial_snr": float(np.median(snr)),
-            "noise_ceiling_single_trial": float(np.median(np.sqrt(snr / (snr + 1)))),
-            "noise_ceiling_test_average": float(np.median(ceiling)),
-        },
-    )
-    return dataset, normalise(trials) if keep_trials else None
-
-
-def _voxel_snr(config: SimulatedData, cortex: Cortex) -> np.ndarray:
-    """Single-trial signal variance over noise variance: log-normal over voxels, scaled by the area's gain."""
-    rng = _rng(config, "snr")
-    snr = np.array([AREAS[a].gain for a in cortex.area]) * np.exp(rng.normal(0, 0.6, len(cortex.area)))
-    return snr * config.snr / np.median(snr)
-
-
-def _rest(config: SimulatedData, signal: np.ndarray, noise: NoiseModel, rng: np.random.Generator) -> np.ndarray:
-    """Rest-like patterns: mixtures of the signals of two unseen renders, at four times the SNR of a trial.
-
-    Windows of a resting scan are averaged in time, hence the SNR. Without ``unlabelled_signal`` only noise is left.
-    """
-    n, n_voxels = signal.shape
-    if n == 0:
-        return np.empty((0, n_voxels))
-    share = rng.uniform(0, 1, (n, 1))
-    mixed = share * signal + (1 - share) * signal[rng.permutation(n)]
-    return (2 * mixed if config.unlabelled_signal else 0) + noise.draw(n, rng)
+def own_patterns(bench: Bench, data: Step) -> tuple[np.ndarray, ...]:
+    """The unlabelled patterns that come with a data set."""
+    dataset: FmriDataset = bench.value(data)
+    return dataset.unlabelled

@@ -47,7 +47,7 @@ def load_dataset(folder: Path, images: Path | None = None) -> FmriDataset:
     """Read what :func:`save_dataset` wrote.
 
     Args:
-        images: the store of the data set's images (:func:`cnd.data.image_store`), where it has one.
+        images: the store of the data set's images (:func:`cnd.data.images.write_store`), where it has one.
     """
     arrays = load_file(folder / "arrays.safetensors")
     meta = json.loads((folder / "meta.json").read_text())
@@ -56,7 +56,7 @@ def load_dataset(folder: Path, images: Path | None = None) -> FmriDataset:
         if f"{name}_images" in arrays:
             return arrays[f"{name}_images"]
         if images is None:
-            raise ValueError(f"{folder}: the images lie in a store; pass cnd.data.image_store(config, cache)")
+            raise ValueError(f"{folder}: the images lie in a store; pass it")
         return StoredImages(images, arrays[f"{name}_image_rows"])
 
     train, test = (

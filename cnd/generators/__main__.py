@@ -12,14 +12,14 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from cnd.errors import UserError
-from cnd.generators import LDM_SETUP
+from cnd.generators.ldm import SETUP
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m cnd.generators", description="Pre-trained generators.")
     commands = parser.add_subparsers(dest="command", required=True)
-    setup = LDM_SETUP.format(path="weights/cin256-v2")
+    setup = SETUP.format(path="weights/cin256-v2")
     text = f"Write the published cin256-v2 checkpoint as a diffusers folder, once. {setup}"
     convert = commands.add_parser("convert", help="cin256-v2's model.ckpt to a diffusers folder", description=text)
     convert.add_argument("checkpoint", type=Path, metavar="CKPT", help="the published model.ckpt")

@@ -23,7 +23,7 @@ from cnd._compat import make_torchvision_importable
 from cnd.cache import file_hash, write_json
 from cnd.checkpoint_files import check_values, open_checkpoint
 from cnd.errors import UserError
-from cnd.generators.cin256 import CIN256_V2, read_config
+from cnd.generators.cin256_settings import CIN256_V2, read_config
 
 make_torchvision_importable()
 

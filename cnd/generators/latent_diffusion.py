@@ -3,12 +3,13 @@
 A folder holds ``vae`` (AutoencoderKL), ``unet`` (UNet2DConditionModel), ``scheduler`` (DDIMScheduler) and
 ``class_embedding.safetensors``, whose table ends with the null class. In the embedded generators a class enters twice:
 as the single context token of the cross-attention, and through the UNet's class projection added to the time embedding.
-A condition decoded from fMRI takes exactly these two places. :mod:`cnd.generators.ldm` and :mod:`cnd.generators.dit`
-say what differs in theirs.
+A condition decoded from fMRI takes exactly these two places. :mod:`cnd.generators.vq_diffusion` and
+:mod:`cnd.generators.diffusion_transformer` say what differs in theirs.
 """
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, Self
 
@@ -154,6 +155,12 @@ class LatentDiffusion(nn.Module):
             ("vae/config.json: latent_channels", self.unet.config.in_channels, self.vae.config.latent_channels),
             ("class_embedding.safetensors: width", self.unet.config.cross_attention_dim, self.concept_bank.shape[1]),
         ]
+
+    def copy(self) -> Self:
+        """A copy whose UNet may be trained; everything else is shared, because nothing changes it."""
+        twin = copy.copy(self)
+        twin._modules = self._modules | {"unet": copy.deepcopy(self.unet)}
+        return twin
 
     @property
     def device(self) -> torch.device:

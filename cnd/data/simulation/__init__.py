@@ -1,0 +1,1 @@
+"""The simulated visual cortex: stimuli, cortex, trials."""

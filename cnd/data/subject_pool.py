@@ -1,0 +1,52 @@
+"""The training fMRI of another subject of the same data source, for pre-training in Phase 1."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import SerializeAsAny
+
+from cnd.protocols import DataSource, Pool
+from cnd.settings import Positive
+
+if TYPE_CHECKING:
+    from cnd.data.files import FileSource
+
+
+class SubjectPool(Pool):
+    """The training fMRI of another subject of the same data source."""
+
+    kind: Literal["subject"] = "subject"
+    subject: Positive
+
+    def of(self, source: DataSource) -> Pool:
+        """Bound to the source.
+
+        Raises:
+            UserError: the source has no such subject, or it is the target itself.
+        """
+        from cnd.errors import UserError
+
+        other = source.of_subject(self.subject)
+        if getattr(other, "subject", None) == getattr(source, "subject", None):
+            raise UserError(f"data.unlabelled: subject {self.subject} is the target itself; name another subject")
+        return _Bound(source=other.model_copy(update={"unlabelled": ()}))
+
+
+class _Bound(Pool):
+    kind: Literal["bound"] = "bound"
+    source: SerializeAsAny[DataSource]
+
+    def identity(self) -> Any:
+        source: FileSource = self.source  # type: ignore[assignment]
+        return source.pool_identity()
+
+    def missing(self) -> list[str]:
+        return self.source.missing()
+
+    def check(self) -> None:
+        self.source.check()
+
+    def patterns(self) -> np.ndarray:
+        return self.source.load(self.source.folds()[0]).train.fmri

@@ -1,0 +1,1 @@
+"""Data from the command line: fetch, check, prepare."""

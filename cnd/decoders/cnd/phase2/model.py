@@ -1,0 +1,195 @@
+"""Concept-aware conditioning (CnD, sec. 3.3): fMRI tokens gather concepts, then condition a frozen UNet twice.
+
+fmri [b, v] -> E -> tokens [b, 1 + n, width]
+     -> token mapper   -> [b, context_tokens, bank width]      (before or after the concept layers)
+     -> concept layers, eq. 6, `depth` times
+     -> context [b, context_tokens, bank width]  to the UNet's cross-attention
+     -> pooled  [b, bank or time width]          added to the UNet's time embedding
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cnd.decoders.cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.protocols import Condition
+
+IDENTITY_GAIN = 0.1  # of a concept layer's value path at the start: each layer begins as a small, aligned step
+
+
+class ConceptLayer(nn.Module):
+    """Cross-attention from fMRI tokens to the frozen concept bank, eq. 6, pre-norm, residual, with an MLP."""
+
+    def __init__(self, width: int, bank_width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm_query, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query = nn.Linear(width, width, bias=False)  # W_Q
+        self.key = nn.Linear(bank_width, width, bias=False)  # W_K
+        self.value = nn.Linear(bank_width, width, bias=False)  # W_V
+        self.output = nn.Linear(width, width)
+        narrow = nn.Linear(4 * width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), narrow)
+        nn.init.eye_(self.value.weight)
+        nn.init.eye_(self.output.weight)
+        self.output.weight.data.mul_(IDENTITY_GAIN)
+        nn.init.zeros_(self.output.bias)
+        nn.init.zeros_(narrow.weight)
+        nn.init.zeros_(narrow.bias)
+
+    def forward(
+        self, tokens: Float[Tensor, "b t width"], bank: Float[Tensor, "concepts bank_width"]
+    ) -> tuple[Float[Tensor, "b t width"], Float[Tensor, "b concepts"]]:
+        """Updated tokens, and the attention over the concepts averaged over heads and tokens."""
+        b, t, width = tokens.shape
+        query = self.query(self.norm_query(tokens)).view(b, t, self.heads, -1).transpose(1, 2)  # [b, heads, t, d]
+        key = self.key(bank).view(len(bank), self.heads, -1).permute(1, 2, 0)  # [heads, d, concepts]
+        value = self.value(bank).view(len(bank), self.heads, -1).transpose(0, 1)  # [heads, concepts, d]
+        attention = (query @ key * query.shape[-1] ** -0.5).softmax(-1)  # [b, heads, t, concepts]
+        gathered = (attention @ value).transpose(1, 2).reshape(b, t, width)
+        tokens = tokens + self.output(gathered)
+        tokens = tokens + self.mlp(self.norm_mlp(tokens))
+        return tokens, attention.detach().mean((1, 2))
+
+
+class FlattenMapper(nn.Module):
+    """Each token keeps a few channels; all of them together give every output token by one linear map."""
+
+    def __init__(self, n_tokens: int, width: int, n_out: int, width_out: int, channels: int):
+        super().__init__()
+        self.shape = (n_out, width_out)
+        self.narrow = nn.Linear(width, channels)
+        self.mix = nn.Linear(n_tokens * channels, n_out * width_out)
+
+    def forward(self, tokens: Float[Tensor, "b n width"]) -> Float[Tensor, "b n_out width_out"]:
+        mixed: Tensor = self.mix(self.narrow(tokens).flatten(1))
+        return mixed.unflatten(1, self.shape)
+
+
+class ConvMapper(nn.Module):
+    """1x1 convolutions over the token axis and one linear shared by all tokens (MinD-Vis's mapper)."""
+
+    def __init__(self, n_tokens: int, width: int, n_out: int, width_out: int):
+        super().__init__()
+        middle = max(n_out, n_tokens // 2)
+        self.convolutions = nn.Sequential(nn.Conv1d(n_tokens, middle, 1), nn.Conv1d(middle, n_out, 1))
+        self.project = nn.Linear(width, width_out)
+
+    def forward(self, tokens: Float[Tensor, "b n width"]) -> Float[Tensor, "b n_out width_out"]:
+        projected: Tensor = self.project(self.convolutions(tokens))
+        return projected
+
+
+class BankHead(nn.Module):
+    """Layer norm and a linear that starts by mapping unit-variance features onto the statistics of the bank."""
+
+    def __init__(self, width: int, bank: Float[Tensor, "concepts bank_width"]):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, bank.shape[1])
+        with torch.no_grad():
+            # Random orthogonal where the widths differ, identity where they agree.
+            if width == bank.shape[1]:
+                nn.init.eye_(self.linear.weight)
+            else:
+                nn.init.orthogonal_(self.linear.weight)
+            self.linear.weight.mul_(bank.std(0)[:, None])
+            self.linear.bias.copy_(bank.mean(0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        projected: Tensor = self.linear(self.norm(features))
+        return projected
+
+
+class TimeHead(nn.Module):
+    """Layer norm and a linear into the time embedding; it starts at zero, which leaves the UNet as it was trained."""
+
+    def __init__(self, width: int, width_out: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, width_out)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        projected: Tensor = self.linear(self.norm(features))
+        return projected
+
+
+class ConditionModule(nn.Module):
+    """All that stands before the UNet: fMRI encoder, token mapper, concept layers and the two projections."""
+
+    bank: Tensor
+
+    def __init__(
+        self,
+        config: Phase2Config,
+        encoder: nn.Module,
+        n_tokens: int,
+        width: int,
+        bank: Float[Tensor, "concepts bank_width"],
+        time_embedding_width: int | None = None,
+    ):
+        """
+        Args:
+            encoder: maps fmri [b, voxels] to tokens [b, n_tokens, width].
+            time_embedding_width: of the generator, where the pooled vector is added to the time embedding as it is;
+                None where it takes the place of a class embedding.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("bank", bank.clone(), persistent=False)  # Emb(c), frozen
+        bank_width = bank.shape[1]
+        self.map_first = config.mapper_position == "before"
+        if config.token_mapper == "flatten":
+            mapper: nn.Module = FlattenMapper(n_tokens, width, config.context_tokens, bank_width, config.mapper_width)
+        else:
+            mapper = ConvMapper(n_tokens, width, config.context_tokens, bank_width)
+        self.mapper = mapper
+        layer_width = bank_width if self.map_first else width
+        if layer_width % config.concept_heads:
+            raise ValueError(f"phase2.concept_heads = {config.concept_heads} must divide the width {layer_width}")
+        self.concept_layers = nn.ModuleList(
+            ConceptLayer(layer_width, bank_width, config.concept_heads) for _ in range(config.concept_depth)
+        )
+        self.context_head = BankHead(bank_width, bank)
+        # the time-step projection
+        if time_embedding_width is None:
+            self.pooled_head: nn.Module = BankHead(bank_width, bank)
+        else:
+            self.pooled_head = TimeHead(bank_width, time_embedding_width)
+
+    def forward(self, fmri: Float[Tensor, "b voxels"]) -> tuple[Condition, Float[Tensor, "b concepts"]]:
+        """The condition, and the attention over the concept bank averaged over layers."""
+        tokens = self.encoder(fmri)
+        if self.map_first:
+            tokens = self.mapper(tokens)
+        attentions = []
+        for layer in self.concept_layers:
+            tokens, attention = layer(tokens, self.bank)
+            attentions.append(attention)
+        if not self.map_first:
+            tokens = self.mapper(tokens)
+        condition = Condition(self.context_head(tokens), self.pooled_head(tokens.mean(1)))
+        return condition, torch.stack(attentions).mean(0)
+
+
+def count_parameters(*modules: nn.Module) -> dict[str, int]:
+    """Numbers of trainable and frozen parameters."""
+    parameters = [p for module in modules for p in module.parameters()]
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return {"trainable": trainable, "frozen": sum(p.numel() for p in parameters) - trainable}
+
+
+def denoising_loss(
+    predicted: Tensor, noise: Tensor, alphas_cumprod: Tensor, timesteps: Tensor, weighting: str
+) -> Tensor:
+    """Eq. 2: mean over items of the mean squared error; ``min_snr`` weights it by min(SNR, 5) / SNR."""
+    error = F.mse_loss(predicted, noise, reduction="none").flatten(1).mean(1)
+    if weighting == "min_snr":  # Hang et al. 2023, noise prediction
+        snr = alphas_cumprod[timesteps] / (1 - alphas_cumprod[timesteps])
+        error = error * snr.clamp_max(5.0) / snr
+    return error.mean()

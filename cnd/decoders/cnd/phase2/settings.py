@@ -1,0 +1,44 @@
+"""Settings of Phase 2: concept-aware conditioning and its training (sec. 3.3, 4.2, 8.2)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from cnd.settings import Config, Fraction, Positive, Precision, Rate, Weight
+
+
+class Phase2Config(Config):
+    """Concept-aware conditioning of the frozen latent diffusion model (sec. 3.3)."""
+
+    concept_depth: Positive = 4  # cross-attention layers over the concept bank (CL depth)
+    context_tokens: Positive = 77
+    token_mapper: Literal["flatten", "conv"] = "flatten"
+    mapper_width: Positive = 16  # channels a token keeps before flattening
+    mapper_position: Literal["before", "after"] = "before"  # of the concept layers
+    concept_heads: Positive = 8
+    train_encoder: bool = True
+    train_unet_cross_attention: bool = False  # DC-LDM's policy
+    loss_weighting: Literal["none", "min_snr"] = "none"
+    timestep_range: tuple[int, int] = (0, 1000)  # where training time-steps are drawn; all is eq. 2
+    max_steps: Positive | None = None  # None: max_epochs decides
+    max_epochs: Positive = 500
+    batch_size: Positive = 8
+    micro_batch_size: Positive | None = None  # items in memory at once; gradients are accumulated to batch_size
+    precision: Precision = "float32"  # of the forward pass (autocast); weights and losses stay float32
+    lr: Rate = 5.3e-5
+    encoder_lr: Rate | None = None  # None: the same as lr
+    weight_decay: Weight = 0.01
+    warmup_fraction: Fraction = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    gradient_clip: Rate = 1.0
+    checkpoint: Literal["last", "validation", "test_best"] = "validation"
+    n_checkpoints: Positive = 5  # how often the candidates for ``checkpoint`` are scored
+
+    @model_validator(mode="after")
+    def _range(self) -> Phase2Config:
+        low, high = self.timestep_range
+        if not 0 <= low < high <= 1000:
+            raise ValueError("timestep_range must satisfy 0 <= low < high <= 1000")
+        return self

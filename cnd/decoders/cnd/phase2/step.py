@@ -1,0 +1,145 @@
+"""Phase 2 as a step that is kept (sec. 3.3): the condition module, trained in front of a frozen generator."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cnd.decoders.cnd.phase1.settings import EncoderConfig
+from cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.generators.sampling import SamplingConfig
+from cnd.json_files import write_json
+from cnd.protocols import GeneratorChoice, Noise
+from cnd.steps import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from torch import Tensor
+
+    from cnd.decoders.cnd.phase2.model import ConditionModule
+    from cnd.protocols import Bench, FmriDataset, Generator, Given, TrainingSet
+
+MODULE, UNET = "condition_module.safetensors", "unet.safetensors"
+
+
+def phase2_step(encoder: EncoderConfig, phase2: Phase2Config, phase1: Step | None, given: Given) -> Step:
+    """The step ``phase2``; ``phase1`` gives the encoder, None leaves it at its random weights."""
+    by_test = phase2.checkpoint == "test_best"
+    settings = {"encoder": encoder, "phase2": phase2, "generator": given.generator, "seed": given.seed}
+    needs = {"training": given.training, "latents": given.latents, "phase1": phase1}
+    if by_test:
+        settings["sampling"], needs["data"], needs["test_score"] = given.sampling, given.data, given.test_score
+    return Step("phase2", train_condition_module, settings, needs)
+
+
+def train_condition_module(
+    bench: Bench,
+    folder: Path,
+    encoder: EncoderConfig,
+    phase2: Phase2Config,
+    generator: GeneratorChoice,
+    seed: int,
+    training: Step,
+    latents: Step,
+    phase1: Step | None,
+    sampling: SamplingConfig | None = None,
+    data: Step | None = None,
+    test_score: Step | None = None,
+) -> None:
+    """Train by eq. 2 and write the weights, the history and facts."""
+    import numpy as np
+    import pandas as pd
+    from safetensors.torch import save_file
+
+    from cnd.decoders.cnd.phase2.model import count_parameters
+    from cnd.decoders.cnd.phase2.training import fit, validation_score
+    from cnd.decoders.training import HISTORY
+
+    start = time.time()
+    train: TrainingSet = bench.value(training)
+    clean: Tensor = bench.value(latents)
+    frozen = bench.generator(generator)
+    if phase2.train_unet_cross_attention:
+        frozen = frozen.copy()
+    fmri = train.items.fmri
+    module = condition_module(encoder, phase2, fmri.shape[1], frozen, seed)
+    if phase1 is not None:
+        _take_encoder(module, bench.value(phase1))
+    module.to(bench.device)
+    frozen.to(bench.device)
+    rows = np.arange(len(fmri))
+    score: Callable[[], float] | None = None
+    if phase2.checkpoint == "validation":
+        rows, held = train.fitting, train.held
+        score = lambda: validation_score(module, frozen, phase2, fmri[held], clean[held])  # noqa: E731
+    elif data is not None and test_score is not None and sampling is not None:
+        judge, dataset = bench.value(test_score), bench.value(data)
+        score = lambda: judge(_draw(module, frozen, dataset, sampling, seed))  # noqa: E731
+    fitted = fit(
+        phase2, module, frozen, fmri[rows], clean[rows], seed, score, resume=bench.scratch,
+        report=lambda fraction, seen, metrics: bench.report("phase2", fraction, seen, metrics),
+    )  # fmt: skip
+    save_file({k: v.cpu().contiguous() for k, v in module.state_dict().items()}, folder / MODULE)
+    if phase2.train_unet_cross_attention:
+        save_file({k: v.cpu().contiguous() for k, v in frozen.unet.state_dict().items()}, folder / UNET)
+    pd.DataFrame(fitted.history, columns=HISTORY).to_parquet(folder / "history.parquet")
+    info = {"seconds": time.time() - start, "chosen_step": fitted.chosen_step}
+    write_json(folder / "info.json", info | count_parameters(module, frozen))
+
+
+def condition_module(
+    encoder: EncoderConfig, phase2: Phase2Config, n_voxels: int, generator: Generator, seed: int
+) -> ConditionModule:
+    """The module with fresh weights."""
+    import torch
+
+    from cnd.decoders.cnd.phase1.model import FmriEncoder
+    from cnd.decoders.cnd.phase2.model import ConditionModule
+
+    network = FmriEncoder(encoder, n_voxels, seed=seed)
+    torch.manual_seed(seed)
+    bank, time_width = generator.concept_bank, generator.time_embedding_width
+    return ConditionModule(phase2, network, 1 + network.n_patches, encoder.width, bank, time_width)
+
+
+def trained_module(
+    encoder: EncoderConfig, phase2: Phase2Config, n_voxels: int, generator: Generator, folder: Path
+) -> tuple[ConditionModule, Generator]:
+    """The trained module, and the generator that it steers: a copy where its cross-attention was trained."""
+    from safetensors.torch import load_file
+
+    module = condition_module(encoder, phase2, n_voxels, generator, seed=0)
+    module.load_state_dict(load_file(folder / MODULE))
+    if (folder / UNET).exists():
+        generator = generator.copy()
+        generator.unet.load_state_dict(load_file(folder / UNET))
+    module.eval()
+    return module, generator
+
+
+def _take_encoder(module: ConditionModule, phase1: Path) -> None:
+    """Start from the encoder of Phase 1."""
+    from safetensors.torch import load_file
+
+    from cnd.decoders.cnd.phase1.step import WEIGHTS
+
+    weights = load_file(phase1 / WEIGHTS)
+    prefix = "encoder."
+    module.encoder.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+
+
+def _draw(
+    module: ConditionModule, generator: Generator, dataset: FmriDataset, sampling: SamplingConfig, seed: int
+) -> np.ndarray:
+    """Reconstructions of the test items by the module as it stands."""
+    import torch
+
+    from cnd.generators.sampling import draw
+
+    with torch.no_grad():
+        condition, _ = module(torch.from_numpy(dataset.test.fmri).to(module.bank.device))
+    noise = Noise(seed, sampling.samples_per_item).latents(len(dataset.test), generator.latent_shape)
+    return draw(sampling, generator, condition, noise)

@@ -1,0 +1,278 @@
+"""Phase 2 training: only what stands before the frozen UNet learns (sec. 3.3, 4.2, 8.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cnd.decoders.cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.decoders.cnd.phase2.model import ConditionModule, denoising_loss
+from cnd.protocols import Generator, Report, no_report
+from cnd.decoders.training import (
+    StateFile,
+    autocast,
+    load_optimizer,
+    loss_scaler,
+    may_overflow,
+    optimizer_tensors,
+    prefixed,
+    under,
+)
+
+
+@dataclass
+class Fitted:
+    """Outcome of :func:`fit`, and where it stands: at the end the module holds the chosen checkpoint's weights."""
+
+    rng: torch.Generator  # the only source of random numbers
+    order: Tensor  # of the items in the current epoch
+    history: list[dict[str, Any]] = field(default_factory=list)  # phase, samples_seen, name, value
+    step: int = 0
+    samples_seen: int = 0
+    recent: list[float] = field(default_factory=list)  # losses since the last row of the history
+    best: float = -math.inf  # score of the chosen checkpoint
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    chosen_step: int = 0
+
+
+def trainable_parameters(
+    config: Phase2Config, module: ConditionModule, generator: Generator
+) -> list[dict[str, Any]]:
+    """Freeze what the config freezes; return AdamW's parameter groups."""
+    module.requires_grad_(True)
+    module.encoder.requires_grad_(config.train_encoder)
+    generator.requires_grad_(False)
+    encoder = [p for p in module.encoder.parameters() if p.requires_grad]
+    rest = [p for name, p in module.named_parameters() if not name.startswith("encoder.")]
+    if config.train_unet_cross_attention:  # DC-LDM: attn2 and the norm before it
+        for name, parameter in generator.unet.named_parameters():
+            if ".attn2." in name or (".norm2." in name and "transformer_blocks" in name):
+                parameter.requires_grad_(True)
+                rest.append(parameter)
+    groups = [dict(params=rest, lr=config.lr)]
+    if encoder:
+        groups.append(dict(params=encoder, lr=config.encoder_lr or config.lr))
+    return groups
+
+
+def n_steps(config: Phase2Config, n_items: int) -> int:
+    """Optimiser steps: ``max_steps``, or ``max_epochs`` passes over the items."""
+    return config.max_steps or config.max_epochs * math.ceil(n_items / config.batch_size)
+
+
+def rate_factor(config: Phase2Config, step: int, total: int) -> float:
+    """Learning-rate multiplier: linear warm-up, then constant or a cosine to zero."""
+    warm_up = config.warmup_fraction * total
+    if step < warm_up:
+        return (step + 1) / warm_up
+    if config.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1.0, total - warm_up)))
+
+
+def forward_loss(
+    config: Phase2Config,
+    module: ConditionModule,
+    generator: Generator,
+    fmri: Tensor,
+    clean: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+) -> Tensor:
+    """Eq. 2 of items on the generator's device; the networks run in ``config.precision``, the loss does not."""
+    noisy = generator.add_noise(clean, noise, timesteps)
+    with autocast(config.precision, clean.device):
+        condition, _ = module(fmri)
+        predicted = generator.predict_noise(noisy, timesteps, condition)
+    return denoising_loss(predicted.to(clean.dtype), noise, generator.alphas_cumprod, timesteps, config.loss_weighting)
+
+
+def fit(
+    config: Phase2Config,
+    module: ConditionModule,
+    generator: Generator,
+    fmri: np.ndarray,
+    latents: Tensor,
+    seed: int,
+    score: Callable[[], float] | None = None,
+    report: Report = no_report,
+    resume: Path | None = None,
+    save_every: float = 60.0,
+) -> Fitted:
+    """Train the condition module by eq. 2 and keep the checkpoint that ``score`` prefers.
+
+    Same module, data, config and seed give the same weights, bit for bit on a CPU with the same number of threads,
+    whether or not the training was interrupted.
+
+    Args:
+        fmri: float32 [n, voxels], the training patterns.
+        latents: [n, c, h, w], latents of the stimuli, unit variance.
+        score: of the module as it stands, higher is better, called ``n_checkpoints`` times; None keeps the last.
+        resume: folder for the state of a long training; the caller removes it when it has kept the result.
+            A call that finds such a state there goes on from it.
+        save_every: seconds between two writes of the state.
+
+    Raises:
+        FloatingPointError: the loss or its gradient is not finite.
+        UserError: the state in ``resume`` is of another training.
+    """
+    patterns = torch.from_numpy(fmri)
+    groups = trainable_parameters(config, module, generator)
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    scaler = loss_scaler(config.precision, generator.device)
+    total, starts = n_steps(config, len(fmri)), range(0, len(fmri), config.batch_size)
+    every = max(1, total // config.n_checkpoints)
+    at = Fitted(torch.Generator().manual_seed(seed), torch.arange(len(fmri)))
+    settings = dict(seed=seed, shape=[*fmri.shape, *latents.shape], phase2=config.model_dump(mode="json"))
+    state = StateFile(resume, "phase2", settings, save_every)
+    load_state(state, module, generator, optimizer, scaler, at)
+    module.train()
+    while at.step < total:
+        if at.step % len(starts) == 0:
+            at.order = torch.randperm(len(fmri), generator=at.rng)
+        start = starts[at.step % len(starts)]
+        rows = at.order[start : start + config.batch_size]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * rate_factor(config, at.step, total)
+        loss = train_step(config, module, generator, optimizer, scaler, patterns[rows], latents[rows], at)
+
+        at.step += 1
+        at.samples_seen += len(rows)
+        at.recent.append(loss)
+        if len(at.recent) >= max(1, total // 100) or at.step == total:
+            mean = float(np.mean(at.recent))
+            at.history.append(dict(phase="phase2", samples_seen=at.samples_seen, name="loss", value=mean))
+            at.recent.clear()
+            report(at.step / total, at.samples_seen, {"phase2/loss": mean})
+        if score is not None and (at.step % every == 0 or at.step == total):
+            choose(at, score, module, generator)
+        if state.due() or (at.step == total and state.exists()):  # a finished long one is not done again
+            save_state(state, module, generator, optimizer, scaler, at)
+    if at.best_weights:
+        load_weights(at.best_weights, module, generator)
+    else:
+        at.chosen_step = total
+    module.eval()
+    return at
+
+
+def train_step(
+    config: Phase2Config,
+    module: ConditionModule,
+    generator: Generator,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    fmri: Tensor,
+    latents: Tensor,
+    at: Fitted,
+) -> float:
+    """One update on one batch, ``micro_batch_size`` items in memory at once; returns the loss."""
+    device = generator.device
+    noise = torch.randn(latents.shape, generator=at.rng)
+    timesteps = torch.randint(*config.timestep_range, (len(fmri),), generator=at.rng)
+    optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for rows in torch.arange(len(fmri)).split(config.micro_batch_size or len(fmri)):
+        batch = (part[rows].to(device) for part in (fmri, latents, noise, timesteps))
+        loss = forward_loss(config, module, generator, *batch) * (len(rows) / len(fmri))  # the batch's mean
+        total += loss.item()
+        if not math.isfinite(total):
+            raise FloatingPointError(f"Phase 2: the loss is {total} at step {at.step}")
+        scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip).item()
+    if not (math.isfinite(norm) or may_overflow(scaler)):
+        raise FloatingPointError(f"Phase 2: the norm of the gradient is {norm} at step {at.step}")
+    scaler.step(optimizer)  # in float16 it leaves out a step whose gradient overflowed
+    scaler.update()
+    return total
+
+
+def choose(at: Fitted, score: Callable[[], float], module: ConditionModule, generator: Generator) -> None:
+    """Score the weights as they stand, and keep a copy where they are the best so far."""
+    module.eval()
+    value = score()
+    module.train()
+    at.history.append(dict(phase="phase2", samples_seen=at.samples_seen, name="checkpoint_score", value=value))
+    if value > at.best:
+        at.best, at.chosen_step = value, at.step
+        at.best_weights = {name: tensor.clone() for name, tensor in weights(module, generator).items()}
+
+
+@torch.no_grad()
+def validation_score(
+    module: ConditionModule, generator: Generator, config: Phase2Config, fmri: np.ndarray, latents: Tensor
+) -> float:
+    """Minus the denoising loss of held-out items, with the same noise and time-steps at every call."""
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(latents.shape, generator=rng)
+    timesteps = torch.randint(*config.timestep_range, (len(latents),), generator=rng)
+    losses = []
+    for rows in torch.arange(len(latents)).split(config.micro_batch_size or 64):
+        batch = (part[rows].to(generator.device) for part in (torch.from_numpy(fmri), latents, noise, timesteps))
+        losses.append(forward_loss(config, module, generator, *batch).item() * len(rows))
+    return -sum(losses) / len(latents)
+
+
+# ---------------------------------------------------------------- state of an unfinished training
+
+
+def weights(module: ConditionModule, generator: Generator) -> dict[str, Tensor]:
+    """All that the training changes: the module, and what it trains of the generator."""
+    trained = {name: p.detach() for name, p in generator.named_parameters() if p.requires_grad}
+    return prefixed("module", module.state_dict()) | prefixed("generator", trained)
+
+
+def load_weights(tensors: dict[str, Tensor], module: ConditionModule, generator: Generator) -> None:
+    """Put back what :func:`weights` gave."""
+    module.load_state_dict(under("module", tensors))
+    generator.load_state_dict(under("generator", tensors), strict=False)
+
+
+def save_state(
+    file: StateFile,
+    module: ConditionModule,
+    generator: Generator,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    at: Fitted,
+) -> None:
+    """Write all that :func:`load_state` needs to go on."""
+    tensors = prefixed("now", weights(module, generator)) | prefixed("best", at.best_weights)
+    tensors |= prefixed("optimizer", optimizer_tensors(optimizer)) | {"rng": at.rng.get_state(), "order": at.order}
+    names = ("history", "step", "samples_seen", "recent", "best", "chosen_step")
+    file.save(tensors, {name: getattr(at, name) for name in names} | {"scaler": scaler.state_dict()})
+
+
+def load_state(
+    file: StateFile,
+    module: ConditionModule,
+    generator: Generator,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    at: Fitted,
+) -> None:
+    """Put everything where :func:`save_state` found it, if it ever did.
+
+    Raises:
+        UserError: the file was written by a training with other settings or other data.
+    """
+    if (saved := file.load()) is None:
+        return
+    tensors, plain = saved
+    load_weights(under("now", tensors), module, generator)
+    load_optimizer(optimizer, under("optimizer", tensors))
+    at.rng.set_state(tensors["rng"])
+    at.order, at.best_weights = tensors["order"], under("best", tensors)
+    scaler.load_state_dict(plain.pop("scaler"))
+    for name, value in plain.items():
+        setattr(at, name, value)

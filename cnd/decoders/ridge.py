@@ -1,0 +1,76 @@
+"""Control: linear regression from voxels into the concept bank, then the same frozen generator.
+
+The target of a training item is the embedding of its class, so the prediction lives where the UNet's class
+conditioning lives. It has no pre-training, no attention and no gradient through the UNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from cnd.decoders.conditioned import ByEmbedding
+from cnd.protocols import Decoder, Fitted, FmriSplit, Lab, TrainingSet
+from cnd.settings import Rate
+
+
+class RidgeDecoder(Decoder):
+    """Ridge from voxels into the concept bank, then the same frozen generator."""
+
+    uses_labels: ClassVar[bool] = True
+    has_condition: ClassVar[bool] = True
+    kind: Literal["ridge"] = "ridge"
+    alphas: tuple[Rate, ...] = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
+    n_splits: Annotated[int, Field(ge=2)] = 5  # cross-validation over training categories
+
+    def fit(self, train: TrainingSet, lab: Lab) -> Fitted:
+        """Regress the embedding of each training item's class on its fMRI."""
+        embeddings = lab.generator.concept_bank.cpu().numpy()[lab.classes]
+        predict, alpha = fit(self, train.items, embeddings)
+        return ByEmbedding(predict, lab, {"ridge_alpha": alpha})
+
+
+def fit(
+    config: RidgeDecoder, train: FmriSplit, targets: np.ndarray
+) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
+    """A function from fMRI to predicted class embeddings, and the chosen penalty.
+
+    The penalty maximises the mean correlation of out-of-fold predictions with the target, folds made of whole training
+    categories (of items where there are fewer categories than folds). A ridge prediction is shrunk towards the
+    mean; it is scaled back to the spread of the training targets, by a factor measured on the out-of-fold predictions.
+
+    Args:
+        targets: embedding of each training item's class, [n_train, width].
+
+    Returns:
+        a function from [n, voxels] to float32 [n, width], and the penalty.
+    """
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
+
+    by_category = len(np.unique(train.category)) >= config.n_splits
+    folds = GroupKFold(config.n_splits) if by_category else KFold(config.n_splits, shuffle=True, random_state=0)
+    best: tuple[float, float, np.ndarray] | None = None
+    for alpha in config.alphas:
+        held_out = cross_val_predict(Ridge(alpha=alpha), train.fmri, targets, cv=folds, groups=train.category)
+        score = _mean_correlation(held_out, targets)
+        if best is None or score > best[0]:
+            best = (score, alpha, held_out)
+    assert best is not None  # the configuration has at least one penalty
+    _, alpha, held_out = best
+    mean, spread, shrunk = targets.mean(0), targets.std(0), held_out.std(0)
+    model = Ridge(alpha=alpha).fit(train.fmri, targets)
+
+    def predict(fmri: np.ndarray) -> np.ndarray:
+        return (mean + (model.predict(fmri) - mean) * spread / np.maximum(shrunk, 1e-6)).astype(np.float32)
+
+    return predict, float(alpha)
+
+
+def _mean_correlation(predicted: np.ndarray, targets: np.ndarray) -> float:
+    p, t = predicted - predicted.mean(0), targets - targets.mean(0)
+    norm = np.linalg.norm(p, axis=0) * np.linalg.norm(t, axis=0)
+    return float(np.mean((p * t).sum(0) / np.maximum(norm, 1e-12)))

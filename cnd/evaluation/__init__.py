@@ -1,1 +1,0 @@
-"""Scores of reconstructions (sec. 4.3, 8.1)."""

@@ -1,0 +1,181 @@
+"""One experiment: everything a run depends on besides the machine; read from YAML, edited, validated.
+
+Defaults are the paper's; what it leaves open is a setting. Sizes known only from the data (voxel count, number of
+classes) are never written here. Importing this module loads no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from cnd import registry
+from cnd.cortex.settings import AnalysisConfig
+from cnd.data.splits import SplitConfig
+from cnd.decoders.cnd.decoder import CndDecoder
+from cnd.errors import UserError, nearest
+from cnd.generators.embedded import EmbeddedGenerator
+from cnd.generators.sampling import SamplingConfig
+from cnd.metrics.evaluation import EvaluationConfig
+from cnd.protocols import DataSource, Decoder, GeneratorChoice
+from cnd.reading import explain, models_in, read_yaml, tag
+from cnd.settings import Config, Rate
+
+if TYPE_CHECKING:
+    AnyData, AnyDecoder, AnyGenerator = DataSource, Decoder, GeneratorChoice
+else:
+    AnyData, AnyDecoder = registry.union("cnd.data"), registry.union("cnd.decoders")
+    AnyGenerator = registry.union("cnd.generators")
+
+OLD_SPELLINGS = {
+    "phase2.validation_fraction": "split.validation_fraction",
+    "shuffle_pairs": "split.shuffle_pairs",
+    "encoder": "decoder.encoder",
+    "phase1": "decoder.phase1",
+    "phase2": "decoder.phase2",
+}
+"""Where settings stood before; keys and files that use these places go on working."""
+
+
+class Experiment(Config):
+    """One row: everything that a run depends on besides the machine."""
+
+    name: str
+    description: str = ""
+    data: AnyData
+    split: SplitConfig = SplitConfig()
+    generator: AnyGenerator = EmbeddedGenerator()
+    decoder: AnyDecoder = CndDecoder()
+    sampling: SamplingConfig = SamplingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    analysis: AnalysisConfig = AnalysisConfig()
+    minutes_per_trial: Rate = 1.0  # what the plan expects where no earlier run tells better
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _classes(self) -> Experiment:
+        for judge in self.evaluation.classifiers:
+            available = judge.n_classes(self.generator)
+            if max(self.evaluation.n_way) > available:
+                raise ValueError(f"evaluation.n_way exceeds the {available} classes of classifier '{judge.label}'")
+        return self
+
+    @model_validator(mode="after")
+    def _decoder_suits(self) -> Experiment:
+        if self.decoder.uses_generator:
+            self.decoder.suits(self.generator)
+        return self
+
+    def warnings(self) -> list[str]:
+        """What a reader must know before believing the scores: a name, a colon and a sentence each."""
+        parts = (self.data, *([self.generator] if self.decoder.uses_generator else []), self.decoder)
+        return [warning for part in parts for warning in part.warnings()]
+
+
+def today(dotted: str) -> str:
+    """Where a setting stands now, e.g. ``decoder.phase1.lr`` for ``phase1.lr``."""
+    for old, new in OLD_SPELLINGS.items():
+        if dotted == old or dotted.startswith(f"{old}."):
+            return new + dotted.removeprefix(old)
+    return dotted
+
+
+def _modern(content: Any) -> Any:
+    """The content of a file with settings moved to where they stand now."""
+    if not isinstance(content, dict):
+        return content
+    content = {key: dict(value) if isinstance(value, dict) else value for key, value in content.items()}
+    for old, new in OLD_SPELLINGS.items():
+        *parents, last = old.split(".")
+        node = content
+        for part in parents:
+            node = node.get(part) if isinstance(node, dict) else {}
+            node = node if isinstance(node, dict) else {}
+        if last in node:
+            section, key = new.split(".")
+            held = content.setdefault(section, {})
+            if isinstance(held, dict) and held.get("kind", "cnd") in ("cnd", None) or section == "split":
+                held.setdefault(key, node[last])
+            del node[last]
+    return content
+
+
+def parse_experiment(content: Any, source: str) -> Experiment:
+    """An experiment from JSON values, e.g. of a record.
+
+    Raises:
+        UserError: one line with the source, the key and the remedy.
+    """
+    try:
+        return Experiment.model_validate(_modern(content))
+    except ValidationError as error:
+        raise explain(error, Experiment, lambda key: source) from error
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read ``experiments/NAME.yaml``.
+
+    Raises:
+        UserError: one line with file, line, key path and remedy.
+    """
+    content, lines = read_yaml(path)
+    content.setdefault("name", path.stem)
+    lines |= {tuple(today(".".join(key)).split(".")): line for key, line in lines.items()}
+
+    def where(key: tuple[str, ...]) -> str:
+        while key and key not in lines:
+            key = key[:-1]
+        return f"{path}:{lines[key]}" if key else str(path)
+
+    try:
+        return Experiment.model_validate(_modern(content))
+    except ValidationError as error:
+        raise explain(error, Experiment, where) from error
+
+
+def override(experiment: Experiment, edits: dict[str, Any], source: str) -> Experiment:
+    """A validated copy with dotted keys replaced, e.g. ``{"phase1.mask_ratio": 0.5}``.
+
+    A new ``kind`` in a tagged union drops the settings of the old kind.
+
+    Args:
+        source: what to name in an error, e.g. ``--set`` or ``sweeps/x.yaml row 3``.
+    """
+    content = experiment.model_dump(mode="python")
+    for given, value in edits.items():
+        dotted = today(given)
+        *parents, last = dotted.split(".")
+        node = content
+        model: list[type[BaseModel]] = [Experiment]
+        for part in parents:
+            if len(tagged := [m for m in model if tag(m) == node.get("kind")]) == 1:
+                model = tagged
+            fields = {f for m in model for f in m.model_fields}
+            if part not in node or not isinstance(node[part], dict):
+                raise UserError(f"{source}: unknown key '{dotted}'{nearest(part, fields)}")
+            model = [m for c in model if part in c.model_fields for m in models_in(c.model_fields[part].annotation)]
+            node = node[part]
+        if last == "kind" and node.get("kind") != value:
+            node.clear()
+        node[last] = value
+    try:
+        return Experiment.model_validate(content)
+    except ValidationError as error:
+        raise explain(error, Experiment, lambda key: source) from error
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """``["phase1.mask_ratio=0.5"]`` to ``{"phase1.mask_ratio": 0.5}``; values are YAML."""
+    edits: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {assignment}: expected key=value, e.g. --set phase1.mask_ratio=0.5")
+        try:
+            edits[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {assignment}: the value is not valid YAML") from error
+    return edits

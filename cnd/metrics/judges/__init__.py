@@ -1,0 +1,1 @@
+"""The judges F of Algorithm 1."""

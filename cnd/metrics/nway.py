@@ -1,0 +1,164 @@
+"""n-way top-k accuracy of a classifier on reconstructions (sec. 4.3; Algorithm 1 of sec. 8.1).
+
+One trial draws ``n_way - 1`` of the other classes at random; it succeeds when the true class is among the ``top_k``
+most probable of the ``n_way`` (Algorithm 1 prints "arg min"; it means arg max). Only the classifier's ranking
+counts, so the mean over all trials has a closed form and needs no random draw.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import comb
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
+
+from cnd.protocols import ImageArray, Metric, Truth
+from cnd.settings import Positive
+
+
+class NWay(Metric):
+    """n-way top-k accuracy by one judge."""
+
+    kind: Literal["nway"] = "nway"
+    n: Annotated[int, Field(ge=2)] = 50
+    top_k: Positive = 1
+    judge: str | None = None  # name of the judge; None: the first one, the table's
+
+    @property
+    def name(self) -> str:
+        """``nway50_top1``; of another judge than the table's ``nway50_top1/<judge>``."""
+        return f"nway{self.n}_top{self.top_k}" + (f"/{self.judge}" if self.judge else "")
+
+    @property
+    def title(self) -> str:
+        """``50-way top-1``."""
+        return f"{self.n}-way top-{self.top_k}" + (f", {self.judge}" if self.judge else "")
+
+    def chance(self) -> float:
+        """Of a constant prediction."""
+        return self.top_k / self.n
+
+    def score(self, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> NDArray[np.float64]:
+        """Expected success of each reconstruction, [item, sample]."""
+        judgements = truth.judgements
+        found = judgements[self.judge] if self.judge else next(iter(judgements.values()))
+        n_items, n_samples, n_classes = found.probabilities.shape
+        flat = found.probabilities.reshape(-1, n_classes)
+        return n_way_accuracy(flat, np.repeat(found.truth, n_samples), self.n, self.top_k).reshape(n_items, n_samples)
+
+
+def n_way_accuracy(probabilities: ArrayLike, target: ArrayLike, n_way: int, top_k: int = 1) -> NDArray[np.float64]:
+    """Expected success of an n-way trial, exactly, with ties broken uniformly at random in expectation.
+
+    With r classes above the true one and t tied with it, the true class is equally likely to stand at each of the
+    places r, r + 1, ..., r + t of the ranking; the result is the mean success of those places.
+
+    Args:
+        probabilities: [n_items, n_classes], the classifier's output on each reconstruction. Any score that orders
+            the classes will do.
+        target: [n_items], index of the true class.
+        n_way: classes in a trial, the true one included.
+        top_k: how many of the best classes count as a success.
+
+    Returns:
+        [n_items] accuracy from 0 to 1. A constant prediction gives ``top_k / n_way``.
+
+    Raises:
+        ValueError: a wrong shape, a NaN, a target that is no class, or n_way and top_k that do not fit.
+    """
+    greater, ties, n_classes = _counts(probabilities, target, n_way, top_k)
+    by_place = _success_by_place(n_classes, n_way, top_k)
+    accuracy = by_place[greater]
+    for item in np.flatnonzero(ties):
+        accuracy[item] = by_place[greater[item] : greater[item] + ties[item] + 1].mean()
+    return accuracy
+
+
+def n_way_accuracy_monte_carlo(
+    probabilities: ArrayLike,
+    target: ArrayLike,
+    n_way: int,
+    n_trials: int,
+    rng: np.random.Generator,
+    top_k: int = 1,
+) -> NDArray[np.float64]:
+    """Share of successful trials, as Algorithm 1 runs them; ties are broken at random in each trial.
+
+    A trial's outcome depends on how many of the drawn classes stand above the true one and how many tie with it, so
+    these two counts are drawn instead of the classes.
+
+    Args:
+        probabilities: [n_items, n_classes].
+        target: [n_items], index of the true class.
+        n_way: classes in a trial, the true one included.
+        n_trials: trials for each item.
+        rng: source of the draws.
+        top_k: how many of the best classes count as a success.
+
+    Returns:
+        [n_items] accuracy from 0 to 1.
+
+    Raises:
+        ValueError: as :func:`n_way_accuracy`, or no trial asked for.
+    """
+    if n_trials < 1:
+        raise ValueError(f"n_trials = {n_trials}: at least one trial is needed")
+    greater, ties, n_classes = _counts(probabilities, target, n_way, top_k)
+    size = (n_trials, len(greater))
+    above = rng.hypergeometric(greater, n_classes - 1 - greater, n_way - 1, size=size)
+    tied = rng.hypergeometric(ties, n_classes - 1 - greater - ties, n_way - 1 - above, size=size)
+    placed_before = rng.integers(0, tied, endpoint=True)
+    accuracy: NDArray[np.float64] = (above + placed_before < top_k).mean(axis=0)
+    return accuracy
+
+
+def _counts(
+    probabilities: ArrayLike, target: ArrayLike, n_way: int, top_k: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Per item: classes above the true one, classes tied with it; and the number of classes."""
+    scores, truth = np.asarray(probabilities), np.asarray(target)
+    _check(scores, truth, n_way, top_k)
+    own = np.take_along_axis(scores, truth.astype(np.int64)[:, None], axis=1)
+    return (scores > own).sum(axis=1), (scores == own).sum(axis=1) - 1, scores.shape[1]
+
+
+def _check(scores: NDArray[Any], truth: NDArray[Any], n_way: int, top_k: int) -> None:
+    if scores.ndim != 2:
+        raise ValueError(f"probabilities must have the shape [n_items, n_classes], not {list(scores.shape)}")
+    if truth.shape != scores.shape[:1]:
+        raise ValueError(f"target must have the shape [{len(scores)}], one class an item, not {list(truth.shape)}")
+    if truth.size and not np.issubdtype(truth.dtype, np.integer):
+        raise ValueError(f"target must hold class indices (integers), not {truth.dtype}")
+    n_classes = scores.shape[1]
+    if n_way < 2:
+        raise ValueError(f"n_way = {n_way}: a trial needs at least 2 classes")
+    if n_way > n_classes:
+        raise ValueError(f"n_way = {n_way} exceeds the {n_classes} classes of the classifier")
+    if not 1 <= top_k < n_way:
+        raise ValueError(f"top_k = {top_k} must be at least 1 and smaller than n_way = {n_way}")
+    if ((truth < 0) | (truth >= n_classes)).any():
+        raise ValueError(f"target names a class outside 0 to {n_classes - 1}")
+    if np.isnan(scores).any():
+        raise ValueError("probabilities contain NaN")
+
+
+@lru_cache(maxsize=64)
+def _success_by_place(n_classes: int, n_way: int, top_k: int) -> NDArray[np.float64]:
+    """P(success) when exactly r = 0, 1, ..., n_classes - 1 classes stand above the true one: [n_classes], read-only.
+
+    For top-1 this is C(C-1-r, n-1) / C(C-1, n-1). Counted in whole numbers, then rounded once: of all draws, those
+    with fewer than ``top_k`` classes among the first r. Going from r to r + 1 loses the draws that held ``top_k - 1``
+    of the first r, and the class that now joins them.
+    """
+    others, drawn = n_classes - 1, n_way - 1
+    total = successes = comb(others, drawn)
+    table = [1.0]
+    for r in range(others):
+        successes -= comb(r, top_k - 1) * comb(others - r - 1, drawn - top_k)
+        table.append(successes / total)
+    result = np.array(table)
+    result.flags.writeable = False
+    return result

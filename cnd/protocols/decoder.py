@@ -1,0 +1,192 @@
+"""Decoders: from fMRI to images. A decoder is a settings class with :meth:`Decoder.fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+from cnd.protocols.data import Patterns, TrainingSet
+from cnd.protocols.generator import Condition, Generator, GeneratorChoice
+from cnd.settings import Part
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from cnd.generators.sampling import SamplingConfig
+    from cnd.steps import Step
+
+Report = Callable[[float, int, dict[str, float]], None]
+"""Progress of one piece of work: fraction done (0..1), samples seen, metrics."""
+
+
+def no_report(fraction: float, samples_seen: int, metrics: dict[str, Any]) -> None:
+    """The report that goes nowhere."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Where the chance in reconstructions comes from: common to all rows that share a seed.
+
+    Attributes:
+        samples: reconstructions wanted of each item.
+    """
+
+    seed: int
+    samples: int
+
+    def latents(self, n_items: int, shape: tuple[int, ...]) -> Tensor:
+        """Starting noise [n_items, samples, c, h, w].
+
+        It depends on the item, the sample and the seed only: rows that are compared start from the same noise, which
+        removes most of the sampling variance from their difference.
+        """
+        import torch
+
+        rng = torch.Generator().manual_seed(self.seed + 1_000_003)
+        return torch.randn((n_items, self.samples, *shape), generator=rng)
+
+
+class Reconstruction(NamedTuple):
+    """What a fitted decoder gives.
+
+    Attributes:
+        images: uint8 [item, sample, channels, height, width].
+        attention: over the concept bank, float32 [item, concepts], rows sum to one; None where there is none.
+        facts: what the report should tell of the decoding, e.g. a chosen penalty.
+    """
+
+    images: np.ndarray
+    attention: np.ndarray | None = None
+    facts: Mapping[str, Any] = {}
+
+
+class Fitted(Protocol):
+    """A trained decoder."""
+
+    def reconstruct(self, items: Patterns, noise: Noise) -> Reconstruction:
+        """Images of the items."""
+        ...
+
+
+class Conditioning(Fitted, Protocol):
+    """A trained decoder that steers the frozen generator: it can be analysed (sec. 3.4)."""
+
+    generator: Generator  # the frozen one, or the copy that was trained
+
+    def condition(self, items: Patterns) -> Condition:
+        """What steers the generator for each item."""
+        ...
+
+
+class Lab(Protocol):
+    """What a decoder may use while it learns. Everything is made when it is first asked for."""
+
+    seed: int
+    sampling: SamplingConfig
+    given: Given
+
+    @property
+    def generator(self) -> Generator:
+        """The frozen generator."""
+        ...
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The generator's class of each training item, int64 [n]; for decoders that declare ``uses_labels``."""
+        ...
+
+    @property
+    def device(self) -> Any: ...
+    def value(self, step: Step) -> Any:
+        """The result of a step of the decoder's, made if it is missing."""
+        ...
+
+    def report(self, phase: str, fraction: float, samples_seen: int, metrics: dict[str, float]) -> None:
+        """Tell how far a phase is."""
+        ...
+
+
+class Bench(Protocol):
+    """Where a step is made: results of other steps, parts that are loaded once, a place for unfinished work."""
+
+    scratch: Path  # survives a kill, and goes once the step's result is kept
+
+    @property
+    def device(self) -> Any: ...
+    def value(self, step: Step) -> Any:
+        """The result of a step, made if it is missing."""
+        ...
+
+    def generator(self, choice: GeneratorChoice) -> Generator: ...
+    def judge(self, choice: Any) -> Any: ...
+    def report(self, phase: str, fraction: float, samples_seen: int, metrics: dict[str, float]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """The steps and settings that a decoder's own steps start from.
+
+    Attributes:
+        data: gives a :class:`cnd.protocols.FmriDataset`.
+        training: gives a :class:`cnd.protocols.TrainingSet`.
+        latents: gives the latents of the training stimuli, [n, c, h, w].
+        pools: gives the unlabelled patterns, a tuple of float32 [m, voxels]; None where there are none.
+        test_score: gives a function from reconstructions of the test items to the table's score, for a decoder that
+            chooses by it, and says so among its warnings.
+        of_subject: the same for another subject of the data source.
+    """
+
+    data: Step
+    training: Step
+    latents: Step
+    pools: Step | None
+    generator: GeneratorChoice
+    sampling: SamplingConfig
+    test_score: Step
+    seed: int
+    of_subject: Callable[[Any], Given] = field(repr=False)
+
+
+class Decoder(Part):
+    """Settings of a decoder. A new one must write :meth:`fit`; the declarations say what else concerns others."""
+
+    kind: Any
+    uses_generator: ClassVar[bool] = True
+    uses_labels: ClassVar[bool] = False  # of training items
+    needs_truth: ClassVar[bool] = False  # of test items: no decoder, a ceiling
+    has_condition: ClassVar[bool] = False  # whether what is fitted is a :class:`Conditioning`
+    shares: ClassVar[Mapping[str, float]] = {}  # expected share of a fold's time by phase; the rest is sampling
+
+    def fit(self, train: TrainingSet, lab: Lab) -> Fitted:
+        """Learn from training items.
+
+        Raises:
+            UserError: settings or data that do not fit.
+            FloatingPointError: a loss is not finite; names quantity and step.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say how it is fitted")
+
+    def suits(self, generator: GeneratorChoice) -> None:
+        """Raises:
+        ValueError: the decoder cannot work with such a generator.
+        """
+
+    def steps(self, given: Given) -> dict[str, Step]:
+        """Trainings that are kept for themselves, by name: rows that share one compute it once, a kill loses none.
+
+        :meth:`fit` asks :meth:`Lab.value` for them. Where there are none, the whole decoder is one step.
+        """
+        return {}
+
+    def export(self, lab: Lab, n_voxels: int, experiment: dict[str, Any], folder: Path) -> None:
+        """Write the trained decoder as a diffusers pipeline.
+
+        Raises:
+            UserError: it has no such form, or the folder cannot be written.
+        """
+        from cnd.errors import UserError
+
+        raise UserError(f"decoder.kind = {self.kind}: trains nothing that can be exported as a pipeline; choose 'cnd'")

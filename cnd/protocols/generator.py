@@ -1,0 +1,144 @@
+"""Generators: what steers one, and what it must offer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+
+from cnd.protocols.data import ImageArray
+from cnd.settings import Part
+
+if TYPE_CHECKING:  # the plan needs no torch
+    from collections.abc import Sequence
+
+    import numpy as np
+    import torch
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+class Condition(NamedTuple):
+    """What steers the frozen UNet: it takes exactly the place of the class embedding.
+
+    Attributes:
+        context: [batch, tokens, width], keys and values of the UNet's cross-attention.
+        pooled: [batch, width], enters with the time embedding.
+    """
+
+    context: Float[Tensor, "batch tokens width"]
+    pooled: Float[Tensor, "batch width"]
+
+    def to(self, device: Any) -> Condition:
+        """The same on another device."""
+        return Condition(self.context.to(device), self.pooled.to(device))
+
+
+class Generator(Protocol):
+    """A frozen class-conditional latent diffusion model. Nobody changes one; :meth:`copy` gives what may be trained."""
+
+    concept_bank: Float[Tensor, "classes width"]  # class embeddings without the null class
+    null_class: Float[Tensor, " width"]
+    alphas_cumprod: Float[Tensor, " timesteps"]
+    unet: Any  # the denoising network
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of an image, pixels."""
+        ...
+
+    @property
+    def time_embedding_width(self) -> int | None:
+        """Width of ``Condition.pooled`` where it is added to the time embedding as it is; None: that of the bank."""
+        ...
+
+    def encode(self, images: ImageArray) -> Float[Tensor, "n channels height width"]:
+        """Latents of uint8 images, scaled to unit variance."""
+        ...
+
+    def decode(self, latents: Float[Tensor, "n channels height width"]) -> np.ndarray:
+        """uint8 images of latents."""
+        ...
+
+    def add_noise(
+        self, clean: Float[Tensor, "n ..."], noise: Float[Tensor, "n ..."], timesteps: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n ..."]:
+        """Forward diffusion q(z_t | z_0)."""
+        ...
+
+    def predict_noise(
+        self, noisy: Float[Tensor, "n ..."], timesteps: Int[Tensor, " n"], condition: Condition
+    ) -> Float[Tensor, "n ..."]:
+        """epsilon_theta(z_t, t, condition) of eq. 2, differentiable in the condition."""
+        ...
+
+    def class_condition(self, category: Int[Tensor, " n"]) -> Condition:
+        """The condition of classes, as the model was trained with."""
+        ...
+
+    def embedding_condition(self, embedding: Float[Tensor, "n width"]) -> Condition:
+        """The condition of vectors in the space of the concept bank."""
+        ...
+
+    def null_condition(self, like: Condition) -> Condition:
+        """The unconditional counterpart of a condition."""
+        ...
+
+    def timesteps(self, steps: int) -> Int[Tensor, " steps"]:
+        """Time-steps of a sampling, from the noisiest on."""
+        ...
+
+    def sample(
+        self, condition: Condition, noise: Float[Tensor, "n ..."], steps: int, guidance: float
+    ) -> Float[Tensor, "n ..."]:
+        """DDIM from ``noise`` to clean latents."""
+        ...
+
+    def to(self, device: Any) -> Self: ...
+    def copy(self) -> Self:
+        """A copy whose denoising network may be trained; the autoencoder is shared."""
+        ...
+
+
+class GeneratorChoice(Part):
+    """Settings that name a frozen generator."""
+
+    kind: Any
+    has_cross_attention: ClassVar[bool] = True
+    brings_judge: ClassVar[bool] = False  # whether a classifier ships in the folder
+
+    def folder(self) -> Path:
+        """Folder of the weights, in diffusers format.
+
+        Raises:
+            UserError: it is not there.
+        """
+        raise NotImplementedError
+
+    def load(self) -> Generator:
+        """The generator, frozen and in evaluation mode.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        raise NotImplementedError
+
+    def class_names(self) -> list[str]:
+        """Names of the classes in the concept bank, in its order."""
+        raise NotImplementedError
+
+    def class_indices(self, names: Sequence[str], wnids: Sequence[str] = ()) -> list[int | None]:
+        """The generator's class for each class of a data set; None for one that it does not have.
+
+        Args:
+            names: of the data set's classes, as the generator calls them.
+            wnids: their WordNet ids, where they are known.
+        """
+        by_name = {name: index for index, name in enumerate(self.class_names())}
+        return [by_name.get(name) for name in names]

@@ -1,0 +1,117 @@
+"""Metrics: how reconstructions are scored; and judges, the classifiers that some of them ask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from cnd.protocols.data import ImageArray
+from cnd.settings import Part
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cnd.protocols.generator import GeneratorChoice
+
+
+class Judge(Protocol):
+    """The classifier F of Algorithm 1."""
+
+    name: str
+
+    def probabilities(self, images: ImageArray) -> np.ndarray:
+        """Class probabilities float64 [n, classes] of uint8 images."""
+        ...
+
+
+class JudgeChoice(Part):
+    """Settings that name a judge. Its ``name`` tells its scores from those of other judges."""
+
+    kind: Any
+
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        return str(getattr(self, "name", self.kind))
+
+    def n_classes(self, generator: GeneratorChoice) -> int:
+        """Classes that it knows.
+
+        Raises:
+            ValueError: it does not go with the generator.
+        """
+        raise NotImplementedError
+
+    def of(self, generator: GeneratorChoice) -> JudgeChoice:
+        """The judge beside a generator, from whose folder it may come."""
+        return self
+
+    def load(self) -> Judge:
+        """The classifier, frozen.
+
+        Raises:
+            UserError: weights are missing or damaged.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one judge says: class probabilities [item, sample, class] of reconstructions, and the true class [item]."""
+
+    probabilities: np.ndarray
+    truth: np.ndarray
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of the test items besides their images.
+
+    Attributes:
+        stimulus: name of each item.
+        category: int64 [item], index into ``class_names``.
+        judgements: by the name of each judge; the first is the table's.
+    """
+
+    stimulus: Sequence[str]
+    category: np.ndarray
+    class_names: Sequence[str]
+    judgements: dict[str, Judgement] = field(default_factory=dict)
+
+
+class Metric(Part):
+    """One score of every reconstruction. Folds are pooled before it is asked, so it sees all test items at once."""
+
+    kind: Any
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    higher_is_better: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """Its name in tables of scores, files and MLflow."""
+        return str(self.kind)
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return self.name.replace("_", " ")
+
+    def chance(self) -> float | None:
+        """Score of a decoder that knows nothing; None where there is no such number."""
+        return None
+
+    def score(self, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> np.ndarray:
+        """Scores, float64 [item, sample]; NaN where one is not defined.
+
+        Args:
+            stimuli: uint8 [item, channels, height, width]; of size 0 where the data has labels only.
+            images: reconstructions, uint8 [item, sample, channels, height, width].
+        """
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader of the scores needs: name, title, bounds, direction, chance."""
+        low, high = self.bounds
+        known = {"name": self.name, "title": self.title, "low": low, "high": high, "chance": self.chance()}
+        return known | {"higher_is_better": self.higher_is_better}

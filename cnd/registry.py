@@ -1,0 +1,89 @@
+"""Which kinds of a part there are: those of this package, and those of installed packages of the user's.
+
+A package adds kinds by entry points, ``[project.entry-points."cnd.decoders"]`` with a line ``name = "module:Class"``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Annotated, Any, Union
+
+from pydantic import Field
+
+from cnd.settings import Part
+
+BUILT_IN: dict[str, tuple[str, ...]] = {
+    "cnd.decoders": (
+        "cnd.decoders.cnd.decoder:CndDecoder",
+        "cnd.decoders.ridge:RidgeDecoder",
+        "cnd.decoders.oracle:OracleDecoder",
+        "cnd.decoders.mean_condition:MeanConditionDecoder",
+        "cnd.decoders.random_class:RandomClassDecoder",
+        "cnd.decoders.nearest_training_image:NearestTrainingImageDecoder",
+    ),
+    "cnd.metrics": ("cnd.metrics.nway:NWay",),
+    "cnd.data": (
+        "cnd.data.simulated:SimulatedData",
+        "cnd.data.digits69:Digits69Data",
+        "cnd.data.god:GodData",
+        "cnd.data.bold5000:Bold5000Data",
+        "cnd.data.folder:FolderData",
+    ),
+    "cnd.pools": ("cnd.data.hcp:HcpPool", "cnd.data.subject_pool:SubjectPool"),
+    "cnd.generators": (
+        "cnd.generators.embedded:EmbeddedGenerator",
+        "cnd.generators.ldm:LdmGenerator",
+        "cnd.generators.dit:DitGenerator",
+    ),
+    "cnd.judges": ("cnd.metrics.judges.embedded:EmbeddedClassifier", "cnd.metrics.judges.timm:TimmClassifier"),
+}
+"""The classes of this package by group; a new one is a line here."""
+
+BROKEN: dict[str, str] = {}
+"""Parts of the user's packages that cannot be imported, and why, by ``group: name``."""
+
+
+@cache
+def classes(group: str) -> dict[str, type[Part]]:
+    """The classes of a group by kind.
+
+    Raises:
+        TypeError: two classes have the same kind, or one is no settings class with a ``kind``.
+    """
+    found = [_load(target) for target in BUILT_IN[group]]
+    for point in entry_points(group=group):
+        try:
+            found.append(point.load())
+        except Exception as error:  # whatever a foreign module raises must not stop what does not use it
+            BROKEN[f"{group}: {point.name}"] = f"{point.value}: {type(error).__name__}: {error}"
+    kinds: dict[str, type[Part]] = {}
+    for part in found:
+        if not (isinstance(part, type) and issubclass(part, Part) and "kind" in part.model_fields):
+            raise TypeError(f"{group}: {part!r} is no settings class with a field 'kind' (cnd.settings.Part)")
+        kind = str(part.model_fields["kind"].default)
+        if kind in kinds:
+            raise TypeError(f"{group}: kind '{kind}' is taken by {kinds[kind].__module__}; rename that of {part!r}")
+        kinds[kind] = part
+    return kinds
+
+
+def union(group: str) -> Any:
+    """The annotation of a field that holds any part of a group, told apart by ``kind``."""
+    found = tuple(classes(group).values())
+    return Annotated[Union[found], Field(discriminator="kind")] if len(found) > 1 else found[0]  # noqa: UP007
+
+
+def find(group: str, kind: str) -> type[Part]:
+    """The class of one kind.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return classes(group)[kind]
+
+
+def _load(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,58 @@
+"""What every settings class is: frozen, closed, typed. A part is one of several kinds that do the same job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class Config(BaseModel):
+    """Frozen and closed: an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def identity(self) -> Any:
+        """JSON values that decide what the settings make; the content of files stands in place of their paths."""
+        return self.model_dump(mode="json")
+
+
+class Part(Config):
+    """Settings that bring their behaviour along: a decoder, a metric, a data source, a generator, a judge.
+
+    Importing the module of a part must be quick (no torch), because ``plan`` and ``--help`` do; what is heavy is
+    imported by the methods that need it. A subclass has a field ``kind: Literal["name"] = "name"``.
+    """
+
+    def missing(self) -> list[str]:
+        """What is not there, where to get it and where to put it, one entry a file; empty when all is there."""
+        return []
+
+    def check(self) -> None:
+        """Read what can be read before any training starts.
+
+        Raises:
+            UserError: a file is missing or malformed.
+        """
+
+    def warnings(self) -> list[str]:
+        """What a reader must know before believing scores: a name, a colon and a sentence each."""
+        return []
+
+
+class FileOf(Config):
+    """A file whose content counts, wherever it lies."""
+
+    path: Path
+
+    def identity(self) -> Any:
+        from cnd.keys import file_hash
+
+        return file_hash(self.path) if self.path.is_file() else {"missing": str(self.path)}

@@ -1,0 +1,177 @@
+"""Which steps a run consists of. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cnd.cortex.drawing import PAGE
+from cnd.data.splits import data_as_used, training_step
+from cnd.experiment import Experiment
+from cnd.json_files import read_json
+from cnd.protocols import DataSource, Given
+from cnd.settings import FileOf
+from cnd.steps import Step, upstream
+from cnd.workflow import analysis, figures, record, stages
+from cnd.workflow.cache import DESCRIPTION, StageCache
+
+
+@dataclass(frozen=True)
+class FoldSteps:
+    """The steps of one train / test partition.
+
+    Attributes:
+        classes: gives a function from items to the generator's classes.
+        own: the decoder's, by name.
+    """
+
+    index: int
+    given: Given
+    classes: Step
+    own: dict[str, Step]
+    sample: Step
+
+
+def fold_steps(experiment: Experiment, index: int) -> FoldSteps:
+    """Steps of one fold."""
+    e, given = experiment, given_of(experiment, experiment.data, index)
+    judge = e.evaluation.classifiers[0].of(e.generator)
+    classes = Step(
+        "classes", stages.find_classes, {"generator": e.generator, "judge": judge}, {"data": given.data}, kept=False
+    )
+    own = e.decoder.steps(given)
+    settings: dict[str, Any] = {"decoder": e.decoder, "sampling": e.sampling, "seed": e.seed}
+    if e.decoder.uses_generator:
+        settings["generator"] = e.generator
+    needs: dict[str, Step | None] = {"data": given.data, "training": given.training}
+    if e.decoder.uses_labels or e.decoder.needs_truth:
+        needs["classes"] = classes
+    # a decoder with steps of its own says there what it needs; any other may use all that is given
+    needs |= own or {"pools": given.pools}
+    return FoldSteps(
+        index, given, classes, own, Step("sample", partial(stages.reconstruct, given=given), settings, needs)
+    )
+
+
+def given_of(e: Experiment, source: DataSource, index: int) -> Given:
+    """What the decoder's own steps start from, for one subject."""
+    images = None
+    if source.stores_images:
+        settings = {"images": stages.StoredImagesOf(source=source)}
+        images = Step("images", stages.store_images, settings, load=stages.stored_images)
+    raw = Step("data", stages.make_data, {"source": source, "fold": index}, {"images": images}, stages.load_data)
+    data = data_as_used(e.split, raw, e.seed)
+    judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
+    by_label = e.evaluation.truth == "label"
+    classes = Step(
+        "classes", stages.find_classes, {"generator": e.generator, "judge": judges[0]}, {"data": data}, kept=False
+    )
+    return Given(
+        data=data,
+        training=training_step(e.split, data, e.seed),
+        latents=Step(
+            "latents", stages.make_latents, {"generator": e.generator}, {"data": raw}, load=stages.load_latents
+        ),
+        pools=source.pools(raw),
+        generator=e.generator,
+        sampling=e.sampling,
+        test_score=Step(
+            "test_score",
+            stages.test_scorer,
+            {"evaluation": e.evaluation, "judges": judges},
+            {"data": data, "classes": classes if by_label else None},
+            kept=False,
+        ),
+        seed=e.seed,
+        of_subject=lambda subject: given_of(e, source.of_subject(subject), index),
+    )
+
+
+def all_folds(experiment: Experiment) -> list[FoldSteps]:
+    """The steps of each fold."""
+    return [fold_steps(experiment, index) for index in experiment.data.folds()]
+
+
+def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
+    """The last step: scores, histories and images of all folds."""
+    e = experiment
+    needs: dict[str, Step | None] = {}
+    for fold in folds:
+        needs |= {f"sample{fold.index}": fold.sample, f"data{fold.index}": fold.given.data}
+        if e.evaluation.truth == "label":
+            needs[f"classes{fold.index}"] = fold.classes
+    judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
+    settings = {"evaluation": e.evaluation, "judges": judges}
+    own = [{name: step for fold in folds for name, step in fold.own.items()}] if not folds else [f.own for f in folds]
+    return Step("record", partial(record.write_record, experiment=e, trained=own), settings, needs)
+
+
+def analysis_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
+    """The linear decoding analysis of a run (sec. 3.4); not every run has one."""
+    e = experiment
+    settings = {"analysis": e.analysis, "sampling": e.sampling, "seed": e.seed}
+    needs: dict[str, Step | None] = {f"sample{fold.index}": fold.sample for fold in folds}
+    return Step("analysis", partial(analysis.analyse_run, decoder=e.decoder, folds=folds), settings, needs)
+
+
+def figures_step(experiment: Experiment, analysed: Step) -> Step:
+    """The pictures of an analysis."""
+    title = f"{experiment.name}, seed {experiment.seed}"
+    make = partial(figures.draw_figures, title=title)
+    return Step("figures", make, {"page": FileOf(path=PAGE)}, {"analysis": analysed})
+
+
+def steps(experiment: Experiment, analyse: bool = False) -> list[Step]:
+    """Every kept step of a run in order of computation; the last one is the record.
+
+    Args:
+        analyse: with the linear decoding analysis and its figures, which stand before the record.
+    """
+    folds = all_folds(experiment)
+    ends = [fold.sample for fold in folds]
+    if analyse:
+        ends.append(figures_step(experiment, analysis_step(experiment, folds)))
+    ends.append(record_step(experiment, folds))
+    found = {(step.name, step.key): step for end in ends for step in upstream(end)}
+    return list(found.values())
+
+
+def can_be_analysed(experiment: Experiment) -> bool:
+    """Whether what is decoded steers a UNet that has an encoder and a decoder side."""
+    return experiment.decoder.has_condition and experiment.generator.has_cross_attention
+
+
+def missing(experiment: Experiment) -> list[str]:
+    """For each file that is not there: what to get, where to get it and where to put it, in one line."""
+    e = experiment
+    generator = e.generator.missing() if e.decoder.uses_generator else []
+    judges = [line for judge in e.evaluation.classifiers for line in judge.missing()]
+    return [*e.data.missing(), *generator, *judges, *e.decoder.missing()]
+
+
+# ---------------------------------------------------------------- finished runs
+
+
+def recorded_keys(cache: StageCache, record: Path, folds: list[FoldSteps]) -> dict[tuple[str, str], str]:
+    """Keys of the results that a finished run was made of, whatever the code is today, by (name, today's key)."""
+    known: dict[tuple[str, str], str] = {}
+    needs = read_json(record / DESCRIPTION)["needs"]
+    for fold in folds:
+        if (sample := needs.get(f"sample{fold.index}")) is not None:
+            known |= dict(_pairs(cache, fold.sample, sample))
+    return known
+
+
+def _pairs(cache: StageCache, step: Step, described: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
+    """Today's step and the recorded one, then what both need under the same name."""
+    yield (step.name, step.key), described["key"]
+    needs = described.get("needs")
+    if needs is None:
+        path = cache.find(step.name, described["key"])
+        needs = read_json(path / DESCRIPTION)["needs"] if path else {}
+    for name, need in step.needs.items():
+        if need is not None and (other := needs.get(name)) is not None and other["name"] == need.name:
+            yield from _pairs(cache, need, other)

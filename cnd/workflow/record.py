@@ -1,0 +1,192 @@
+"""What a finished run leaves for reports: scores, histories, images and a summary, pooled over folds."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnd.json_files import read_json, write_json
+from cnd.metrics.evaluation import (
+    EvaluationConfig,
+    best_of_samples,
+    judge_all,
+    mean_scores,
+    score_table,
+    top_concepts,
+)
+from cnd.protocols import Bench, FmriDataset, JudgeChoice, Truth
+from cnd.steps import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import pandas as pd
+
+    from cnd.experiment import Experiment
+
+SAMPLES = "samples.safetensors"
+
+
+def write_record(
+    bench: Bench,
+    folder: Path,
+    evaluation: EvaluationConfig,
+    judges: tuple[JudgeChoice, ...],
+    experiment: Experiment,
+    trained: list[dict[str, Step]],
+    **needs: Step,
+) -> None:
+    """Score all folds together and write what reports read.
+
+    ``items.parquet`` has a line for each test item, ``scores.parquet`` one for each item, sample and metric;
+    ``history.parquet``, ``images.safetensors`` and, where there is one, ``attention.parquet`` stand beside them, with
+    ``experiment.json`` and ``summary.json``.
+
+    Args:
+        trained: the decoder's own steps by fold.
+        needs: ``sample<fold>``, ``data<fold>`` and, where labels are the truth, ``classes<fold>``.
+    """
+    import numpy as np
+    import torch
+    from safetensors.numpy import save_file
+
+    names = [name.removeprefix("sample") for name in needs if name.startswith("sample")]
+    samples = [bench.value(needs[f"sample{name}"]) for name in names]
+    bench.report("evaluate", 0.0, 0, {})
+    tested = [_tested(bench, needs, name) for name in names]
+    stimuli, images = _pictures([part["dataset"] for part in tested], samples)
+    items = _items(tested, names)
+    labels = None if tested[0]["labels"] is None else np.concatenate([part["labels"] for part in tested])
+    loaded = {name: bench.judge(judge) for name, judge in zip(evaluation.judges, judges, strict=True)}
+    known = stimuli if all(part["dataset"].test.images.size for part in tested) else stimuli[:, :0]
+    judgements = judge_all(evaluation, loaded, known, images, labels)
+    class_names = tested[0]["dataset"].class_names
+    truth = Truth(list(items["stimulus"]), items["category"].to_numpy(), class_names, judgements)
+    metrics = evaluation.all_metrics()
+    scores = score_table(metrics, known, images, truth)
+    items.assign(truth=next(iter(judgements.values())).truth).to_parquet(folder / "items.parquet")
+    scores.to_parquet(folder / "scores.parquet")
+    stages = _stages(bench, trained, samples)
+    _history(stages).to_parquet(folder / "history.parquet")
+    _attention(samples, experiment, folder)
+    save_file({"stimuli": stimuli, "reconstructions": images}, folder / "images.safetensors")
+    write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
+    summary = _summary(experiment, tested[0]["dataset"], len(items), stages)
+    summary |= {
+        "scores": mean_scores(scores),
+        "best_of_samples": best_of_samples(scores, metrics),
+        "metrics": [metric.describe() for metric in metrics],
+        "classifiers": evaluation.judges,
+        "versions": dict(python=platform.python_version(), torch=torch.__version__, machine=platform.machine()),
+    }
+    write_json(folder / "summary.json", summary)
+
+
+def _tested(bench: Bench, needs: dict[str, Step], name: str) -> dict[str, Any]:
+    """Data set of a fold and, where labels are the truth, the class of each test item."""
+    dataset: FmriDataset = bench.value(needs[f"data{name}"])
+    classes = needs.get(f"classes{name}")
+    if classes is None:
+        return {"dataset": dataset, "labels": None}
+    find: Callable[[Any], np.ndarray] = bench.value(classes)
+    return {"dataset": dataset, "labels": find(dataset.test)}
+
+
+def _pictures(datasets: list[FmriDataset], samples: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Stimuli [item, c, h, w] and reconstructions [item, sample, c, h, w]; white where there are labels only."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    stimuli, drawn = [], []
+    for dataset, folder in zip(datasets, samples, strict=True):
+        reconstructions = load_file(folder / SAMPLES)["reconstructions"]
+        shown = np.asarray(dataset.test.images)
+        stimuli.append(shown if shown.size else np.full_like(reconstructions[:, 0], 255))
+        drawn.append(reconstructions)
+    return np.concatenate(stimuli), np.concatenate(drawn)
+
+
+def _items(tested: list[dict[str, Any]], folds: list[str]) -> pd.DataFrame:
+    """One line a test item: item, fold, stimulus, category, category_name, and ``seen`` where the data set knows."""
+    import pandas as pd
+
+    parts = []
+    for part, fold in zip(tested, folds, strict=True):
+        dataset: FmriDataset = part["dataset"]
+        test = dataset.test
+        names = [dataset.class_names[c] for c in test.category]
+        columns = dict(fold=int(fold), stimulus=list(test.stimulus), category=test.category, category_name=names)
+        parts.append(pd.DataFrame(columns if test.seen is None else columns | {"seen": test.seen}))
+    return pd.concat(parts, ignore_index=True).rename_axis("item").reset_index()
+
+
+def _stages(bench: Bench, trained: list[dict[str, Step]], samples: list[Path]) -> list[tuple[int, str, Path]]:
+    """Index of the fold, name and folder of each step that left facts; folds may share one."""
+    found = []
+    for index, (own, sample) in enumerate(zip(trained, samples, strict=True)):
+        found += [(index, name, bench.value(step)) for name, step in own.items()]
+        found.append((index, "sample", sample))
+    return found
+
+
+def _history(stages: list[tuple[int, str, Path]]) -> pd.DataFrame:
+    import pandas as pd
+
+    files = [(index, folder / "history.parquet") for index, _, folder in stages]
+    tables = [pd.read_parquet(path).assign(fold=index) for index, path in files if path.exists()]
+    empty = pd.DataFrame(columns=["phase", "samples_seen", "name", "value", "fold"])
+    return pd.concat(tables, ignore_index=True) if tables else empty
+
+
+def _attention(samples: list[Path], experiment: Experiment, folder: Path) -> None:
+    """``attention.parquet`` with each item's strongest concepts, where the decoder attends to concepts."""
+    import pandas as pd
+    from safetensors.numpy import load_file
+
+    found, offset = [], 0
+    for sample in samples:
+        tensors = load_file(sample / SAMPLES)
+        if "attention" in tensors:
+            table = top_concepts(tensors["attention"], experiment.generator.class_names())
+            found.append(table.assign(item=table["item"] + offset))
+        offset += len(tensors["reconstructions"])
+    if found:
+        pd.concat(found, ignore_index=True).to_parquet(folder / "attention.parquet")
+
+
+def _summary(
+    e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tuple[int, str, Path]]
+) -> dict[str, Any]:
+    once = {folder: name for _, name, folder in stages}  # folds may share a step
+    infos = [{"stage": name} | read_json(folder / "info.json") for folder, name in once.items()]
+    counted = next(({k: i[k] for k in ("trainable", "frozen")} for i in infos if "trainable" in i), {})
+    pooled = [i["n_patterns"] for i in infos if i["stage"] == "pretrain"]
+    seconds: dict[str, float] = {}
+    for info in infos:
+        phase = "phase1" if info["stage"] == "pretrain" else info["stage"]
+        seconds[phase] = seconds.get(phase, 0.0) + info["seconds"]
+    return dict(
+        n_items=n_items,
+        n_samples=e.sampling.samples_per_item,
+        parameters=counted,
+        seconds=seconds,
+        facts=[i.get("facts", {}) | {k: i[k] for k in ("chosen_step",) if k in i} for i in infos],
+        simulated=dataset.simulated,
+        remarks=remarks(e, dataset),
+        data=dict(
+            description=dataset.description,
+            n_voxels=dataset.train.fmri.shape[1],
+            n_train=len(dataset.train),
+            n_test=n_items,
+            n_unlabelled=max([*pooled, sum(map(len, dataset.unlabelled))]),
+            **dataset.facts,
+        ),
+    )
+
+
+def remarks(e: Experiment, dataset: FmriDataset) -> list[str]:
+    """What a reader must know of the data besides its description."""
+    drawn = "Labels without images: latents of training items come from images that the generator drew of each class."
+    return [*([] if dataset.train.images.size else [drawn]), *e.data.notes()]

@@ -1,0 +1,169 @@
+"""A run: from an experiment to its record, doing what the cache lacks.
+
+A step is a pure function of its settings, its inputs and its seed, and is kept under the hash of those and of its code
+(:mod:`cnd.steps`). Rows that share a step compute it once; a run that was killed goes on where it was. A sweep calls
+``missing``, ``steps``, ``check``, ``warm_up``, ``prepare``, ``run`` and ``analyse``. Importing this module loads no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cnd.errors import UserError
+from cnd.experiment import Experiment, override, parse_experiment
+from cnd.json_files import read_json
+from cnd.workflow.bench import Workbench
+from cnd.workflow.cache import DESCRIPTION, StageCache
+from cnd.workflow.lab import Laboratory
+from cnd.workflow.plan import (
+    all_folds,
+    analysis_step,
+    can_be_analysed,
+    figures_step,
+    missing,
+    record_step,
+    recorded_keys,
+    steps,
+)
+from cnd.workflow.progress import Clock, Listener, Progress, ignore
+
+__all__ = [
+    "Progress",
+    "analyse",
+    "analyse_record",
+    "check",
+    "export_record",
+    "missing",
+    "prepare",
+    "run",
+    "steps",
+    "warm_up",
+]
+
+
+def check(experiment: Experiment) -> None:
+    """Look at the experiment's files before anything runs.
+
+    Raises:
+        UserError: a data file or a checkpoint is missing or malformed.
+    """
+    for part in (experiment.data, experiment.generator, experiment.decoder, *experiment.evaluation.classifiers):
+        part.check()
+
+
+def warm_up() -> None:
+    """Import what a trial needs; takes seconds, so a worker does it while another one prepares."""
+    import cnd.decoders.cnd.phase1.training
+    import cnd.decoders.cnd.phase2.training
+    import cnd.generators.latent_diffusion
+    import cnd.workflow.record  # noqa: F401
+
+
+def prepare(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> None:
+    """Build the steps that all rows share: data and latents. Uses every core of the calling process."""
+    bench = Workbench(cache, listener)
+    for fold in all_folds(experiment):
+        wanted = fold.given.latents if experiment.decoder.uses_generator else fold.given.data
+        if cache.find(wanted.name, wanted.key) is None:
+            bench.folder(wanted)
+
+
+def run(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> Path:
+    """Do what is missing of one experiment and return its record folder.
+
+    Raises:
+        UserError: bad data file.
+        FloatingPointError: a loss is not finite; names quantity and step.
+    """
+    folds = all_folds(experiment)
+    bench = Workbench(cache, listener, Clock(experiment.decoder.shares, len(folds)))
+    for index, fold in enumerate(folds):
+        bench.clock.done = index
+        if cache.find("sample", fold.sample.key) is None:
+            bench.folder(fold.sample)
+    bench.clock.done = len(folds)
+    record = bench.folder(record_step(experiment, folds))
+    listener(Progress("done", 1.0, metrics=read_json(record / "summary.json")["scores"]))
+    return record
+
+
+def analyse(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> tuple[Path, Path]:
+    """The linear decoding analysis of an experiment: folders of its tables and of its figures; runs what is missing.
+
+    Raises:
+        UserError: a layer that the generator does not have.
+    """
+    folds = all_folds(experiment)
+    bench = Workbench(cache, listener, Clock({"analysis": 1.0}, 1))
+    analysed = analysis_step(experiment, folds)
+    return bench.folder(analysed), bench.folder(figures_step(experiment, analysed))
+
+
+# ---------------------------------------------------------------- finished runs
+
+
+def analyse_record(
+    record: Path, cache: StageCache, edits: dict[str, Any] | None = None, listener: Listener = ignore
+) -> tuple[Path, Path]:
+    """The same for a finished run, from the weights it left: nothing is trained, whatever the code is today.
+
+    Args:
+        record: its record folder.
+        edits: settings to change, e.g. ``{"analysis.n_components": 50}``.
+
+    Raises:
+        UserError: the run's results are gone, or it has nothing to analyse.
+    """
+    experiment = read_experiment(record)
+    if not can_be_analysed(experiment):
+        raise UserError(f"{record}: decoder '{experiment.decoder.kind}' has nothing to analyse; choose a run of CnD")
+    experiment = override(experiment, edits or {}, "--set")
+    folds = all_folds(experiment)
+    own = frozenset(name for fold in folds for name in fold.own)
+    known = recorded_keys(cache, record, folds)
+    bench = Workbench(cache, listener, Clock({"analysis": 1.0}, 1), known, own)
+    analysed = analysis_step(experiment, folds)
+    return bench.folder(analysed), bench.folder(figures_step(experiment, analysed))
+
+
+def export_record(record: Path, cache: StageCache, fold: int, output: Path) -> Path:
+    """Write the decoder that a finished run trained on one fold as a diffusers pipeline.
+
+    Raises:
+        UserError: no such fold; its results are gone; the generator is not the one it was trained with; it has no such
+            form; or ``output`` is in use or cannot be written.
+    """
+    experiment = read_experiment(record)
+    folds = {f.index: f for f in all_folds(experiment)}
+    if fold not in folds:
+        raise UserError(f"--fold {fold}: the run has the folds {', '.join(map(str, folds))}")
+    chosen = folds[fold]
+    known = recorded_keys(cache, record, [chosen])
+    _same_generator(experiment, cache, known[chosen.sample.name, chosen.sample.key])
+    bench = Workbench(cache, recorded=known, fixed=frozenset(["data", *chosen.own]))
+    lab = Laboratory(bench, chosen.given, chosen.classes)
+    n_voxels = bench.value(chosen.given.data).train.fmri.shape[1]
+    experiment.decoder.export(lab, n_voxels, experiment.model_dump(mode="json"), output)
+    return output
+
+
+def _same_generator(experiment: Experiment, cache: StageCache, sample: str) -> None:
+    folder = cache.find("sample", sample)
+    if folder is None:
+        raise UserError(f"{cache.path('sample', sample)}: the result of an earlier step is gone; run the sweep again")
+    used = read_json(folder / DESCRIPTION)["settings"].get("generator")
+    if used is not None and used != experiment.generator.identity():
+        raise UserError(
+            f"{experiment.generator.folder()}: its files are not those that '{experiment.name}' was trained with; put "
+            "those back, or run its sweep again"
+        )
+
+
+def read_experiment(record: Path) -> Experiment:
+    """The resolved settings of a finished run.
+
+    Raises:
+        UserError: the record was written by a version whose settings mean nothing to this one.
+    """
+    return parse_experiment(read_json(record / "experiment.json"), str(record / "experiment.json"))
