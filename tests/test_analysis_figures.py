@@ -25,7 +25,6 @@ from cnd.analysis import differences, draw, figures, maps
 from cnd.analysis.maps import ENCODING, WEIGHT, Analysis
 from cnd.analysis.sheets import Sheet
 from cnd.errors import UserError
-from cnd.statistics import paired_difference
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +142,17 @@ def test_equal_runs_do_not_differ(tmp_path: Path) -> None:
     assert (differences.difference_map(same, same, "stimulus", "decoder")["p"] == 1).all()
 
 
-def test_sign_flips_agree_with_the_exact_test() -> None:
-    rng = np.random.default_rng(0)
-    gains, units = rng.normal(0.2, 1, (24, 5)), np.repeat(np.arange(12), 2)
-    found = differences.sign_flip_p(gains, units)
-    exact = [paired_difference(column, np.zeros(24), units).p_value for column in gains.T]
-    np.testing.assert_allclose(found, exact, atol=0.03)
-    assert np.isnan(differences.sign_flip_p(np.full((24, 1), np.nan), units)).all()
+def test_voxels_whose_errors_are_not_finite_are_not_tested(tmp_path: Path) -> None:
+    reference, row = run(tmp_path / "a", 1), run(tmp_path / "b", 2, gain=0.06)
+    assert row.item_errors is not None and reference.item_errors is not None
+    before = differences.difference_map(row, reference, "stimulus", "encoder")
+    row.item_errors["stimulus.encoder"][3, 7] = np.nan
+    reference.item_errors["stimulus.encoder"][0, 8] = np.inf
+    after = differences.difference_map(row, reference, "stimulus", "encoder")
+    assert after.index[after["p"].isna()].tolist() == [7, 8] and not after["shown"][[7, 8]].any()
+    pd.testing.assert_series_equal(after["p"].drop([7, 8]), before["p"].drop([7, 8]))
+    row.item_errors["stimulus.encoder"][0] = np.nan
+    assert differences.difference_map(row, reference, "stimulus", "encoder")["p"].isna().all()
 
 
 def test_differences_without_errors_are_not_tested(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from cnd.analysis import draw, figures, maps
 from cnd.analysis.captions import percent
 from cnd.analysis.maps import Analysis
 from cnd.errors import UserError
-from cnd.statistics import sampling_units
+from cnd.statistics import sampling_units, sign_flip_p
 
-N_FLIPS = 4999  # random sign patterns of a difference map's test; the smallest p is 1 / 5000
+N_FLIPS = 4999  # random sign patterns of a difference map's test, above 14 units; the smallest p is then 1 / 5000
 
 
 def difference_map(row: Analysis, reference: Analysis, drive: str, side: str, seed: int = 0) -> pd.DataFrame:
@@ -51,7 +51,7 @@ def difference_map(row: Analysis, reference: Analysis, drive: str, side: str, se
         raise UserError("a difference map needs the same test items in both runs; compare rows with the same data")
     gain = reference.item_errors[key].astype(np.float64) - row.item_errors[key]  # less error is more R^2
     units = sampling_units(row.items["category"], np.arange(len(gain)))
-    p = sign_flip_p(gain, np.asarray(units), seed)
+    p = _p_values(gain, units, seed)
     q = maps.q_values(p)
     table = {"voxel": np.arange(gain.shape[1]), "value": gain.mean(0), "p": p, "q": q}
     return pd.DataFrame(table | {"shown": np.nan_to_num(q, nan=1.0) <= reference.fdr})
@@ -71,24 +71,12 @@ def _untested(row: Analysis, reference: Analysis, drive: str, side: str) -> pd.D
     return pd.DataFrame({"voxel": value.index, "value": value.to_numpy(), "p": np.nan, "q": np.nan, "shown": False})
 
 
-def sign_flip_p(differences: NDArray[np.float64], units: NDArray[Any], seed: int = 0) -> NDArray[np.float64]:
-    """Two-sided p of each column's mean being zero, by flipping the sign of whole units.
-
-    Args:
-        differences: [item, voxel]; a column with NaN gives NaN.
-        units: [item] label of each item's independent unit.
-    """
-    labels, index = np.unique(units, return_inverse=True)
-    sums = np.zeros((len(labels), differences.shape[1]))
-    np.add.at(sums, index, differences)
-    sums = sums.astype(np.float32)
-    signs = np.random.default_rng(seed).integers(0, 2, (N_FLIPS, len(labels))).astype(np.float32) * 2 - 1
-    observed = np.abs(sums.sum(0)) * (1 - 1e-6)  # single precision: the observed pattern must count as itself
-    as_extreme = np.ones(differences.shape[1])  # the observed one is one of the patterns, so p is never 0
-    for start in range(0, N_FLIPS, 500):
-        as_extreme += (np.abs(signs[start : start + 500] @ sums) >= observed).sum(0)
-    p: NDArray[np.float64] = as_extreme / (N_FLIPS + 1)
-    p[np.isnan(differences).any(0)] = np.nan
+def _p_values(gain: NDArray[np.float64], units: NDArray[Any], seed: int) -> NDArray[np.float64]:
+    """:func:`sign_flip_p` of each voxel of [item, voxel]; NaN where an error is not finite."""
+    tested = np.isfinite(gain).all(axis=0)
+    p = np.full(gain.shape[1], np.nan)
+    if tested.any():
+        p[tested] = sign_flip_p(gain[:, tested], units, N_FLIPS, seed)
     return p
 
 

@@ -1,0 +1,108 @@
+"""Intervals of a mean score: t with cluster-robust variance, Clopper-Pearson where scores show no spread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from cnd.statistics.checks import FloatArray, per_item, probability
+from cnd.statistics.units import by_unit, item_means
+
+ROUNDING = 1e-12  # relative to the bounds: so close to a bound, a score counts as that bound
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate, its confidence limits and how many independent units stand behind it.
+
+    The limits are NaN where a single unit gives no measure of spread.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    n_units: int
+
+
+def mean_interval(
+    scores: ArrayLike, units: ArrayLike, level: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Interval:
+    """t interval of a mean score from cluster-robust variance (CR1), cut to the range that scores can have.
+
+    The estimate is the plain mean over items. Units of equal size give the textbook t interval of the unit means.
+    If every score sits at the same one of two finite bounds, the data show no spread at all: the limits are then
+    Clopper-Pearson's for that many units, scaled to the bounds. Beyond an infinite bound nothing is cut.
+
+    Args:
+        scores: [n_items] or [n_items, ...] within the bounds; further axes (samples, seeds) are averaged first.
+        units: [n_items] label of each item's independent unit.
+        level: confidence level.
+        bounds: lowest and highest possible score; either may be infinite.
+
+    Raises:
+        ValueError: wrong shapes, NaN or infinity, scores outside the bounds, no scores, or no range between the bounds.
+    """
+    means = _bounded_means(scores, bounds)
+    sums, sizes = by_unit(means, units)
+    lowest, highest = bounds
+    if np.isfinite(bounds).all() and means[0] in bounds and (means == means[0]).all():
+        share = clopper_pearson(len(sums) if means[0] == highest else 0, len(sums), level)
+        low, high = (float(lowest * (1 - s) + highest * s) for s in share)
+        return Interval(float(means[0]), low, high, len(sums))
+    mean, _, half = clustered_mean(sums, sizes, level)
+    low, high = (float(limit) for limit in np.clip([mean - half, mean + half], lowest, highest))
+    return Interval(mean, low, high, len(sums))
+
+
+def _bounded_means(scores: ArrayLike, bounds: tuple[float, float]) -> FloatArray:
+    """Mean of each item, [n_items]; at a bound without rounding error."""
+    values, (lowest, highest) = per_item("scores", scores), bounds
+    if not lowest < highest:
+        raise ValueError(f"bounds must be the lowest and the highest possible score, not {lowest:g} and {highest:g}")
+    slack = ROUNDING * max((abs(bound) for bound in bounds if np.isfinite(bound)), default=0.0)
+    if (values < lowest - slack).any() or (values > highest + slack).any():
+        found = f"found {values.min()} to {values.max()}"
+        raise ValueError(f"scores must lie between {lowest:g} and {highest:g}; {found}")
+    means = item_means(values)
+    for bound in bounds:
+        means[np.abs(means - bound) <= slack] = bound
+    return means
+
+
+def clustered_mean(sums: FloatArray, sizes: FloatArray, level: float) -> tuple[float, float, float]:
+    """Mean over items, its cluster-robust standard error and the half-width of its t interval.
+
+    The error has the G / (G - 1) correction (CR1). It and the half-width are NaN for a single unit.
+
+    Args:
+        sums: [n_units] sum of the scores of each unit.
+        sizes: [n_units] number of its items.
+        level: confidence level.
+
+    Raises:
+        ValueError: a level that is no probability.
+    """
+    probability("level", level)
+    n, mean = len(sums), float(sums.sum() / sizes.sum())
+    if n < 2:
+        return mean, float("nan"), float("nan")
+    residuals = sums - sizes * mean
+    error = float(np.sqrt(n / (n - 1) * (residuals**2).sum()) / sizes.sum())
+    return mean, error, float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+
+
+def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact limits of a proportion from ``successes`` of ``n`` independent yes-or-no outcomes.
+
+    Raises:
+        ValueError: not 0 <= successes <= n, no finite n of at least 1, or a level that is no probability.
+    """
+    if not 0 <= successes <= n < np.inf or n < 1:
+        raise ValueError(f"{successes} successes of {n}: expected 0 <= successes <= n and n >= 1")
+    tail = (1 - probability("level", level)) / 2
+    low = stats.beta.ppf(tail, successes, n - successes + 1) if successes > 0 else 0.0
+    high = stats.beta.ppf(1 - tail, successes + 1, n - successes) if successes < n else 1.0
+    return float(low), float(high)

@@ -1,0 +1,73 @@
+"""What a design can show: the smallest difference it finds, and how far equal rows lie apart by noise."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import integrate, optimize, stats
+
+from cnd.statistics.checks import finite, probability
+
+
+def smallest_detectable_difference(
+    standard_error: float, n_units: int, power: float = 0.8, alpha: float = 0.05
+) -> float:
+    """True difference that a two-sided paired t-test finds with probability ``power``; same unit as the error.
+
+    Args:
+        standard_error: of the paired difference.
+        n_units: independent units; at least 2, else there is no error and the result is NaN.
+
+    Raises:
+        ValueError: an error that is NaN or infinite, or power or alpha that are no probabilities.
+    """
+    if n_units < 2:
+        return float("nan")
+    finite("standard error", standard_error)
+    freedom = n_units - 1
+    critical = stats.t.ppf(1 - probability("alpha", alpha) / 2, freedom)
+
+    def missing_power(shift: float) -> float:
+        return float(stats.nct.sf(critical, freedom, shift)) - power
+
+    highest = 2 * (critical + stats.t.ppf(probability("power", power), freedom) + 1)
+    return standard_error * float(optimize.brentq(missing_power, 0, highest))
+
+
+def identical_rows_band(standard_error: float, n_rows: int, level: float = 0.95) -> float:
+    """Half-width that holds all of ``n_rows`` differences from one reference, if all models were equally good.
+
+    Dunnett's two-sided many-to-one bound for normal scores: the reference's own error is shared by all differences.
+
+    Args:
+        standard_error: typical standard error of one paired difference.
+        n_rows: rows compared with the reference.
+
+    Raises:
+        ValueError: an error that is NaN or infinite, or a level that is no probability.
+    """
+    finite("standard error", standard_error)
+    probability("level", level)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(120)
+    weights = weights / weights.sum()
+
+    def missing_coverage(bound: float) -> float:
+        root = bound * np.sqrt(2)
+        inside = stats.norm.cdf(nodes + root) - stats.norm.cdf(nodes - root)
+        return float(weights @ inside**n_rows) - level
+
+    return standard_error * float(optimize.brentq(missing_coverage, 0, 20))
+
+
+def expected_range(standard_deviation: float, n_rows: int) -> float:
+    """Expected best-minus-worst of ``n_rows`` independent normal scores that differ by noise only.
+
+    Raises:
+        ValueError: a deviation that is NaN or infinite.
+    """
+    finite("standard deviation", standard_deviation)
+
+    def exceed(x: float) -> float:
+        below = stats.norm.cdf(x)
+        return float(1 - below**n_rows - (1 - below) ** n_rows)
+
+    return standard_deviation * float(integrate.quad(exceed, -12, 12)[0])
