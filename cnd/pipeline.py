@@ -31,7 +31,7 @@ from cnd.stages import (
 )
 
 if TYPE_CHECKING:
-    from cnd.analysis.analyse import FoldInputs
+    from cnd.cortex.compute.analyse import FoldInputs
     from cnd.protocols import FmriDataset
 
 __all__ = ["Progress", "Run", "analyse", "analyse_record", "check", "missing", "prepare", "run", "stages", "warm_up"]
@@ -84,7 +84,7 @@ class Run(Decoding):
         stage = analysis_stage(self.experiment, self.folds)
 
         def make(folder: Path) -> None:
-            from cnd.analysis.analyse import analyse
+            from cnd.cortex.compute.analyse import analyse
 
             e = self.experiment
             analyse(
@@ -99,14 +99,14 @@ class Run(Decoding):
         analysis = self.analysis()
 
         def make(folder: Path) -> None:
-            from cnd.analysis.draw import draw
+            from cnd.cortex.drawing.draw import draw
 
             draw(analysis, folder, f"{self.experiment.name}, seed {self.experiment.seed}")
 
         return self.build(figures_stage(analysis_stage(self.experiment, self.folds)), make)
 
     def _analysis_inputs(self, fold: Fold) -> FoldInputs:
-        from cnd.analysis.analyse import FoldInputs
+        from cnd.cortex.compute.analyse import FoldInputs
 
         dataset = self.dataset(fold)
         splits = (dataset.train, dataset.test)

@@ -20,13 +20,11 @@ from cnd.evaluation import classifier_files
 HERE = Path(__file__).parent
 
 
-ANALYSIS = (
-    "analyse", "areas", "components", "decoding", "importance", "significance", "states", "tables", "tallies",
-)  # fmt: skip
-"""Modules of :mod:`cnd.analysis` that compute."""
+ANALYSIS = ("cortex/compute", "cortex/tables.py", "linear", "generators", "phase2/model.py")
+"""Code that computes a linear decoding analysis."""
 
-DRAWING = ("captions", "draw", "figures", "maps", "sheets", "surface", "viewer")
-"""Modules of :mod:`cnd.analysis` that draw."""
+DRAWING = ("cortex/drawing",)
+"""Code that draws it."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,9 @@ def fold_stages(experiment: Experiment, index: int, planned: bool = False) -> Fo
         sampling=e.sampling.model_dump(mode="json"),
         judge=None if isinstance(e.decoder, CndDecoder) else judges(e, planned)[0],  # finds classes by stimuli
         seed=e.seed,
-        code=code("inputs.py", "decoding.py", "phase2/sampling.py", "phase2/model.py", "generators", "baselines"),
+        code=code(
+            "inputs.py", "decoding.py", "phase2/sampling.py", "phase2/model.py", "generators", "baselines", "linear"
+        ),
     )
     return Fold(index, data_stage, latents, pretrain, phase1, phase2, sample)
 
@@ -160,14 +160,14 @@ def analysis_stage(experiment: Experiment, folds: list[Fold]) -> Stage:
         samples=[fold.sample.key for fold in folds],
         analysis=experiment.analysis.model_dump(mode="json"),
         seed=experiment.seed,
-        code=code(*(f"analysis/{name}.py" for name in ANALYSIS), "generators", "phase2/model.py"),
+        code=code(*ANALYSIS),
     )
 
 
 def figures_stage(analysis: Stage) -> Stage:
     """The pictures of an analysis."""
-    page = file_hash(HERE / "analysis" / "cortex.html")
-    return _stage("figures", analysis=analysis.key, page=page, code=code(*(f"analysis/{name}.py" for name in DRAWING)))
+    page = file_hash(HERE / "cortex" / "drawing" / "cortex.html")
+    return _stage("figures", analysis=analysis.key, page=page, code=code(*DRAWING))
 
 
 def stages(experiment: Experiment, analyse: bool = False, planned: bool = False) -> list[Stage]:

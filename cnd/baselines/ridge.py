@@ -7,10 +7,10 @@ conditioning lives. It has no pre-training, no attention and no gradient through
 from __future__ import annotations
 
 import numpy as np
-from sklearn.linear_model import Ridge
-from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
 
 from cnd.config import RidgeDecoder
+from cnd.linear.folds import folds_of
+from cnd.linear.ridge import predictions_by_penalty
 from cnd.protocols import FmriSplit
 
 
@@ -29,19 +29,12 @@ def fit_predict(
     Returns:
         float32 [n_test, width] and the penalty.
     """
-    by_category = len(np.unique(train.category)) >= config.n_splits
-    folds = GroupKFold(config.n_splits) if by_category else KFold(config.n_splits, shuffle=True, random_state=0)
-    best: tuple[float, float, np.ndarray] | None = None
-    for alpha in config.alphas:
-        held_out = cross_val_predict(Ridge(alpha=alpha), train.fmri, targets, cv=folds, groups=train.category)
-        score = _mean_correlation(held_out, targets)
-        if best is None or score > best[0]:
-            best = (score, alpha, held_out)
-    assert best is not None  # the configuration has at least one penalty
-    _, alpha, held_out = best
-    mean, spread, shrunk = targets.mean(0), targets.std(0), held_out.std(0)
-    predicted = Ridge(alpha=alpha).fit(train.fmri, targets).predict(test_fmri)
-    return (mean + (predicted - mean) * spread / np.maximum(shrunk, 1e-6)).astype(np.float32), float(alpha)
+    fold = folds_of(len(targets), config.n_splits, train.category)
+    held_out, predicted = predictions_by_penalty(train.fmri, targets, test_fmri, config.alphas, fold)
+    best = int(np.argmax([_mean_correlation(under_penalty, targets) for under_penalty in held_out]))
+    mean, spread, shrunk = targets.mean(0), targets.std(0), held_out[best].std(0)
+    rescaled = mean + (predicted[best] - mean) * spread / np.maximum(shrunk, 1e-6)
+    return rescaled.astype(np.float32), float(config.alphas[best])
 
 
 def _mean_correlation(predicted: np.ndarray, targets: np.ndarray) -> float:

@@ -4,8 +4,6 @@ An experiment is YAML (``experiments/*.yaml``); a sweep is a table of edits to i
 the data (voxel count, number of classes) are never written here. Importing this package loads no torch.
 """
 
-from cnd.config.analysis import AnalysisConfig
-from cnd.config.base import Config
 from cnd.config.data import (
     Bold5000Data,
     DataConfig,
@@ -36,9 +34,9 @@ from cnd.config.decoding import (
 from cnd.config.experiment import Experiment, load_experiment, override, parse_assignments
 from cnd.config.model import EncoderConfig, Phase1Config, Phase2Config
 from cnd.config.reading import explain, read_yaml
+from cnd.settings import Config
 
 __all__ = [
-    "AnalysisConfig",
     "Bold5000Data",
     "ClassifierConfig",
     "CndDecoder",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cnd.config.base import Config, Fraction, Positive, Rate
+from cnd.settings import Config, Fraction, Positive, Rate
 
 # ---------------------------------------------------------------- unlabelled pools for pre-training
 

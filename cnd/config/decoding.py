@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cnd.config.base import Config, Positive, Rate
+from cnd.settings import Config, Positive, Rate
 
 
 class EmbeddedGenerator(Config):

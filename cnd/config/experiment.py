@@ -8,8 +8,6 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from cnd.config.analysis import AnalysisConfig
-from cnd.config.base import Config, Rate
 from cnd.config.data import DataConfig
 from cnd.config.decoding import (
     CndDecoder,
@@ -23,7 +21,9 @@ from cnd.config.decoding import (
 )
 from cnd.config.model import EncoderConfig, Phase1Config, Phase2Config
 from cnd.config.reading import explain, models_in, read_yaml
+from cnd.cortex.settings import AnalysisConfig
 from cnd.errors import UserError, nearest
+from cnd.settings import Config, Rate
 
 
 class Experiment(Config):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cnd.config.base import Config, Fraction, Positive, Rate, Weight
+from cnd.settings import Config, Fraction, Positive, Rate, Weight
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cnd.config.base import Config, Fraction, Positive, Rate
+from cnd.settings import Config, Fraction, Positive, Rate
 
 
 class AnalysisConfig(Config):
@@ -18,7 +18,7 @@ class AnalysisConfig(Config):
 
     layers: tuple[Positive, ...] = (4, 9, 14)
     modules: tuple[str, ...] | None = None  # module paths of the UNet; replaces ``layers``
-    steps: tuple[Fraction, ...] = (0.0, 0.2, 0.6, 1.0)  # of the denoising: 0, 50, 150, 250 of 250
+    steps: tuple[Fraction, ...] = (0.0, 0.2, 0.6, 1.0)  # of the denoising: steps 0, 50, 150 and the last of 250
     drives: tuple[Literal["reconstruction", "stimulus"], ...] = ("reconstruction", "stimulus")
     noise_seeds: Positive = 3  # hidden states are averaged over them
     n_components: Positive = 300  # of the PCA; fewer where there are fewer training items
