@@ -1,54 +1,85 @@
-"""``python -m cnd export RUN_ID FOLDER``: the trained decoder of a finished run as a diffusers pipeline."""
+"""What to do with finished runs and trained weights: ``python -m cnd analyse | export | encoder``."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from cnd.cache import StageCache
 from cnd.errors import UserError
-from cnd.trials import find_trial
 
-
-def export(output: Path, cache: Path, run_id: str, fold: int, folder: Path) -> Path:
-    """Write the decoder of one fold; see :class:`cnd.decoder.CndPipeline`.
-
-    Raises:
-        UserError: no such finished run or fold, or the run trained no decoder.
-    """
-    from cnd.config import Experiment
-    from cnd.decoder import export_run
-    from cnd.stages import recorded_folds
-
-    record = output / find_trial(output, run_id)[1]["record"]
-    experiment = Experiment.model_validate(json.loads((record / "experiment.json").read_text(encoding="utf-8")))
-    folds = {f.index: f for f in recorded_folds(StageCache(cache), record)}
-    if fold not in folds:
-        raise UserError(f"--fold {fold}: the run has the folds {', '.join(map(str, folds))}")
-    return export_run(experiment, StageCache(cache), folds[fold], folder)
+RUN_ID = "its id in MLflow, the beginning of it, or the trial's name such as 10-seed0"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m cnd", description=__doc__, allow_abbrev=False)
-    command = parser.add_subparsers(required=True, metavar="export").add_parser("export", allow_abbrev=False)
-    add = command.add_argument
-    add("run_id", metavar="RUN_ID", help="id of the run in MLflow, or the trial's name such as 10-seed0")
-    add("folder", metavar="FOLDER", type=Path, help="where to write the pipeline")
-    add("--fold", type=int, default=0, metavar="N", help="of a cross-validated run (default: 0)")
-    add("--output", type=Path, default=Path("runs"), metavar="DIR", help="of the sweep (default: runs/)")
-    add("--cache", type=Path, metavar="DIR", help="of the sweep (default: OUTPUT/cache)")
-    options = parser.parse_args(argv)
+    """The command; returns its exit code: 0, or 2 where the input is at fault."""
+    options = _parser().parse_args(argv)
     try:
-        output = options.output.expanduser().absolute()
-        cache = options.cache or output / "cache"
-        print(export(output, cache, options.run_id, options.fold, options.folder))
+        print("\n".join(options.command(options)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _analyse(options: argparse.Namespace) -> Iterable[str]:
+    from cnd.commands.analyse import analyse
+
+    return analyse(*_places(options), options.run_id, options.minus, options.set)
+
+
+def _export(options: argparse.Namespace) -> Iterable[str]:
+    from cnd.commands.export import export
+
+    return [str(export(*_places(options), options.run_id, options.fold, options.folder))]
+
+
+def _encoder(options: argparse.Namespace) -> Iterable[str]:
+    from cnd.commands.encoder import convert
+
+    return [str(convert(options.source, options.target, options.experiment, options.voxels))]
+
+
+def _places(options: argparse.Namespace) -> tuple[Path, Path]:
+    """Folders of the sweep's output and of its cache."""
+    output = options.output.expanduser().absolute()
+    return output, options.cache or output / "cache"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cnd", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, told: str) -> Any:
+        made = commands.add_parser(name, help=told, description=told, allow_abbrev=False)
+        made.set_defaults(command=run)
+        return made.add_argument
+
+    add = command("analyse", _analyse, "the linear decoding analysis of a finished run, without training anything")
+    add("run_id", metavar="RUN_ID", help=RUN_ID)
+    add("--minus", metavar="RUN_ID", help="another run: also draw the difference of the two")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. analysis.noise_seeds=3")
+    _of_the_sweep(add)
+
+    add = command("export", _export, "the trained decoder of a finished run as a diffusers pipeline")
+    add("run_id", metavar="RUN_ID", help=RUN_ID)
+    add("folder", metavar="FOLDER", type=Path, help="where to write the pipeline")
+    add("--fold", type=int, default=0, metavar="N", help="of a cross-validated run (default: 0)")
+    _of_the_sweep(add)
+
+    add = command("encoder", _encoder, "rewrite an encoder checkpoint for MinD-Vis, or one of MinD-Vis for us")
+    add("source", metavar="SOURCE", type=Path, help="ours (model.safetensors of a Phase 1 stage) or MinD-Vis's (.pth)")
+    add("target", metavar="TARGET", type=Path, help="what to write: .safetensors in our layout, .pth in MinD-Vis's")
+    add("--experiment", type=Path, required=True, metavar="FILE", help="its encoder.* are the network's sizes")
+    add("--voxels", type=int, required=True, metavar="N", help="of the patterns the network takes")
+    return parser
+
+
+def _of_the_sweep(add: Any) -> None:
+    add("--output", type=Path, default=Path("runs"), metavar="DIR", help="of the sweep (default: runs/)")
+    add("--cache", type=Path, metavar="DIR", help="of the sweep (default: OUTPUT/cache)")
 
 
 if __name__ == "__main__":

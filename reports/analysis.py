@@ -6,10 +6,10 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
-from cnd.analysis import draw, maps
-from cnd.analysis.captions import ORIGIN
-from cnd.analysis.differences import difference_drawing, differences
-from cnd.analysis.maps import Analysis
+from cnd.cortex.drawing import draw, maps
+from cnd.cortex.drawing.captions import ORIGIN
+from cnd.cortex.drawing.differences import difference_drawing, differences
+from cnd.cortex.drawing.maps import Analysis
 from cnd.errors import UserError
 from reports.collect import Records, Trial
 

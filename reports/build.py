@@ -19,7 +19,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-import cnd.analysis
+import cnd.cortex.drawing
+import cnd.cortex.tables
 import cnd.statistics
 from cnd.cache import code_version, content_hash, file_hash
 from cnd.errors import UserError
@@ -102,7 +103,9 @@ def _inputs(sweep_dir: Path) -> str:
     files = [sweep_dir / "sweep.json", *sorted(sweep_dir.glob("trials/*.json"))]
     contents = [file_hash(file) for file in files if file.is_file()]
     templates = [file_hash(file) for file in sorted(TEMPLATES.iterdir())]
-    return content_hash([code_version(TEMPLATES.parent, cnd.analysis, cnd.statistics), templates, contents])
+    return content_hash(
+        [code_version(TEMPLATES.parent, cnd.cortex.drawing, cnd.cortex.tables, cnd.statistics), templates, contents]
+    )
 
 
 def _is_current(path: Path, page: Path, inputs: str) -> bool:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from cnd.analysis.figures import BLUE, GREY, INK, ORANGE, STYLE
+from cnd.cortex.drawing.figures import BLUE, GREY, INK, ORANGE, STYLE
 
 GREEN, RED = "#009E73", "#B3430E"  # of the same palette as the other colours
 MOST_POINTS = 400  # of one learning curve

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
-from cnd.analysis.surface import load_hemisphere
+from cnd.cortex.drawing.surface import load_hemisphere
 
 AREAS = ("V1", "V2", "V3", "V4", "V3A", "V3B", "LO1", "LO2", "V8", "FFC", "MIP", "PGi")
 LAYERS, STEPS = (4, 9, 14), (0.0, 0.2, 0.6, 1.0)

@@ -15,9 +15,10 @@ import torch
 from safetensors.numpy import load_file
 from tiny_generator import tiny_generator
 
-from cnd.analysis import tables
-from cnd.analysis.analyse import FoldInputs, analyse
-from cnd.config import AnalysisConfig, SamplingConfig
+from cnd.config import SamplingConfig
+from cnd.cortex import tables
+from cnd.cortex.compute.analyse import FoldInputs, analyse
+from cnd.cortex.settings import AnalysisConfig
 from cnd.errors import UserError
 from cnd.protocols import FmriDataset, FmriSplit
 

@@ -21,9 +21,9 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from scipy import stats
 
-from cnd.analysis import differences, draw, figures, maps
-from cnd.analysis.maps import ENCODING, WEIGHT, Analysis
-from cnd.analysis.sheets import Sheet
+from cnd.cortex.drawing import differences, draw, figures, maps
+from cnd.cortex.drawing.maps import ENCODING, WEIGHT, Analysis
+from cnd.cortex.drawing.sheets import Sheet
 from cnd.errors import UserError
 
 
@@ -284,7 +284,7 @@ def test_voxels_on_the_same_vertex_are_counted(tmp_path: Path) -> None:
 
 def test_draw_writes_everything(folder: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from cnd.analysis.draw import draw\n"
+        "import sys; from pathlib import Path; from cnd.cortex.drawing.draw import draw\n"
         "for path in draw(Path(sys.argv[1]), Path(sys.argv[2]), 'Row <b>10</b>'): print(path.name)\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from analysis_folder import AREAS, cortex_table
 
-from cnd.analysis.sheets import FLAT_PIXEL, OUTLINED, Sheet, flat_sheet, view_sheet
-from cnd.analysis.surface import Placement, Side, borrowed_share, load_hemisphere, place, why_no_surface
+from cnd.cortex.drawing.sheets import FLAT_PIXEL, OUTLINED, Sheet, flat_sheet, view_sheet
+from cnd.cortex.drawing.surface import Placement, Side, borrowed_share, load_hemisphere, place, why_no_surface
 from cnd.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""``python -m cnd.analysis`` and ``python -m cnd export`` on a finished run, found by its id in MLflow."""
+"""``python -m cnd analyse`` and ``export`` on a finished run, found by its id in MLflow."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from cnd.__main__ import main as export
-from cnd.analysis.__main__ import main as analyse
+from cnd.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ["ablation_table1", "--experiment", "smoke", "--rows", "10,oracle", "--analysis", "none"]
@@ -44,7 +42,7 @@ def test_a_finished_run_is_analysed_by_its_id_and_the_report_shows_it(
 ) -> None:
     run_id = trial(output, "10-seed0")["run_id"]
     small = ["--set", "analysis.n_components=4", "--set", "analysis.n_permutations=19"]
-    assert analyse([run_id, "--output", str(output), *small]) == 0
+    assert main(["analyse", run_id, "--output", str(output), *small]) == 0
     tables, figures = (Path(line.split(": ")[1]) for line in capsys.readouterr().out.splitlines()[-2:])
     assert len(pd.read_parquet(tables / "voxels.parquet")) and list(figures.glob("figure5*.png"))
     assert output / trial(output, "10-seed0")["analysis"] == tables
@@ -57,9 +55,9 @@ def test_a_finished_run_is_analysed_by_its_id_and_the_report_shows_it(
 def test_two_finished_runs_are_compared(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run and itself, from a cache that lies elsewhere."""
     shutil.copytree(output / "cache", tmp_path / "cache")
-    words = ["10-seed0", "--minus", "10-seed0", "--output", str(output), "--cache", str(tmp_path / "cache")]
+    words = ["analyse", "10-seed0", "--minus", "10-seed0", "--output", str(output), "--cache", str(tmp_path / "cache")]
     small = ["--set", "analysis.n_components=3", "--set", "analysis.n_permutations=19"]
-    assert analyse([*words, *small]) == 0
+    assert main([*words, *small]) == 0
     tables, _, picture = (Path(line.split(": ")[1]) for line in capsys.readouterr().out.splitlines())
     assert tables.is_relative_to(tmp_path) and Path(trial(output, "10-seed0")["analysis"]) == tables
     assert picture == output / "reports" / "ablation_table1-smoke-10-seed0-minus-10-seed0.png" and picture.is_file()
@@ -69,25 +67,36 @@ def test_two_finished_runs_are_compared(output: Path, tmp_path: Path, capsys: py
 
 
 def test_the_decoder_of_a_finished_run_is_exported(output: Path, tmp_path: Path) -> None:
-    assert export(["export", "10-seed0", str(tmp_path / "decoder"), "--output", str(output)]) == 0
+    assert main(["export", "10-seed0", str(tmp_path / "decoder"), "--output", str(output)]) == 0
     assert (tmp_path / "decoder" / "model_index.json").is_file()
 
 
 @pytest.mark.parametrize(
-    ("command", "words", "told"),
+    ("words", "told"),
     [
-        (analyse, ["nosuch"], "nosuch: no such run"),
-        (analyse, ["10-seed0", "--minus", "nosuch"], "nosuch: no such run"),
-        (analyse, ["oracle-seed0"], "decoder 'oracle' has nothing to analyse"),
-        (analyse, ["10-seed0", "--set", "phase2.lr=1"], "only settings of the analysis can change"),
-        (export, ["export", "nosuch", "x"], "nosuch: no such run"),
-        (export, ["export", "oracle-seed0", "x"], "only 'cnd' trains a decoder"),
-        (export, ["export", "10-seed0", "x", "--fold", "3"], "--fold 3: the run has the folds 0"),
+        (["analyse", "nosuch"], "nosuch: no such run"),
+        (["analyse", "10-seed0", "--minus", "nosuch"], "nosuch: no such run"),
+        (["analyse", "oracle-seed0"], "decoder 'oracle' has nothing to analyse"),
+        (["analyse", "10-seed0", "--set", "phase2.lr=1"], "only settings of the analysis can change"),
+        (["export", "nosuch", "x"], "nosuch: no such run"),
+        (["export", "oracle-seed0", "x"], "only 'cnd' trains a decoder"),
+        (["export", "10-seed0", "x", "--fold", "3"], "--fold 3: the run has the folds 0"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    output: Path, command: Callable[[list[str]], int], words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    output: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command([*words, "--output", str(output)]) == 2
+    assert main([*words, "--output", str(output)]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["analyse"], ["export"], ["encoder"]])
+def test_help_loads_no_library(words: list[str]) -> None:
+    script = (
+        "import sys; from cnd.__main__ import main\n"
+        f"try: main([*{words}, '--help'])\n"
+        "finally: print({'torch', 'numpy', 'pydantic', 'mlflow'} & set(sys.modules))"
+    )
+    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert told.startswith("usage: python -m cnd") and told.splitlines()[-1] == "set()"

@@ -48,26 +48,20 @@ def fit(
     Returns:
         a function from [n, voxels] to float32 [n, width], and the penalty.
     """
-    from sklearn.linear_model import Ridge
-    from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
+    from cnd.linear.folds import folds_of
+    from cnd.linear.ridge import predict_others, predict_out_of_fold
 
-    by_category = len(np.unique(train.category)) >= config.n_splits
-    folds = GroupKFold(config.n_splits) if by_category else KFold(config.n_splits, shuffle=True, random_state=0)
-    best: tuple[float, float, np.ndarray] | None = None
-    for alpha in config.alphas:
-        held_out = cross_val_predict(Ridge(alpha=alpha), train.fmri, targets, cv=folds, groups=train.category)
-        score = _mean_correlation(held_out, targets)
-        if best is None or score > best[0]:
-            best = (score, alpha, held_out)
-    assert best is not None  # the configuration has at least one penalty
-    _, alpha, held_out = best
-    mean, spread, shrunk = targets.mean(0), targets.std(0), held_out.std(0)
-    model = Ridge(alpha=alpha).fit(train.fmri, targets)
+    fold = folds_of(len(targets), config.n_splits, train.category)
+    held_out = predict_out_of_fold(train.fmri, targets, config.alphas, fold)
+    best = int(np.argmax([_mean_correlation(under_penalty, targets) for under_penalty in held_out]))
+    mean, spread, shrunk = targets.mean(0), targets.std(0), held_out[best].std(0)
+    alpha = float(config.alphas[best])
 
     def predict(fmri: np.ndarray) -> np.ndarray:
-        return (mean + (model.predict(fmri) - mean) * spread / np.maximum(shrunk, 1e-6)).astype(np.float32)
+        (predicted,) = predict_others(train.fmri, targets, fmri, [alpha])
+        return (mean + (predicted - mean) * spread / np.maximum(shrunk, 1e-6)).astype(np.float32)
 
-    return predict, float(alpha)
+    return predict, alpha
 
 
 def _mean_correlation(predicted: np.ndarray, targets: np.ndarray) -> float:

@@ -18,7 +18,7 @@ from time import perf_counter
 import numpy as np
 from sklearn.linear_model import RidgeCV
 
-from cnd.analysis.decoding import VoxelRidge
+from cnd.linear.ridge import VoxelRidge
 
 ALPHAS = np.logspace(0, 6, 10)
 

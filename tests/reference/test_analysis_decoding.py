@@ -9,10 +9,10 @@ import pytest
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from cnd.analysis.areas import areas_of
-from cnd.analysis.decoding import VoxelRidge, folds_of, smoothers
-from cnd.analysis.importance import activation_patterns, importance
-from cnd.analysis.significance import Fold, HeldOut, permutations, permute_units
+from cnd.cortex.compute.areas import areas_of
+from cnd.cortex.compute.importance import activation_patterns, importance
+from cnd.cortex.compute.significance import Fold, HeldOut, permutations, permute_units
+from cnd.linear.ridge import VoxelRidge, folds_of, smoothers
 from cnd.protocols import FmriSplit
 
 ALPHAS = 10.0 ** np.arange(0, 6)

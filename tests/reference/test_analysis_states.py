@@ -11,9 +11,10 @@ import torch
 from sklearn.decomposition import PCA
 from tiny_generator import tiny_generator
 
-from cnd.analysis.components import principal_components
-from cnd.analysis.states import Drive, StateStore, places, record, step_indices, submodules
-from cnd.config import AnalysisConfig, SamplingConfig
+from cnd.config import SamplingConfig
+from cnd.cortex.compute.components import principal_components
+from cnd.cortex.compute.states import Drive, StateStore, places, record, step_indices, submodules
+from cnd.cortex.settings import AnalysisConfig
 from cnd.errors import UserError
 from cnd.generators.latent_diffusion import LatentDiffusion
 from cnd.protocols import Condition
@@ -107,7 +108,9 @@ def test_modules_by_path(generator: LatentDiffusion):
 
 
 def test_steps_are_fractions_of_the_denoising():
-    assert step_indices((0, 0.2, 0.6, 1), 250) == [0, 50, 149, 249]
+    assert step_indices((0, 0.2, 0.6, 1), 250) == [0, 50, 150, 249]
+    assert step_indices((0, 0.29, 0.999, 1), 100) == [0, 29, 99, 99]
+    assert step_indices((0.2, 0.6), 4) == [0, 2]
     assert step_indices((0, 1), 1) == [0, 0]
 
 

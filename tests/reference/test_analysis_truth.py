@@ -15,15 +15,16 @@ import torch
 from scipy.stats import spearmanr
 
 from cnd import generators
-from cnd.analysis import tables
-from cnd.analysis.analyse import FoldInputs, analyse
-from cnd.analysis.decoding import VoxelRidge
-from cnd.analysis.significance import permutations
-from cnd.analysis.states import Cell
-from cnd.analysis.tallies import Tallies
-from cnd.config import AnalysisConfig, EmbeddedGenerator, SamplingConfig, SimulatedData
+from cnd.config import EmbeddedGenerator, SamplingConfig, SimulatedData
+from cnd.cortex import tables
+from cnd.cortex.compute.analyse import FoldInputs, analyse
+from cnd.cortex.compute.significance import permutations
+from cnd.cortex.compute.states import Cell
+from cnd.cortex.compute.tallies import Tallies
+from cnd.cortex.settings import AnalysisConfig
 from cnd.data import simulated
 from cnd.data.cortex import Cortex, build_cortex
+from cnd.linear.ridge import VoxelRidge
 from cnd.protocols import FmriDataset
 
 DATA = SimulatedData(n_voxels=400, images_per_category=2, test_images_per_category=2, n_unlabelled=0, snr=0.2)

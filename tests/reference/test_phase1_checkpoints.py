@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from cnd.__main__ import main
 from cnd.config import EncoderConfig
 from cnd.errors import UserError
-from cnd.phase1.__main__ import main
 from cnd.phase1.checkpoints import export_mindvis, load_initial_weights, to_mindvis
 from cnd.phase1.model import FmriEncoder, MaskedAutoencoder, n_kept, random_order
 
@@ -327,8 +327,8 @@ def experiment(tmp_path: Path) -> Path:
 def test_command_converts_there_and_back(tmp_path: Path, experiment: Path) -> None:
     source = save(tmp_path / "theirs.pth", mindvis_tensors(trained_positions=True))
     common = ["--experiment", str(experiment), "--voxels", str(N_VOXELS)]
-    assert main([str(source), str(tmp_path / "ours.safetensors"), *common]) == 0
-    assert main([str(tmp_path / "ours.safetensors"), str(tmp_path / "back.pth"), *common]) == 0
+    assert main(["encoder", str(source), str(tmp_path / "ours.safetensors"), *common]) == 0
+    assert main(["encoder", str(tmp_path / "ours.safetensors"), str(tmp_path / "back.pth"), *common]) == 0
     fmri = torch.randn(2, N_VOXELS)
     assert torch.equal(loaded(tmp_path / "back.pth").encoder(fmri), loaded(source).encoder(fmri))
 
@@ -343,6 +343,6 @@ def test_command_says_what_is_wrong_in_one_line(tmp_path: Path, experiment: Path
         (source, Path("/proc/x.pth"), "40"): "/proc/x.pth: cannot be written",
         (source, Path("/proc/x.safetensors"), "40"): "/proc/x.safetensors: cannot be written",
     }.items():
-        assert main([str(arguments[0]), str(arguments[1]), *options, arguments[2]]) == 2
+        assert main(["encoder", str(arguments[0]), str(arguments[1]), *options, arguments[2]]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert told in line

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from cnd.analysis.surface import BoolArray, FloatArray, Hemisphere, IntArray, Placement, Side
+from cnd.cortex.drawing.surface import BoolArray, FloatArray, Hemisphere, IntArray, Placement, Side
 
 View = Literal["lateral", "medial", "posterior", "ventral"]
 VIEWS: tuple[View, ...] = ("lateral", "medial", "posterior", "ventral")

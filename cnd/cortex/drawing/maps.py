@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from cnd.analysis import tables
+from cnd.cortex import tables
 from cnd.errors import UserError
 from cnd.statistics import benjamini_hochberg
 
@@ -69,7 +69,7 @@ QUANTITIES = (WEIGHT, PATTERN, ENCODING)
 
 @dataclass(frozen=True)
 class Analysis:
-    """The tables of one analysis folder; see :mod:`cnd.analysis.tables`. What was not written is None.
+    """The tables of one analysis folder; see :mod:`cnd.cortex.tables`. What was not written is None.
 
     Attributes:
         item_errors: by ``<drive>.<side>``, float32 [test item, voxel]: squared error of the encoding model over the
@@ -116,9 +116,7 @@ def read_analysis(folder: Path) -> Analysis:
             item_errors=load_file(errors) if errors.exists() else None,
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"{folder}: analysis cannot be read ({error}); run it again (python -m cnd.analysis)"
-        ) from error
+        raise UserError(f"{folder}: analysis cannot be read ({error}); run it again (python -m cnd analyse)") from error
 
 
 # ---------------------------------------------------------------- Figures 5 and 6

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnd.analysis.decoding import VoxelRidge
-from cnd.config import AnalysisConfig
+from cnd.cortex.settings import AnalysisConfig
+from cnd.linear.ridge import VoxelRidge
 from cnd.protocols import FmriDataset
 
 if TYPE_CHECKING:
-    from cnd.analysis.states import Cell
+    from cnd.cortex.compute.states import Cell
 
 FEWEST_VOXELS = 20  # smaller areas are left out, for the smallest one sets the number for all
 DRAWS = 3  # random sets of voxels of an area, averaged

@@ -13,9 +13,9 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from cnd.analysis.figures import EMPTY, HIDDEN
-from cnd.analysis.sheets import OUTLINED
-from cnd.analysis.surface import Placement, Side
+from cnd.cortex.drawing.figures import EMPTY, HIDDEN
+from cnd.cortex.drawing.sheets import OUTLINED
+from cnd.cortex.drawing.surface import Placement, Side
 
 N_COLORS = 16
 

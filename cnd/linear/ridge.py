@@ -1,7 +1,8 @@
-"""Ridge regression with a penalty per target, for many targets that share their predictors (sec. 3.4).
+"""The one ridge regression of the project, for many targets that share their predictors.
 
-One decomposition of the predictors for each split serves all targets and penalties, so the hidden states of all layers,
-steps and sides are fitted together as the columns of one ``y``.
+One decomposition of the predictors for each split serves all targets and penalties. :class:`VoxelRidge` chooses a
+penalty for every target (sec. 3.4: the hidden states of all layers, steps and sides are the columns of one ``y``);
+the functions ``predict_*`` leave the choice to its caller.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from scipy.linalg import eigh
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
-from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit
+from sklearn.model_selection import PredefinedSplit
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from cnd.linear.folds import folds_of
 
 Backend = Literal["numpy", "torch", "torch_cuda"]
 TARGETS_BATCH = 4096  # targets predicted at once, for memory
@@ -85,18 +88,6 @@ class VoxelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: igno
         return X @ self.coef_.T + self.intercept_
 
 
-def folds_of(n_items: int, n_splits: int, groups: np.ndarray | None) -> np.ndarray:
-    """Fold of each item, int [n_items]: whole groups where there are enough of them, else shuffled items."""
-    items, fold = np.zeros((n_items, 1)), np.empty(n_items, dtype=int)
-    if groups is not None and len(np.unique(groups)) >= n_splits:
-        splits = GroupKFold(n_splits).split(items, groups=groups)
-    else:
-        splits = KFold(min(n_splits, n_items), shuffle=True, random_state=0).split(items)
-    for index, (_, held) in enumerate(splits):
-        fold[held] = index
-    return fold
-
-
 # ---------------------------------------------------------------- solvers, for centred X and Y
 
 
@@ -142,14 +133,39 @@ def _left_vectors(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def smoothers(X: np.ndarray, others: np.ndarray, alphas: Sequence[float]) -> np.ndarray:
-    """Matrices B of ridge predictions B Y for other items, float32 [n_alphas, n_others, n_items].
+    """Matrices B of ridge predictions B Y for other items, float64 [n_alphas, n_others, n_items].
 
     B = X_others (X^T X + a)^-1 X^T, from one decomposition of X; its rows sum to zero, so Y need not be centred.
+    Products of X with itself are taken in its own precision, all that follows in float64.
     """
     mean = X.mean(0)
     squares, left = _left_vectors((X - mean).astype(np.float64))
     reach = ((others - mean) @ (X - mean).T) @ left
-    return np.stack([((reach / (squares + alpha)) @ left.T).astype(np.float32) for alpha in alphas])
+    return np.stack([(reach / (squares + alpha)) @ left.T for alpha in alphas])
+
+
+def predict_others(X: np.ndarray, Y: np.ndarray, others: np.ndarray, alphas: Sequence[float]) -> np.ndarray:
+    """Ridge predictions with intercept for other items under every penalty, float64 [n_alphas, n_others, n_targets].
+
+    Args:
+        X: [n_items, n_features]. Y: [n_items, n_targets]. others: [n_others, n_features].
+    """
+    X, Y, others = (np.asarray(part, dtype=np.float64) for part in (X, Y, others))
+    mean = Y.mean(0)
+    return mean + smoothers(X, others, alphas) @ (Y - mean)
+
+
+def predict_out_of_fold(X: np.ndarray, Y: np.ndarray, alphas: Sequence[float], fold: np.ndarray) -> np.ndarray:
+    """As :func:`predict_others`, of each item from the items of the other folds, [n_alphas, n_items, n_targets].
+
+    Args:
+        fold: of each item, [n_items]; see :func:`cnd.linear.folds.folds_of`.
+    """
+    held_out = np.empty((len(alphas), *Y.shape))
+    for index in np.unique(fold):
+        held = fold == index
+        held_out[:, held] = predict_others(X[~held], Y[~held], X[held], alphas)
+    return held_out
 
 
 def solve_folds(

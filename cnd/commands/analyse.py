@@ -1,4 +1,4 @@
-"""``python -m cnd.analysis RUN_ID``: the linear decoding analysis of a finished run, without training anything.
+"""``python -m cnd analyse RUN_ID``: the linear decoding analysis of a finished run, without training anything.
 
 RUN_ID is the run's id in MLflow, the beginning of it, or the name of the trial such as ``10-seed0``. With ``--minus``
 another run is analysed too, and the difference of the two is drawn and tested.
@@ -6,7 +6,6 @@ another run is analysed too, and the difference of the two is drawn and tested.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +29,28 @@ class Analysed:
     trial: dict[str, Any]
     tables: Path
     figures: Path
+
+
+def analyse(output: Path, cache: Path, run_id: str, minus: str | None, assignments: list[str]) -> list[str]:
+    """Analyse one run, or two and their difference; tells where everything lies, a line each.
+
+    Args:
+        minus: the other run.
+        assignments: changed settings of the analysis, such as ``analysis.noise_seeds=3``.
+
+    Raises:
+        UserError: no such finished run, other settings, or runs that cannot be compared.
+    """
+    edits = parse_assignments(assignments)
+    if wrong := [key for key in edits if not key.startswith("analysis.")]:
+        raise UserError(f"--set {wrong[0]}: only settings of the analysis can change, e.g. analysis.noise_seeds=3")
+    if minus is not None:
+        find_trial(output, minus)  # a typing error shows before the work begins
+    found = run(output, cache, run_id, edits)
+    told = [f"tables: {found.tables}", f"figures: {found.figures}"]
+    if minus is not None:
+        told.append(f"difference: {compare(output, found, run(output, cache, minus, edits))}")
+    return told
 
 
 def run(output: Path, cache: Path, run_id: str, edits: dict[str, Any]) -> Analysed:
@@ -58,9 +79,9 @@ def compare(output: Path, row: Analysed, reference: Analysed) -> Path:
     """
     import pandas as pd
 
-    from cnd.analysis.differences import difference_drawing, differences
-    from cnd.analysis.draw import on_cortex, png
-    from cnd.analysis.maps import read_analysis
+    from cnd.cortex.drawing.differences import difference_drawing, differences
+    from cnd.cortex.drawing.draw import on_cortex, png
+    from cnd.cortex.drawing.maps import read_analysis
 
     analysis = read_analysis(reference.tables)
     found, problems = differences([(row.path.stem, read_analysis(row.tables))], analysis)
@@ -91,36 +112,3 @@ def _log(output: Path, found: Analysed, write: Callable[[Tracker, str], object])
         tracker = Tracker(uri, output / "mlartifacts" if local else None, found.path.parents[1].name)
         write(tracker, run)
         tracker.end(tracker.parent, "FINISHED")  # opening the tracker set it running
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m cnd.analysis", description=__doc__, allow_abbrev=False)
-    add = parser.add_argument
-    add("run_id", metavar="RUN_ID", help="its id in MLflow, the beginning of it, or the trial's name such as 10-seed0")
-    add("--output", type=Path, default=Path("runs"), metavar="DIR", help="of the sweep (default: runs/)")
-    add("--cache", type=Path, metavar="DIR", help="of the sweep (default: OUTPUT/cache)")
-    add("--minus", metavar="RUN_ID", help="another run: also draw the difference of the two")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. analysis.noise_seeds=3")
-    options = parser.parse_args(argv)
-    try:
-        output = options.output.expanduser().absolute()
-        edits = parse_assignments(options.set)
-        if wrong := [key for key in edits if not key.startswith("analysis.")]:
-            raise UserError(f"--set {wrong[0]}: only settings of the analysis can change, e.g. analysis.noise_seeds=3")
-        cache = options.cache or output / "cache"
-        if options.minus is not None:
-            find_trial(output, options.minus)  # a typing error shows before the work begins
-        found = run(output, cache, options.run_id, edits)
-        told = [f"tables: {found.tables}", f"figures: {found.figures}"]
-        if options.minus is not None:
-            told.append(f"difference: {compare(output, found, run(output, cache, options.minus, edits))}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(told))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

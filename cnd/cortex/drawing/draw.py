@@ -1,6 +1,6 @@
 """All pictures of one analysis, each with the words that belong to it: for files, MLflow and the report.
 
-python -c "from pathlib import Path; from cnd.analysis.draw import draw; draw(Path(FOLDER), Path(INTO), TITLE)"
+python -c "from pathlib import Path; from cnd.cortex.drawing.draw import draw; draw(Path(FOLDER), Path(INTO), TITLE)"
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnd.analysis import figures, maps
-from cnd.analysis.captions import ORIGIN, caution, percent
-from cnd.analysis.maps import ENCODING, PATTERN, QUANTITIES, WEIGHT, Analysis, Quantity
-from cnd.analysis.sheets import Sheet, flat_sheet, view_sheet
-from cnd.analysis.surface import Placement, Side, borrowed_share, place, why_no_surface
-from cnd.analysis.viewer import NamedMap, cortex_page
+from cnd.cortex.drawing import figures, maps
+from cnd.cortex.drawing.captions import ORIGIN, caution, percent
+from cnd.cortex.drawing.maps import ENCODING, PATTERN, QUANTITIES, WEIGHT, Analysis, Quantity
+from cnd.cortex.drawing.sheets import Sheet, flat_sheet, view_sheet
+from cnd.cortex.drawing.surface import Placement, Side, borrowed_share, place, why_no_surface
+from cnd.cortex.drawing.viewer import NamedMap, cortex_page
 
 DPI = 110
 LINE = 160  # characters of a caption below a picture
@@ -56,7 +56,7 @@ def draw(folder: Path, into: Path, title: str) -> list[Path]:
     """Write every picture of one analysis as PNG, and the interactive view as HTML.
 
     Args:
-        folder: of the analysis; see :mod:`cnd.analysis.tables`.
+        folder: of the analysis; see :mod:`cnd.cortex.tables`.
         into: made where it does not exist.
         title: stands above every picture.
 

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from cnd.analysis.sheets import Sheet
+from cnd.cortex.drawing.sheets import Sheet
 
 mpl.use("Agg")
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cnd.analysis.areas import AreaScores
-from cnd.analysis.components import Components
-from cnd.analysis.decoding import Backend, VoxelRidge, smoothers
-from cnd.analysis.importance import Importance, importance
-from cnd.analysis.significance import Fold, HeldOut, Permutations, Result
-from cnd.analysis.states import Cell
-from cnd.analysis.tables import MAPS
-from cnd.config import AnalysisConfig
+from cnd.cortex.compute.areas import AreaScores
+from cnd.cortex.compute.components import Components
+from cnd.cortex.compute.importance import Importance, importance
+from cnd.cortex.compute.significance import Fold, HeldOut, Permutations, Result
+from cnd.cortex.compute.states import Cell
+from cnd.cortex.settings import AnalysisConfig
+from cnd.cortex.tables import MAPS
+from cnd.linear.ridge import Backend, VoxelRidge, smoothers
 from cnd.protocols import FmriDataset
 
 
@@ -49,7 +49,7 @@ class Tallies:
         train, test = dataset.train, dataset.test
         targets = np.concatenate([components.train for components in found.values()], axis=1)
         decoder = self._ridge().fit(train.fmri, targets, groups=train.category)
-        smooth = smoothers(train.fmri, test.fmri, self.config.alphas)
+        smooth = smoothers(train.fmri, test.fmri, self.config.alphas).astype(np.float32)
         columns, stop = {}, 0
         errors: dict[str, list[np.ndarray]] = {}
         for cell, components in found.items():
@@ -78,7 +78,7 @@ class Tallies:
         if components.train.shape[1]:
             model = self._ridge().fit(components.train, train.fmri, groups=train.category)
             chosen = self._index(model.alpha_)
-        smooth = smoothers(components.train, components.test, self.config.alphas)
+        smooth = smoothers(components.train, components.test, self.config.alphas).astype(np.float32)
         return Fold(train.fmri - mean, test.fmri - mean, smooth, chosen)
 
     def _index(self, alpha: np.ndarray) -> np.ndarray:
@@ -105,7 +105,7 @@ class Tallies:
     # ---- tables
 
     def tables(self, dataset: FmriDataset) -> dict[str, pd.DataFrame]:
-        """All tables of :mod:`cnd.analysis.tables`; voxels, areas and positions are those of ``dataset``."""
+        """All tables of :mod:`cnd.cortex.tables`; voxels, areas and positions are those of ``dataset``."""
         roi = dataset.roi or ["all"] * dataset.train.fmri.shape[1]
         states, targets, voxels = [], [], []
         for cell, tally in self.cells.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cnd.analysis.maps import ENCODING, PATTERN, WEIGHT, Quantity
+from cnd.cortex.drawing.maps import ENCODING, PATTERN, WEIGHT, Quantity
 
 ORIGIN = {
     "reconstruction": (

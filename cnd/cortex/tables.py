@@ -78,7 +78,7 @@ def read(folder: Path, name: str) -> pd.DataFrame:
     """
     path = folder / f"{name}.parquet"
     if not path.is_file():
-        raise UserError(f"{path}: no such file; run the analysis first (python -m cnd.analysis RUN_ID)")
+        raise UserError(f"{path}: no such file; run the analysis first (python -m cnd analyse RUN_ID)")
     table = pd.read_parquet(path)
     if missing := [column for column in COLUMNS[name] if column not in table]:
         raise UserError(

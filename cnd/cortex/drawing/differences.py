@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cnd.analysis import draw, figures, maps
-from cnd.analysis.captions import percent
-from cnd.analysis.maps import Analysis
+from cnd.cortex.drawing import draw, figures, maps
+from cnd.cortex.drawing.captions import percent
+from cnd.cortex.drawing.maps import Analysis
 from cnd.errors import UserError
 from cnd.statistics import sampling_units, sign_flip_p
 

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnd.config import AnalysisConfig, SamplingConfig
+from cnd.config import SamplingConfig
+from cnd.cortex.settings import AnalysisConfig
 from cnd.errors import UserError, nearest
 from cnd.protocols import Condition, Report, no_report
 
@@ -123,8 +124,12 @@ def _by_path(path: str, found: dict[Side, list[str]]) -> Place:
 
 
 def step_indices(fractions: Sequence[float], n_steps: int) -> list[int]:
-    """Index of the denoising step at each fraction: 0 is the first, 1 the last of ``n_steps``."""
-    return [round(fraction * (n_steps - 1)) for fraction in fractions]
+    """Index of the denoising step at each fraction: step floor(fraction * n_steps), at most the last.
+
+    Of 250 steps 0, 0.2, 0.6 and 1 are 0, 50, 150 and 249, the last, which the paper's Figure 5 calls 250.
+    """
+    exact = (round(fraction * n_steps, 9) for fraction in fractions)  # 0.29 * 100 is 28.999999999999996
+    return [min(int(step), n_steps - 1) for step in exact]
 
 
 # ---------------------------------------------------------------- recording

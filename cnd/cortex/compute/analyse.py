@@ -14,12 +14,13 @@ import torch
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from cnd.analysis import tables
-from cnd.analysis.components import Components, principal_components
-from cnd.analysis.significance import permutations
-from cnd.analysis.states import Cell, Drive, places, record, state_name, step_indices
-from cnd.analysis.tallies import Tallies
-from cnd.config import AnalysisConfig, SamplingConfig
+from cnd.config import SamplingConfig
+from cnd.cortex import tables
+from cnd.cortex.compute.components import Components, principal_components
+from cnd.cortex.compute.significance import permutations
+from cnd.cortex.compute.states import Cell, Drive, places, record, state_name, step_indices
+from cnd.cortex.compute.tallies import Tallies
+from cnd.cortex.settings import AnalysisConfig
 from cnd.errors import UserError
 from cnd.protocols import Condition, FmriDataset, Report, no_report
 from cnd.statistics import FEWEST_CATEGORIES
@@ -55,7 +56,7 @@ def analyse(
     folder: Path,
     report: Report = no_report,
 ) -> None:
-    """Decode hidden states from voxels and write the tables of :mod:`cnd.analysis.tables` into ``folder``.
+    """Decode hidden states from voxels and write the tables of :mod:`cnd.cortex.tables` into ``folder``.
 
     Folds are analysed one after the other, each with its own decoder, and one is in memory at a time.
 

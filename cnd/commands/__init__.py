@@ -1,0 +1,1 @@
+"""What ``python -m cnd`` can do, one file a command."""

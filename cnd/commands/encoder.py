@@ -1,0 +1,46 @@
+"""``python -m cnd encoder SOURCE TARGET``: a Phase 1 checkpoint rewritten for MinD-Vis, or one of MinD-Vis for us.
+
+python -m cnd encoder SOURCE TARGET --experiment experiments/god.yaml --voxels 4643
+
+SOURCE is either kind (``model.safetensors`` of a Phase 1 stage, ``.pth`` of MinD-Vis). TARGET is written in our layout
+where it ends in ``.safetensors``, in MinD-Vis's where it ends in ``.pth``. Where the number of voxels is not the
+source's, its positions are interpolated.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from cnd.config import load_experiment
+from cnd.errors import UserError
+
+
+def convert(source: Path, target: Path, experiment: Path, n_voxels: int) -> Path:
+    """Read ``source`` into the experiment's autoencoder and write that to ``target``.
+
+    Raises:
+        UserError: ``source`` does not fit the experiment, or ``target`` has another ending or cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    from cnd.phase1.checkpoints import export_mindvis, load_initial_weights
+    from cnd.phase1.model import MaskedAutoencoder
+
+    if target.suffix not in {".safetensors", ".pth"}:
+        raise UserError(f"{target}: expected a name ending in .safetensors (ours) or .pth (MinD-Vis's)")
+    if n_voxels < 1:
+        raise UserError(f"--voxels: expected a number above 0, found {n_voxels}")
+    model = MaskedAutoencoder(load_experiment(experiment).encoder, n_voxels)
+    load_initial_weights(model, source)
+    try:
+        if target.suffix == ".pth":
+            export_mindvis(model, target)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            save_file(model.state_dict(), target)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{target}: cannot be written ({reason}); name another target") from error
+    return target

@@ -1,0 +1,1 @@
+"""From the tables of an analysis to maps, figures and the interactive cortex. Loads no torch."""

@@ -1,0 +1,1 @@
+"""Linear regression of many targets on many predictors, and the folds that its penalty is chosen on."""
