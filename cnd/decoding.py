@@ -110,7 +110,7 @@ class Decoding(Inputs):
         encoder = FmriEncoder(e.encoder, dataset.train.fmri.shape[1], seed=e.seed)
         torch.manual_seed(e.seed)
         bank, time_width = self.generator.concept_bank, self.generator.time_embedding_width
-        return ConditionModule(e.phase2, encoder, 1 + encoder.n_patches, e.encoder.width, bank, time_width)
+        return ConditionModule(e.phase2, encoder, encoder.n_tokens, e.encoder.width, bank, time_width)
 
     def phase2(self, fold: Fold, dataset: FmriDataset, phase1: Path | None) -> Path:
         """Weights of the condition module (sec. 3.3)."""

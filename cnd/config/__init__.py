@@ -34,7 +34,7 @@ from cnd.config.decoding import (
     TimmClassifier,
 )
 from cnd.config.experiment import Experiment, load_experiment, override, parse_assignments
-from cnd.config.model import EncoderConfig, Phase1Config, Phase2Config
+from cnd.config.model import EncoderConfig, Layout, Phase1Config, Phase2Config
 from cnd.config.reading import explain, read_yaml
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "GeneratorConfig",
     "GodData",
     "HcpPool",
+    "Layout",
     "LdmGenerator",
     "OracleDecoder",
     "Phase1Config",

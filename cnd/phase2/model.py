@@ -1,6 +1,6 @@
 """Concept-aware conditioning (CnD, sec. 3.3): fMRI tokens gather concepts, then condition a frozen UNet twice.
 
-fmri [b, v] -> E -> tokens [b, 1 + n, width]
+fmri [b, v] -> E -> tokens [b, n, width]                 (the patches', and the class token's in layout cnd)
      -> token mapper   -> [b, context_tokens, bank width]      (before or after the concept layers)
      -> concept layers, eq. 6, `depth` times
      -> context [b, context_tokens, bank width]  to the UNet's cross-attention
@@ -135,7 +135,7 @@ class ConditionModule(nn.Module):
     ):
         """
         Args:
-            encoder: maps fmri [b, voxels] to tokens [b, n_tokens, width].
+            encoder: maps fmri [b, voxels] to tokens [b, n_tokens, width], as ``FmriEncoder`` with its ``n_tokens``.
             time_embedding_width: of the generator, where the pooled vector is added to the time embedding as it is;
                 None where it takes the place of a class embedding.
         """
