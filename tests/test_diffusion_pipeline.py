@@ -34,7 +34,8 @@ from cnd.decoder import CndPipeline, FmriCondition, export_run
 from cnd.errors import UserError
 from cnd.generators.latent_diffusion import LatentDiffusion
 from cnd.generators.ldm import VqLatentDiffusion
-from cnd.phase1.model import FmriEncoder
+from cnd.phase1.checkpoints import export_mindvis
+from cnd.phase1.model import FmriEncoder, MaskedAutoencoder
 from cnd.phase2.model import ConditionModule
 from cnd.phase2.sampling import initial_noise
 from cnd.stages import fold_stages
@@ -228,9 +229,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> StageCache:
     return StageCache(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["frozen", "cross-attention trained"])
+@pytest.fixture(scope="module", params=["frozen", "cross-attention trained", "from MinD-Vis"])
 def finished(request: pytest.FixtureRequest, cache: StageCache) -> Experiment:
-    experiment = override(load_experiment(SMOKE), {"phase2.train_unet_cross_attention": request.param}, "test")
+    edits: dict[str, object] = {"phase2.train_unet_cross_attention": request.param == "cross-attention trained"}
+    if request.param == "from MinD-Vis":
+        edits |= {"encoder.layout": "mind_vis", "phase1.initial_weights": cache.root / "theirs.pth"}
+        config = override(load_experiment(SMOKE), edits, "test").encoder
+        export_mindvis(MaskedAutoencoder(config, n_voxels=200, seed=4), cache.root / "theirs.pth")
+    experiment = override(load_experiment(SMOKE), edits, "test")
+    pipeline.check(experiment)
     pipeline.run(experiment, cache)
     return experiment
 

@@ -4,7 +4,9 @@ python -m cnd encoder SOURCE TARGET --experiment experiments/god.yaml --voxels 4
 
 SOURCE is either kind (``model.safetensors`` of a Phase 1 stage, ``.pth`` of MinD-Vis). TARGET is written in our layout
 where it ends in ``.safetensors``, in MinD-Vis's where it ends in ``.pth``. Where the number of voxels is not the
-source's, its positions are interpolated.
+source's, its positions are interpolated. The experiment's ``encoder.layout`` must be the source's: ``mind_vis`` for
+what MinD-Vis trained, which converts exactly in both directions. A network of layout ``cnd`` can be written for
+MinD-Vis, but is not computed exactly there (:func:`cnd.phase1.checkpoints.to_mindvis`); the command says so.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from safetensors import SafetensorError
 from cnd.config import load_experiment
 from cnd.errors import UserError
 
+INEXACT = "encoder.layout = cnd: MinD-Vis computes this network with epsilon 1e-5 in place of 1e-6, so not exactly"
+
 
 def convert(source: Path, target: Path, experiment: Path, n_voxels: int) -> Path:
-    """Read ``source`` into the experiment's autoencoder and write that to ``target``.
+    """Read ``source`` into the experiment's autoencoder and write that to ``target``; say where it will not be exact.
 
     Raises:
         UserError: ``source`` does not fit the experiment, or ``target`` has another ending or cannot be written.

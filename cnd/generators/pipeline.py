@@ -64,8 +64,8 @@ class FmriCondition(ModelMixin, ConfigMixin):  # type: ignore[misc]
         super().__init__()
         encoder = FmriEncoder(EncoderConfig.model_validate(experiment["encoder"]), n_voxels)
         config, bank = Phase2Config.model_validate(experiment["phase2"]), torch.zeros(n_classes, class_width)
-        n_tokens, width = 1 + encoder.n_patches, encoder.config.width
-        self.module = ConditionModule(config, encoder, n_tokens, width, bank, time_embedding_width)
+        width = encoder.config.width
+        self.module = ConditionModule(config, encoder, encoder.n_tokens, width, bank, time_embedding_width)
         self.module.register_buffer("bank", bank, persistent=True)
         encoder.set_positions(encoder.positions)  # whatever they are, they are among the weights from here on
         self.register_buffer("null_class", torch.zeros(class_width))

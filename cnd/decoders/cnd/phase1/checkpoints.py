@@ -1,10 +1,9 @@
 """Encoder checkpoints: ours, and those of MinD-Vis (Chen et al. 2023), in both directions.
 
 MinD-Vis saves ``{"model": state dict, "optimizer", "epoch", "scaler", "config"}`` by ``torch.save`` (``save_model`` of
-its ``sc_mbm/utils.py``); the state dict is that of ``MAEforFMRI`` (``sc_mbm/mae_for_fmri.py``). The network is ours but
-for names, for the epsilon of its layer norms (1e-5, ours 1e-6), and for the positions, which it stores: row 0 belongs
-to the class token, which has a place in both of its Transformers. Where the voxels fill whole patches it pads one more
-(``pad_to_patch_size`` of its ``dataset.py``); as with any other number of patches, positions are then interpolated.
+its ``sc_mbm/utils.py``); the state dict is that of ``MAEforFMRI`` (``sc_mbm/mae_for_fmri.py``). But for names it is the
+network that we have with ``encoder.layout = mind_vis`` (:class:`cnd.config.EncoderConfig`), tensor by tensor. No tensor
+of ours or theirs holds the layout's epsilon, so a checkpoint of the other layout is refused rather than run wrongly.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cnd.checkpoint_files import check_values, open_checkpoint
-from cnd.decoders.cnd.decoders.cnd.phase1.settings import EncoderConfig
+from cnd.decoders.cnd.phase1.model import MaskedAutoencoder, Positions
+from cnd.decoders.cnd.phase1.settings import EncoderConfig, Layout
 from cnd.errors import UserError
-from cnd.decoders.cnd.phase1.model import MaskedAutoencoder, Positions, sincos_positions
 
 NAMES = {  # beginning of a name in MinD-Vis: beginning of the name here
     "patch_embed.proj.": "encoder.patch_embed.",
@@ -46,15 +45,12 @@ WRAPPERS = ("model", "state_dict", "model_state_dict")
 def load_initial_weights(model: MaskedAutoencoder, path: Path) -> None:
     """Start ``model`` from a checkpoint: ours (``model.safetensors`` of a Phase 1 stage) or MinD-Vis's (``.pth``).
 
-    Positions that a checkpoint stores are kept, interpolated where its number of patches differs from the model's;
-    where they are the formula's for the same number of patches, nothing changes.
+    Positions that a checkpoint stores are kept, interpolated where its number of patches differs from the model's.
 
     Raises:
-        UserError: the file cannot be read, or is of a network of another size; names file, key and remedy.
+        UserError: the file cannot be read, or is of a network of another size or layout; names file, key and remedy.
     """
-    tensors = _fitting(model, path)
-    _drop_known_positions(model, tensors)
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    model.load_state_dict({name: tensor.float() for name, tensor in _fitting(model, path).items()})
 
 
 def check_initial_weights(config: EncoderConfig, path: Path) -> None:
@@ -69,10 +65,27 @@ def check_initial_weights(config: EncoderConfig, path: Path) -> None:
 def _fitting(model: MaskedAutoencoder, path: Path) -> dict[str, Tensor]:
     """The checkpoint's tensors under our names, checked against the model."""
     tensors, heads = read_checkpoint(path)
-    if any(name.startswith("patch_embed.proj.") for name in tensors):
+    layout = layout_of(tensors)
+    if (expected := model.encoder.config.layout) != layout:
+        remedy = f"set encoder.layout={layout}, or give another phase1.initial_weights"
+        raise UserError(f"{path}: encoder.layout: expected a checkpoint of '{expected}', found '{layout}'; {remedy}")
+    if _of_mindvis(tensors):
         tensors = from_mindvis(tensors)
     _check(path, model, tensors, heads)
     return tensors
+
+
+def _of_mindvis(tensors: Mapping[str, Tensor]) -> bool:
+    """True where the names are MinD-Vis's own."""
+    return any(name.startswith("patch_embed.proj.") for name in tensors)
+
+
+def layout_of(tensors: Mapping[str, Tensor]) -> Layout:
+    """The layout that a state dict was trained in, by its names or the number of its positions: encoder and decoder
+    have equally many where both have the class token's."""
+    stored = [tensors[name].shape[:1] for name in sorted(PLACES) if name in tensors]
+    both = len(stored) == len(PLACES) and stored[0] == stored[1]
+    return "mind_vis" if both or _of_mindvis(tensors) else "cnd"
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
@@ -117,10 +130,6 @@ def from_mindvis(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name in PLACES & ours.keys():
         if ours[name].ndim == 3 and len(ours[name]) == 1:
             ours[name] = ours[name][0]  # [1, 1 + p, w] -> [1 + p, w]
-    positions, token = (ours.get(f"encoder.{name}", torch.empty(0)) for name in ("positions", "class_token"))
-    if positions.ndim == 2 and len(positions) and token.shape == (1, 1, positions.shape[1]):
-        # our class token has no place: what MinD-Vis adds to it (zero, unless trained) becomes part of it
-        ours["encoder.class_token"], ours["encoder.positions"] = token + positions[0], positions[1:]
     return ours
 
 
@@ -131,9 +140,11 @@ def _check(path: Path, model: MaskedAutoencoder, tensors: Mapping[str, Tensor], 
     for key, number in heads.items():
         if number != getattr(config, key):
             raise UserError(f"{path}: encoder.{key}: expected {getattr(config, key)}, found {number}; {remedy}")
-    for key in sorted((expected.keys() | tensors.keys()) - PLACES):
+    for key in sorted(expected.keys() | tensors.keys()):
         if key not in tensors:
             raise UserError(f"{path}: {key}: expected {list(expected[key].shape)}, found no such tensor; {remedy}")
+        if key in PLACES:
+            continue  # of another voxel count: see below
         if key not in expected:
             raise UserError(f"{path}: {key}: expected no such tensor, found {list(tensors[key].shape)}; {remedy}")
         if expected[key].shape != tensors[key].shape:
@@ -151,19 +162,14 @@ def _check(path: Path, model: MaskedAutoencoder, tensors: Mapping[str, Tensor], 
         raise UserError(f"{path}: {error}") from error
 
 
-def _drop_known_positions(model: MaskedAutoencoder, tensors: dict[str, Tensor]) -> None:
-    """Forget stored positions that the formula gives too, to the rounding of float32."""
-    for prefix, part in {"encoder": model.encoder, "decoder": model.decoder}.items():
-        stored = tensors.get(f"{prefix}.positions")
-        if stored is not None and stored.shape == part.positions.shape:
-            formula = sincos_positions(len(stored) - part.n_fixed, stored.shape[1])
-            if torch.allclose(stored.float(), nn.functional.pad(formula, (0, 0, part.n_fixed, 0)), atol=1e-5):
-                del tensors[f"{prefix}.positions"]
-
-
 def to_mindvis(model: MaskedAutoencoder) -> dict[str, Tensor]:
-    """The state dict of MinD-Vis's ``MAEforFMRI`` that computes what ``model`` does."""
-    positions = nn.functional.pad(model.encoder.positions, (0, 0, 1, 0))  # none for the class token
+    """The state dict of MinD-Vis's ``MAEforFMRI`` that computes what ``model`` does.
+
+    Only of layout ``mind_vis`` is that exact: MinD-Vis runs a network of layout ``cnd`` with its own epsilon, its own
+    number of patches, and in its second stage without class token.
+    """
+    missing = 1 - model.encoder.n_fixed
+    positions = nn.functional.pad(model.encoder.positions, (0, 0, missing, 0))  # zeros for the class token
     tensors = model.state_dict() | {"encoder.positions": positions, "decoder.positions": model.decoder.positions}
     theirs = {}
     for name, tensor in tensors.items():

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cnd.decoders.cnd.decoders.cnd.phase1.settings import Phase1Config
+from cnd.decoders.cnd.phase1.settings import Phase1Config
 from cnd.decoders.cnd.phase1.model import MaskedAutoencoder, patch_mask, random_order
 from cnd.decoders.training import autocast
 

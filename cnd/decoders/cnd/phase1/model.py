@@ -5,11 +5,14 @@ The paper's size is ``EncoderConfig()``: 24 blocks of width 1024, patches of 16 
 
 No parameter depends on the number of voxels, so a state dict of one subject or dataset loads strictly into a
 model built for another voxel count. Positions follow a formula and are not in the state dict, unless they came with
-a checkpoint that has its own (:meth:`Positions.set_positions`).
+a checkpoint that has its own (:meth:`Positions.set_positions`) or the layout stores them.
+
+What ``encoder.layout`` decides stands in :class:`cnd.config.EncoderConfig`; each function notes its part.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,25 +21,33 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cnd._compat import make_torchvision_importable
-from cnd.decoders.cnd.decoders.cnd.phase1.settings import EncoderConfig
+from cnd.decoders.cnd.phase1.settings import EncoderConfig, Layout
 from cnd.errors import UserError
 
 make_torchvision_importable()
 
 from timm.models.vision_transformer import Block  # noqa: E402
 
+EPSILON: dict[Layout, float] = {"cnd": 1e-6, "mind_vis": 1e-5}
+"""Of all layer norms. Given to timm too, whose default depends on its version."""
+
 # ---------------------------------------------------------------- parts
 
 
-def count_patches(n_voxels: int, patch_size: int) -> int:
-    """Patches that cover ``n_voxels``: no extra one when it is already a multiple of ``patch_size``."""
+def count_patches(n_voxels: int, patch_size: int, layout: Layout = "cnd") -> int:
+    """Patches that cover ``n_voxels``. Only MinD-Vis has an extra one when it is already a multiple of ``patch_size``
+    (``pad_to_patch_size`` of its ``dataset.py``)."""
+    if layout == "mind_vis":
+        return n_voxels // patch_size + 1
     return -(-n_voxels // patch_size)
 
 
-def to_patches(fmri: Float[Tensor, "batch voxels"], patch_size: int) -> Float[Tensor, "batch patches patch_size"]:
+def to_patches(
+    fmri: Float[Tensor, "batch voxels"], patch_size: int, layout: Layout = "cnd"
+) -> Float[Tensor, "batch patches patch_size"]:
     """Cut patterns into patches; the last one is filled up by starting again at voxel 0 (wrap padding)."""
     n_voxels = fmri.shape[1]
-    n_patches = count_patches(n_voxels, patch_size)
+    n_patches = count_patches(n_voxels, patch_size, layout)
     n_repeats = -(-n_patches * patch_size // n_voxels)  # above 2 only where a pattern is smaller than a patch
     if n_repeats > 1:
         fmri = fmri.repeat(1, n_repeats)
@@ -88,8 +99,10 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
             nn.init.constant_(parameter, 1.0 if name.endswith("weight") else 0.0)
 
 
-def _blocks(width: int, depth: int, heads: int, mlp_ratio: float) -> nn.Sequential:
-    return nn.Sequential(*(Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True) for _ in range(depth)))
+def _blocks(width: int, depth: int, heads: int, config: EncoderConfig) -> nn.Sequential:
+    norm = partial(nn.LayerNorm, eps=EPSILON[config.layout])
+    made = (Block(width, heads, config.mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+    return nn.Sequential(*made)
 
 
 def _run(blocks: nn.Sequential, tokens: Tensor, checkpointing: bool) -> Float[Tensor, "batch tokens width"]:
@@ -102,28 +115,44 @@ def _run(blocks: nn.Sequential, tokens: Tensor, checkpointing: bool) -> Float[Te
     return tokens
 
 
-def interpolate_positions(positions: Float[Tensor, "tokens width"], n_tokens: int) -> Float[Tensor, "n_tokens width"]:
-    """Positions for another number of tokens: linear along the sequence, the first and the last stay what they are."""
+def interpolate_positions(
+    positions: Float[Tensor, "tokens width"], n_tokens: int, layout: Layout = "cnd"
+) -> Float[Tensor, "n_tokens width"]:
+    """Positions for another number of tokens: linear along the sequence, the first and the last stay what they are.
+
+    MinD-Vis repeats rows or leaves some out (``interpolate_pos_embed`` of its ``sc_mbm/utils.py``): row i is the old
+    row floor(i * old / new), as PyTorch rounds it. It does so in the encoder; we also do in the decoder, where MinD-Vis
+    never has another number.
+    """
     if len(positions) == n_tokens:
         return positions
-    stretched = nn.functional.interpolate(positions.T[None], size=n_tokens, mode="linear", align_corners=True)
+    rule: dict[str, Any] = {"mode": "linear", "align_corners": True} if layout == "cnd" else {"mode": "nearest"}
+    stretched = nn.functional.interpolate(positions.T[None], size=n_tokens, **rule)
     return stretched[0].T.contiguous()
 
 
 class Positions(nn.Module):
     """A module with a buffer ``positions``, one row a token: by formula, or a checkpoint's own.
 
-    Those of the formula are a constant and stay out of the state dict. A checkpoint's own are part of it; where such
-    a state dict is loaded into a model with another number of tokens, they are interpolated.
+    Those of the formula are a constant and stay out of the state dict. A checkpoint's own are part of it, as are all
+    those of layout ``mind_vis``; where such a state dict is loaded into a model with another number of tokens, they
+    are interpolated.
     """
 
     positions: Tensor
+    config: EncoderConfig
     n_fixed = 0  # leading rows that are no place in the pattern: the class token's
+
+    def _register_formula(self, n_patches: int, width: int) -> None:
+        """Positions by formula, and zeros for the class token where it has a row."""
+        # the only tensor whose shape depends on n_voxels
+        positions = nn.functional.pad(sincos_positions(n_patches, width), (0, 0, self.n_fixed, 0))
+        self.register_buffer("positions", positions, persistent=self.config.layout == "mind_vis")
 
     def set_positions(self, positions: Float[Tensor, "tokens width"]) -> None:
         """Take over positions, stretched to our number of tokens; from now on they are in the state dict."""
         fixed, places = positions[: self.n_fixed], positions[self.n_fixed :]
-        places = interpolate_positions(places, len(self.positions) - self.n_fixed)
+        places = interpolate_positions(places, len(self.positions) - self.n_fixed, self.config.layout)
         self.register_buffer("positions", torch.cat([fixed, places]).to(self.positions), persistent=True)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -154,31 +183,41 @@ class FmriEncoder(Positions):
         super().__init__()
         self.config = config
         self.n_voxels = n_voxels
-        self.n_patches = count_patches(n_voxels, config.patch_size)
+        self.n_patches = count_patches(n_voxels, config.patch_size, config.layout)
+        self.n_fixed = 1 if config.layout == "mind_vis" else 0
         with torch.random.fork_rng(devices=[]):  # layers draw weights when built; they are drawn again below
             self.patch_embed = nn.Conv1d(1, config.width, config.patch_size, config.patch_size)
             self.class_token = nn.Parameter(torch.empty(1, 1, config.width))
-            self.blocks = _blocks(config.width, config.depth, config.heads, config.mlp_ratio)
-            self.norm = nn.LayerNorm(config.width, eps=1e-6)
-        # the only tensor whose shape depends on n_voxels
-        self.register_buffer("positions", sincos_positions(self.n_patches, config.width), persistent=False)
+            self.blocks = _blocks(config.width, config.depth, config.heads, config)
+            self.norm = nn.LayerNorm(config.width, eps=EPSILON[config.layout])
+        self._register_formula(self.n_patches, config.width)
         initialise(self, torch.Generator().manual_seed(seed))
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of a whole pattern, which Phase 2 gets: the patches, and ours have the class token before them."""
+        return self.n_patches if self.config.layout == "mind_vis" else 1 + self.n_patches
 
     def forward(
         self, fmri: Float[Tensor, "batch voxels"], ids_keep: Int[Tensor, "batch k"] | None = None
     ) -> Float[Tensor, "batch tokens width"]:
-        """Class token and the tokens of the kept patches, in the order of ``ids_keep``; None keeps all, in order."""
+        """Class token and the tokens of the kept patches, in the order of ``ids_keep``; None keeps all, in order.
+
+        Without ``ids_keep``, as in Phase 2, MinD-Vis has no class token (``fmri_encoder`` of its ``mae_for_fmri.py``).
+        """
         if fmri.shape[1] != self.n_voxels:
             raise ValueError(f"patterns have {fmri.shape[1]} voxels, the encoder was built for {self.n_voxels}")
-        patches = to_patches(fmri, self.config.patch_size)  # [b, p, patch_size]
-        positions = self.positions  # [p, w]
+        patches = to_patches(fmri, self.config.patch_size, self.config.layout)  # [b, p, patch_size]
+        positions = self.positions[self.n_fixed :]  # [p, w]
         if ids_keep is not None:
             patches = _take(patches, ids_keep)  # [b, k, patch_size]
             positions = positions[ids_keep]  # [b, k, w]
         # stride = kernel: the convolution is one matrix product, here over the kept patches only
         tokens = nn.functional.linear(patches, self.patch_embed.weight.squeeze(1), self.patch_embed.bias)
         tokens = tokens + positions  # [b, k, w]
-        tokens = torch.cat([self.class_token.expand(len(fmri), -1, -1), tokens], dim=1)  # [b, 1 + k, w]
+        if ids_keep is not None or self.config.layout == "cnd":
+            class_token = self.class_token + self.positions[0] if self.n_fixed else self.class_token
+            tokens = torch.cat([class_token.expand(len(fmri), -1, -1), tokens], dim=1)  # [b, 1 + k, w]
         encoded: Tensor = self.norm(_run(self.blocks, tokens, self.config.activation_checkpointing))
         return encoded
 
@@ -201,12 +240,10 @@ class FmriDecoder(Positions):
         with torch.random.fork_rng(devices=[]):
             self.embed = nn.Linear(config.width, width)
             self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-            self.blocks = _blocks(width, config.decoder_depth, config.decoder_heads, config.mlp_ratio)
-            self.norm = nn.LayerNorm(width, eps=1e-6)
+            self.blocks = _blocks(width, config.decoder_depth, config.decoder_heads, config)
+            self.norm = nn.LayerNorm(width, eps=EPSILON[config.layout])
             self.head = nn.Linear(width, config.patch_size)
-        n_patches = count_patches(n_voxels, config.patch_size)
-        positions = nn.functional.pad(sincos_positions(n_patches, width), (0, 0, 1, 0))  # none for the class token
-        self.register_buffer("positions", positions, persistent=False)
+        self._register_formula(count_patches(n_voxels, config.patch_size, config.layout), width)
         initialise(self, torch.Generator().manual_seed(seed))
 
     def forward(

@@ -9,10 +9,21 @@ from pydantic import Field, model_validator
 
 from cnd.settings import Config, Positive, Precision, Rate, Weight
 
+Layout = Literal["cnd", "mind_vis"]
+
 
 class EncoderConfig(Config):
-    """Masked autoencoder of fMRI patterns (sec. 3.2, 8.2)."""
+    """Masked autoencoder of fMRI patterns (sec. 3.2, 8.2).
 
+    ``layout`` is ``mind_vis`` for networks that MinD-Vis trained (Chen et al. 2023), which differ in four things:
+
+    - epsilon of all layer norms: 1e-5, ours 1e-6;
+    - where the voxels fill whole patches, one more patch is padded;
+    - positions are stored; for another number of patches rows are repeated or left out (nearest), ours are computed;
+    - the class token has a position, and takes part in Phase 1 only; ours goes on to Phase 2.
+    """
+
+    layout: Layout = "cnd"
     patch_size: Positive = 16  # voxels a token; kernel and stride of the 1-D convolution
     width: Positive = 1024
     depth: Positive = 24
@@ -49,7 +60,7 @@ class Phase1Config(Config):
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
     batch_size: Annotated[int, Field(ge=2)] = 250  # contrast negatives come from the batch
     micro_batch_size: Positive | None = None  # patterns in memory at once; all batch_size negatives are kept
-    initial_weights: Path | None = None  # a checkpoint to start from: ours (.safetensors) or MinD-Vis's (.pth)
+    initial_weights: Path | None = None  # to start from: ours (.safetensors), or MinD-Vis's (.pth; encoder.layout)
     initial_subject: int | str | None = None  # start from the Phase 1 of another subject of the same data source
     lr: Rate = 2.5e-4
     weight_decay: Weight = 0.05

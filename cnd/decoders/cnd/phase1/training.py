@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cnd.decoders.cnd.decoders.cnd.phase1.settings import Phase1Config
+from cnd.decoders.cnd.phase1.settings import Phase1Config
 from cnd.errors import UserError
 from cnd.decoders.cnd.phase1.losses import backward_in_micro_batches, double_contrastive_loss, sparsify
 from cnd.decoders.cnd.phase1.model import MaskedAutoencoder

@@ -1,6 +1,6 @@
 """Concept-aware conditioning (CnD, sec. 3.3): fMRI tokens gather concepts, then condition a frozen UNet twice.
 
-fmri [b, v] -> E -> tokens [b, 1 + n, width]
+fmri [b, v] -> E -> tokens [b, n, width]                 (the patches', and the class token's in layout cnd)
      -> token mapper   -> [b, context_tokens, bank width]      (before or after the concept layers)
      -> concept layers, eq. 6, `depth` times
      -> context [b, context_tokens, bank width]  to the UNet's cross-attention
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnd.decoders.cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.protocols import Condition
 
 IDENTITY_GAIN = 0.1  # of a concept layer's value path at the start: each layer begins as a small, aligned step
@@ -135,7 +135,7 @@ class ConditionModule(nn.Module):
     ):
         """
         Args:
-            encoder: maps fmri [b, voxels] to tokens [b, n_tokens, width].
+            encoder: maps fmri [b, voxels] to tokens [b, n_tokens, width], as ``FmriEncoder`` with its ``n_tokens``.
             time_embedding_width: of the generator, where the pooled vector is added to the time embedding as it is;
                 None where it takes the place of a class embedding.
         """

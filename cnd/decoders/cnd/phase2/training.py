@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnd.decoders.cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.decoders.cnd.phase2.model import ConditionModule, denoising_loss
 from cnd.protocols import Generator, Report, no_report
 from cnd.decoders.training import (
