@@ -90,15 +90,12 @@ def _modern(content: Any) -> Any:
     content = {key: dict(value) if isinstance(value, dict) else value for key, value in content.items()}
     for old, new in OLD_SPELLINGS.items():
         *parents, last = old.split(".")
-        node = content
-        for part in parents:
-            node = node.get(part) if isinstance(node, dict) else {}
-            node = node if isinstance(node, dict) else {}
-        if last in node:
+        node = content.get(parents[0]) if parents else content
+        if isinstance(node, dict) and last in node:
             section, key = new.split(".")
-            held = content.setdefault(section, {})
-            if isinstance(held, dict) and held.get("kind", "cnd") in ("cnd", None) or section == "split":
-                held.setdefault(key, node[last])
+            held = content.setdefault(section, {"kind": "cnd"} if section == "decoder" else {})
+            if isinstance(held, dict) and ("kind" not in held or held["kind"] == "cnd"):
+                held.setdefault(key, node[last])  # a record of another decoder kept those of CnD too
             del node[last]
     return content
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cnd.config import CndDecoder, DitGenerator, Experiment
+from cnd.decoders.cnd.generators.pipeline import CndDecoder
+from cnd.experiment import Experiment
+from cnd.generators.dit import DitGenerator
 
 PAPER: dict[str, Any] = {
     "encoder.patch_size": 16,

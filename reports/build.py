@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 import cnd.cortex.drawing
 import cnd.cortex.tables
 import cnd.statistics
-from cnd.cache import code_version, content_hash, file_hash
+from cnd.keys import code_version, content_hash, file_hash
 from cnd.errors import UserError
 from reports import analysis, figures, provenance, text
 from reports.collect import Records, choose_items, metric_title, read_attention, read_images, read_sweep

@@ -22,11 +22,11 @@ if __name__ == "__main__":  # Python put sweeps/ first, where our file names cou
     _here = Path(__file__).resolve().parent
     sys.path[:] = [str(_here.parent), *(p for p in sys.path if Path(p or ".").resolve() not in (_here, _here.parent))]
 
-from cnd.cache import StageCache
-from cnd.config import Experiment, parse_assignments
+from cnd.workflow.cache import StageCache
+from cnd.experiment import Experiment, parse_assignments
 from cnd.errors import UserError
 from cnd.paper import warnings_of
-from sweeps.folder import SweepFolder, damaged
+from cnd.store.folder import SweepFolder, damaged
 from sweeps.options import parse
 from sweeps.spec import Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
@@ -113,7 +113,7 @@ def n_cpus() -> int:
 
 def run(request: Request) -> int:
     """Run what is missing, then table, report and MLflow."""
-    from cnd.tracking import sqlite_uri
+    from cnd.store.tracking import sqlite_uri
     from sweeps.executor import Resources
     from sweeps.live import Board
     from sweeps.session import Scribe, Session, adopt
@@ -259,7 +259,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main(argv: list[str] | None = None, pipeline: str = "cnd.pipeline") -> int:
+def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> int:
     """The command; returns its exit code.
 
     Args:

@@ -9,15 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnd.cache import StageCache
+from cnd.workflow.cache import StageCache
 from cnd.paper import warnings_of
 from sweeps.executor import Job, Resources, run_jobs
-from sweeps.folder import SweepFolder
+from cnd.store.folder import SweepFolder
 from sweeps.live import Board
 from sweeps.trials import Trial
 
 if TYPE_CHECKING:
-    from cnd.tracking import Tracker
+    from cnd.store.tracking import Tracker
 
 SECONDS_BETWEEN_METRICS = 5.0
 
@@ -95,7 +95,7 @@ class Scribe:
 
     def _queue(self, work: Callable[[Tracker], None]) -> None:
         def do() -> None:
-            from cnd.tracking import Tracker
+            from cnd.store.tracking import Tracker
 
             if self.error is None:
                 if self._tracker is None:
@@ -111,7 +111,7 @@ class Scribe:
 
 
 def _flat(trial: Trial) -> dict[str, Any]:
-    from cnd.tracking import flatten
+    from cnd.store.tracking import flatten
 
     return flatten(trial.experiment.model_dump(mode="json", exclude={"name", "description"}))
 

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
-from cnd.config import Config, Experiment, explain, load_experiment, override, read_yaml
+from cnd.experiment import Experiment, load_experiment, override
+from cnd.reading import explain, read_yaml
+from cnd.settings import Config
 from cnd.errors import UserError, nearest
 
 ROOT = Path(__file__).resolve().parents[1]

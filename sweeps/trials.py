@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cnd.config import CndDecoder, DitGenerator, Experiment, override
+from cnd.decoders.cnd.generators.pipeline import CndDecoder
+from cnd.experiment import Experiment, override
+from cnd.generators.dit import DitGenerator
 from cnd.errors import UserError
 from sweeps.spec import Column, Control, Line, Row, Sweep
 
 
 class StageLike(Protocol):
-    """What :func:`cnd.pipeline.stages` returns."""
+    """What :func:`cnd.workflow.run.stages` returns."""
 
     @property
     def name(self) -> str: ...
@@ -85,7 +87,7 @@ def resolve(
     """Every trial in the order in which to run them.
 
     Args:
-        stages: of an experiment, such as :func:`cnd.pipeline.stages`.
+        stages: of an experiment, such as :func:`cnd.workflow.run.stages`.
         wanted: ids of rows; None is all.
         seeds: how many, counted from the base experiment's seed.
         edits: what ``--set`` changed in ``base``.

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnd.cache import StageCache, content_hash
-from cnd.config import CndDecoder, Experiment
+from cnd.keys import content_hash
+from cnd.workflow.cache import StageCache
+from cnd.decoders.cnd.generators.pipeline import CndDecoder
+from cnd.experiment import Experiment
 
 
 @dataclass(frozen=True)

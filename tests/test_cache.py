@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cnd.cache import StageCache, code_version, content_hash, file_hash
+from cnd.keys import code_version, content_hash, file_hash
+from cnd.workflow.cache import StageCache
 from cnd.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,7 +96,7 @@ def test_a_failed_build_leaves_nothing_but_its_scratch(cache: StageCache) -> Non
 _BUILDER = """
 import sys, time
 from pathlib import Path
-from cnd.cache import StageCache
+from cnd.workflow.cache import StageCache
 root, seconds, name = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 def make(folder):
     (folder / "half").write_text(name)
@@ -204,7 +205,7 @@ def test_code_version_changes_with_behaviour_only(tmp_path: Path, old: str, new:
 
 def test_code_version_is_the_same_in_every_process(tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text(_SOURCE)
-    script = "import sys; from cnd.cache import code_version; print(code_version(sys.argv[1]))"
+    script = "import sys; from cnd.workflow.cache import code_version; print(code_version(sys.argv[1]))"
     versions = {
         subprocess.run(
             [sys.executable, "-c", script, str(tmp_path)],

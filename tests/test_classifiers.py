@@ -15,10 +15,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from cnd import generators, imagenet
-from cnd.config import EmbeddedClassifier, EmbeddedGenerator, TimmClassifier
+from cnd.generators.embedded import EmbeddedGenerator
+from cnd.metrics.judges.embedded import EmbeddedClassifier
+from cnd.metrics.judges.timm import TimmClassifier
 from cnd.errors import UserError
 from cnd.evaluation import classifier_files, classifiers
-from cnd.evaluation.classifiers import ImageClassifier, TimmPreparation
+from cnd.metrics.judges.networks import ImageClassifier, TimmPreparation
 
 import timm  # isort: skip  # importable since the line above
 from timm.data import ImageNetInfo  # isort: skip
@@ -180,7 +182,10 @@ def test_fingerprints_and_classes_load_no_torch():
     code = """
 import sys
 from cnd import generators, imagenet
-from cnd.config import EmbeddedClassifier, EmbeddedGenerator, LdmGenerator, TimmClassifier
+from cnd.generators.embedded import EmbeddedGenerator
+from cnd.generators.ldm import LdmGenerator
+from cnd.metrics.judges.embedded import EmbeddedClassifier
+from cnd.metrics.judges.timm import TimmClassifier
 from cnd.evaluation import classifier_files
 
 classifier_files.fingerprint(EmbeddedClassifier(), EmbeddedGenerator())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cnd.config import Experiment, SimulatedData, load_experiment, override, parse_assignments
+from cnd.data.simulated import SimulatedData
+from cnd.experiment import Experiment, load_experiment, override, parse_assignments
 from cnd.errors import UserError
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"

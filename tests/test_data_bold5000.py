@@ -11,8 +11,8 @@ import pytest
 from data_writers import BOLD_REPEATED, BOLD_SINGLE, bold_file, bold_trials, write_bold5000, write_bold_images
 
 from cnd import data
-from cnd.cache import StageCache
-from cnd.config import Bold5000Data
+from cnd.workflow.cache import StageCache
+from cnd.data.bold5000 import Bold5000Data
 from cnd.data import bold5000
 from cnd.errors import UserError
 from cnd.protocols import FmriDataset

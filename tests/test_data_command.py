@@ -20,7 +20,7 @@ from data_writers import packed_god, write_bold5000, write_bold_images
 from test_data_folder import N_TEST, content, write, write_both
 from test_data_hcp import write_cifti
 
-from cnd.config import FolderData
+from cnd.data.folder import FolderData
 from cnd.data import fetch, folder, hcp, inspection
 from cnd.data.__main__ import guess_kind, main
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cnd.config import FolderData
+from cnd.data.folder import FolderData
 from cnd.data import folder
 from cnd.data.folder_layout import subjects
 from cnd.errors import UserError

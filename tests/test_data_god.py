@@ -22,8 +22,8 @@ from data_writers import (
 )
 
 from cnd import data
-from cnd.cache import StageCache
-from cnd.config import GodData
+from cnd.workflow.cache import StageCache
+from cnd.data.god import GodData
 from cnd.data import god
 from cnd.data.god_layouts import N_TEST, N_TRAIN, image_list, in_ilsvrc, match_ids
 from cnd.errors import UserError

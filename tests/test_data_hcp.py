@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from nibabel.cifti2 import BrainModelAxis, Cifti2Image, SeriesAxis
 
-from cnd.config import HcpPool, load_experiment
+from cnd.data.hcp import HcpPool
+from cnd.experiment import load_experiment
 from cnd.data import hcp, hcp_pack
 from cnd.errors import UserError
 

@@ -17,27 +17,23 @@ from tiny_ldm import write_ldm
 from torch import nn
 
 from cnd import generators, pipeline
-from cnd.cache import StageCache
-from cnd.config import (
-    EmbeddedGenerator,
-    EncoderConfig,
-    Experiment,
-    LdmGenerator,
-    Phase2Config,
-    SamplingConfig,
-    SimulatedData,
-    load_experiment,
-    override,
-)
+from cnd.workflow.cache import StageCache
+from cnd.data.simulated import SimulatedData
+from cnd.decoders.cnd.phase1.settings import EncoderConfig
+from cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.experiment import Experiment, load_experiment, override
+from cnd.generators.embedded import EmbeddedGenerator
+from cnd.generators.ldm import LdmGenerator
+from cnd.generators.sampling import SamplingConfig
 from cnd.data.storage import load_dataset
-from cnd.decoder import CndPipeline, FmriCondition, export_run
+from cnd.generators.pipeline import CndPipeline, FmriCondition, export_run
 from cnd.errors import UserError
 from cnd.generators.latent_diffusion import LatentDiffusion
 from cnd.generators.ldm import VqLatentDiffusion
-from cnd.phase1.checkpoints import export_mindvis
-from cnd.phase1.model import FmriEncoder, MaskedAutoencoder
-from cnd.phase2.model import ConditionModule
-from cnd.phase2.sampling import initial_noise
+from cnd.decoders.cnd.phase1.checkpoints import export_mindvis
+from cnd.decoders.cnd.phase1.model import FmriEncoder, MaskedAutoencoder
+from cnd.decoders.cnd.phase2.model import ConditionModule
+from cnd.generators.sampling import initial_noise
 from cnd.stages import fold_stages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,7 +120,7 @@ def test_condition_decides_the_images(pipe: CndPipeline, folder: Path) -> None:
 def test_folder_is_all_that_a_fresh_process_needs(pipe: CndPipeline, folder: Path, tmp_path: Path) -> None:
     program = (
         "import sys, numpy as np, torch\n"
-        "from cnd.decoder import CndPipeline\n"
+        "from cnd.generators.pipeline import CndPipeline\n"
         "pipe = CndPipeline.from_pretrained(sys.argv[1])\n"
         "fmri = np.load(sys.argv[2], allow_pickle=False)\n"
         "made = pipe(fmri, generator=torch.Generator().manual_seed(0), output_type='np').images\n"

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from cnd import generators
-from cnd.config import EmbeddedGenerator, SamplingConfig
-from cnd.evaluation.classifiers import ImageClassifier
-from cnd.evaluation.nway import n_way_accuracy
-from cnd.phase2.sampling import reconstruct
+from cnd.generators.embedded import EmbeddedGenerator
+from cnd.generators.sampling import SamplingConfig
+from cnd.metrics.judges.networks import ImageClassifier
+from cnd.metrics.nway import n_way_accuracy
+from cnd.generators.sampling import reconstruct
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["simulated", "digits"]

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from cnd import inputs, paper, pipeline
-from cnd.cache import StageCache
-from cnd.config import Experiment, load_experiment, override
+from cnd.workflow.cache import StageCache
+from cnd.experiment import Experiment, load_experiment, override
 from cnd.errors import UserError
 
 SMOKE = Path(__file__).resolve().parents[1] / "experiments" / "smoke.yaml"
@@ -88,8 +88,8 @@ def test_progress_never_goes_back(smoke: Experiment, tmp_path: Path):
 
 def test_a_finished_run_is_analysed_without_training(record: Path, cache: StageCache, monkeypatch):
     """Also when the code has changed since: the stages are those the record names, not those of today's keys."""
-    monkeypatch.setattr("cnd.phase1.training.fit", lambda *a, **k: pytest.fail("Phase 1 was trained again"))
-    monkeypatch.setattr("cnd.phase2.training.fit", lambda *a, **k: pytest.fail("Phase 2 was trained again"))
+    monkeypatch.setattr("cnd.decoders.cnd.phase1.training.fit", lambda *a, **k: pytest.fail("Phase 1 was trained again"))
+    monkeypatch.setattr("cnd.decoders.cnd.phase2.training.fit", lambda *a, **k: pytest.fail("Phase 2 was trained again"))
     monkeypatch.setattr(inputs, "fold_stages", lambda *a: pytest.fail("keys were worked out anew"))
     edits = {"analysis.n_components": 4, "analysis.n_permutations": 19, "analysis.drives": ["reconstruction"]}
     tables, figures = pipeline.analyse_record(record, cache, edits)

@@ -29,8 +29,8 @@ from tiny_ldm import write_ldm
 
 from cnd import pipeline
 from cnd._compat import make_torchvision_importable
-from cnd.cache import StageCache
-from cnd.config import Experiment, load_experiment, override
+from cnd.workflow.cache import StageCache
+from cnd.experiment import Experiment, load_experiment, override
 
 make_torchvision_importable()
 

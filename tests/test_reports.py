@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from report_records import CONTROLS, ROWS, finished_sweep, table_row, write_record, write_sweep, write_trial
 from scipy import stats
 
-from cnd.config import load_experiment, override
+from cnd.experiment import load_experiment, override
 from cnd.errors import UserError
 from cnd.paper import warnings_of
 from reports import figures, tables, text

@@ -8,7 +8,8 @@ from typing import Any
 import fake_pipeline
 import pytest
 
-from cnd.config import Experiment, SimulatedData
+from cnd.data.simulated import SimulatedData
+from cnd.experiment import Experiment
 from cnd.errors import UserError
 from sweeps.spec import find_file, load_base, load_sweep
 from sweeps.trials import count_stages, in_table_order, resolve

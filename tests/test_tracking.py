@@ -8,9 +8,10 @@ import fake_pipeline
 import numpy as np
 import pytest
 
-from cnd.cache import StageCache
-from cnd.config import Experiment, SimulatedData
-from cnd.tracking import Tracker, flatten, metric_name, sqlite_uri
+from cnd.workflow.cache import StageCache
+from cnd.data.simulated import SimulatedData
+from cnd.experiment import Experiment
+from cnd.store.tracking import Tracker, flatten, metric_name, sqlite_uri
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_flatten() -> None:
 def test_the_image_grid_shows_stimuli_above_their_reconstructions(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
-    from cnd.tracking import image_grid
+    from cnd.store.tracking import image_grid
 
     stimuli = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((3, 1, 4, 4), np.uint8)
     drawn = (100 + np.arange(6, dtype=np.uint8)).reshape(3, 2, 1, 1, 1) * np.ones((3, 2, 1, 4, 4), np.uint8)

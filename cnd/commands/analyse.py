@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnd.cache import StageCache, write_json
-from cnd.config import parse_assignments
+from cnd.json_files import write_json
+from cnd.workflow.cache import StageCache
+from cnd.experiment import parse_assignments
 from cnd.errors import UserError
-from cnd.trials import find_trial
+from cnd.store.trials import find_trial
 
 if TYPE_CHECKING:
-    from cnd.tracking import Tracker
+    from cnd.store.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def analyse(output: Path, cache: Path, run_id: str, minus: str | None, assignmen
 
 def run(output: Path, cache: Path, run_id: str, edits: dict[str, Any]) -> Analysed:
     """Analyse, note it in the trial's file for the report, and log it in MLflow."""
-    from cnd.pipeline import Progress, analyse_record
+    from cnd.workflow.run import Progress, analyse_record
 
     path, trial = find_trial(output, run_id)
 
@@ -104,7 +105,7 @@ def compare(output: Path, row: Analysed, reference: Analysed) -> Path:
 
 def _log(output: Path, found: Analysed, write: Callable[[Tracker, str], object]) -> None:
     """Let ``write`` log into the trial's run in MLflow, where it has one."""
-    from cnd.tracking import Tracker
+    from cnd.store.tracking import Tracker
 
     uri, run = found.trial.get("tracking_uri"), found.trial.get("run_id")
     if uri and run:

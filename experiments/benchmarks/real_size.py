@@ -28,15 +28,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also runs where 
 import torch
 from torch import nn
 
-from cnd.config import EncoderConfig, Phase1Config, Phase2Config
+from cnd.decoders.cnd.phase1.settings import EncoderConfig, Phase1Config
+from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.generators.cin256 import CIN256_V2
 from cnd.generators.convert import scheduler_of
 from cnd.generators.ldm import VqLatentDiffusion
 from cnd.phase1 import training as phase1
-from cnd.phase1.model import FmriEncoder, MaskedAutoencoder
+from cnd.decoders.cnd.phase1.model import FmriEncoder, MaskedAutoencoder
 from cnd.phase2 import training as phase2
-from cnd.phase2.model import ConditionModule, count_parameters
-from cnd.training import loss_scaler
+from cnd.decoders.cnd.phase2.model import ConditionModule, count_parameters
+from cnd.decoders.training import loss_scaler
 
 # importable since the lines above
 from diffusers import UNet2DConditionModel  # isort: skip

@@ -26,19 +26,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnd._compat import make_torchvision_importable
-from cnd.config import SamplingConfig
+from cnd.generators.sampling import SamplingConfig
 from cnd.data.digit_images import augmented_digits
-from cnd.data.stimuli import N_CATEGORIES, N_SHAPES, N_SURFACES, render
+from cnd.data.simulation.stimuli import N_CATEGORIES, N_SHAPES, N_SURFACES, render
 
 make_torchvision_importable()
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # noqa: E402
 
-from cnd.evaluation.classifiers import ImageClassifier  # noqa: E402
-from cnd.evaluation.nway import n_way_accuracy  # noqa: E402
+from cnd.metrics.judges.networks import ImageClassifier  # noqa: E402
+from cnd.metrics.nway import n_way_accuracy  # noqa: E402
 from cnd.generators.latent_diffusion import LatentDiffusion  # noqa: E402
 from cnd.networks import build_resnet, load_resnet, save_half, save_resnet  # noqa: E402
-from cnd.phase2.sampling import reconstruct  # noqa: E402
+from cnd.generators.sampling import reconstruct  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = ROOT / "cnd" / "data" / "weights" / "visual_network"

@@ -23,17 +23,15 @@ from data_writers import (
 from scipy.io import loadmat, savemat
 
 from cnd import data
-from cnd.cache import StageCache
-from cnd.config import (
-    Bold5000Data,
-    DataConfig,
-    Digits69Data,
-    FolderData,
-    GodData,
-    HcpPool,
-    SimulatedData,
-    SubjectPool,
-)
+from cnd.workflow.cache import StageCache
+from cnd.data.bold5000 import Bold5000Data
+from cnd.data.digits69 import Digits69Data
+from cnd.data.folder import FolderData
+from cnd.data.god import GodData
+from cnd.data.hcp import HcpPool
+from cnd.data.simulated import SimulatedData
+from cnd.data.subject_pool import SubjectPool
+from cnd.protocols import DataConfig
 from cnd.data import digits69
 from cnd.data.storage import load_dataset, save_dataset
 from cnd.errors import UserError
@@ -365,7 +363,8 @@ def test_a_plan_loads_no_heavy_library(tmp_path: Path):
     code = """if True:
         import sys
         from cnd import data
-        from cnd.config import GodData, SubjectPool
+        from cnd.data.god import GodData
+        from cnd.data.subject_pool import SubjectPool
         config = GodData(path=sys.argv[1], unlabelled=(SubjectPool(subject=2),))
         assert data.fingerprint(config)["files"] != "missing" and data.missing(config) is None
         print([name for name in ("torch", "pandas", "scipy", "h5py", "PIL", "pyarrow") if name in sys.modules])

@@ -15,10 +15,14 @@ from tiny_ldm import SCHEDULE, write_ldm
 
 from cnd import generators
 from cnd._compat import make_torchvision_importable
-from cnd.config import DitGenerator, EmbeddedGenerator, GeneratorConfig, LdmGenerator, SamplingConfig
+from cnd.experiment import GeneratorConfig
+from cnd.generators.dit import DitGenerator
+from cnd.generators.embedded import EmbeddedGenerator
+from cnd.generators.ldm import LdmGenerator
+from cnd.generators.sampling import SamplingConfig
 from cnd.errors import UserError
 from cnd.generators.latent_diffusion import LatentDiffusion
-from cnd.phase2.sampling import reconstruct
+from cnd.generators.sampling import reconstruct
 from cnd.protocols import Condition
 
 make_torchvision_importable()

@@ -15,7 +15,9 @@ import torch
 from scipy.stats import spearmanr
 
 from cnd import generators
-from cnd.config import EmbeddedGenerator, SamplingConfig, SimulatedData
+from cnd.data.simulated import SimulatedData
+from cnd.generators.embedded import EmbeddedGenerator
+from cnd.generators.sampling import SamplingConfig
 from cnd.cortex import tables
 from cnd.cortex.compute.analyse import FoldInputs, analyse
 from cnd.cortex.compute.significance import permutations
@@ -23,7 +25,7 @@ from cnd.cortex.compute.states import Cell
 from cnd.cortex.compute.tallies import Tallies
 from cnd.cortex.settings import AnalysisConfig
 from cnd.data import simulated
-from cnd.data.cortex import Cortex, build_cortex
+from cnd.data.simulation.cortex import Cortex, build_cortex
 from cnd.linear.ridge import VoxelRidge
 from cnd.protocols import FmriDataset
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cnd import generators
-from cnd.config import LdmGenerator
+from cnd.generators.ldm import LdmGenerator
 from cnd.generators.__main__ import main
 from cnd.generators.cin256 import CIN256_V2
 from cnd.generators.convert import class_table, scheduler_of, unet_of, vae_of

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from cnd.config import Digits69Data
+from cnd.data.digits69 import Digits69Data
 from cnd.data import digits69
 from cnd.errors import UserError
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import hypergeom
 
-from cnd.evaluation.nway import n_way_accuracy, n_way_accuracy_monte_carlo
+from cnd.metrics.nway import n_way_accuracy, n_way_accuracy_monte_carlo
 
 
 def enumerate_draws(scores: list[float], truth: int, n_way: int, top_k: int) -> Fraction:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cnd.config import EncoderConfig
+from cnd.decoders.cnd.phase1.settings import EncoderConfig
 from cnd.errors import UserError
-from cnd.phase1.model import (
+from cnd.decoders.cnd.phase1.model import (
     FmriEncoder,
     MaskedAutoencoder,
     n_kept,

@@ -11,13 +11,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from cnd import generators
-from cnd.config import EmbeddedGenerator, EncoderConfig, Phase2Config, SamplingConfig
+from cnd.decoders.cnd.phase1.settings import EncoderConfig
+from cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.generators.embedded import EmbeddedGenerator
+from cnd.generators.sampling import SamplingConfig
 from cnd.data.digit_images import augmented_digits
 from cnd.errors import UserError
-from cnd.phase1.model import FmriEncoder
+from cnd.decoders.cnd.phase1.model import FmriEncoder
 from cnd.phase2 import training
-from cnd.phase2.model import ConceptLayer, ConditionModule, count_parameters, denoising_loss
-from cnd.phase2.sampling import initial_noise, reconstruct
+from cnd.decoders.cnd.phase2.model import ConceptLayer, ConditionModule, count_parameters, denoising_loss
+from cnd.generators.sampling import initial_noise, reconstruct
 
 ENCODER = EncoderConfig(width=16, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
 N_VOXELS = 70

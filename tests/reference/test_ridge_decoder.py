@@ -7,8 +7,8 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
 
-from cnd.baselines.ridge import fit_predict
-from cnd.config import RidgeDecoder
+from cnd.decoders.ridge import fit_predict
+from cnd.decoders.ridge import RidgeDecoder
 from cnd.linear.folds import folds_of
 from cnd.linear.ridge import predictions_by_penalty
 from cnd.protocols import FmriSplit

@@ -7,10 +7,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from cnd.config import SimulatedData
+from cnd.data.simulated import SimulatedData
 from cnd.data import simulated
-from cnd.data.cortex import AREAS, GRID, build_cortex, receptive_fields
-from cnd.data.stimuli import N_SURFACES, render
+from cnd.data.simulation.cortex import AREAS, GRID, build_cortex, receptive_fields
+from cnd.data.simulation.stimuli import N_SURFACES, render
 
 SMALL = dict(n_voxels=200, images_per_category=2, test_images_per_category=1, n_unlabelled=200)
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from cnd.config import SamplingConfig
+from cnd.generators.sampling import SamplingConfig
 from cnd.cortex import tables
 from cnd.cortex.compute.components import Components, principal_components
 from cnd.cortex.compute.significance import permutations

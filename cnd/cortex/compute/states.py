@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnd.config import SamplingConfig
+from cnd.generators.sampling import SamplingConfig
 from cnd.cortex.settings import AnalysisConfig
 from cnd.errors import UserError, nearest
 from cnd.protocols import Condition, Report, no_report

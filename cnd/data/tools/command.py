@@ -18,7 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnd.config import Bold5000Data, Digits69Data, FileData, FolderData, GodData, HcpPool
+from cnd.data.bold5000 import Bold5000Data
+from cnd.data.digits69 import Digits69Data
+from cnd.data.files import FileData
+from cnd.data.folder import FolderData
+from cnd.data.god import GodData
+from cnd.data.hcp import HcpPool
 from cnd.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,7 +106,7 @@ def check(options: argparse.Namespace) -> None:
 def _load(kind: str, options: argparse.Namespace) -> tuple[Any, list[str]]:
     """The data set, and the subjects that are there."""
     from cnd import data
-    from cnd.cache import StageCache
+    from cnd.workflow.cache import StageCache
 
     subjects: list[str] = []
     subject = options.subject
@@ -126,7 +131,7 @@ def prepare(options: argparse.Namespace) -> None:
     Raises:
         UserError: there is no raw file, or some could not be read.
     """
-    from cnd.data.hcp_pack import prepare as pack
+    from cnd.data.tools.hcp_pack import prepare as pack
 
     with _progress("packing") as bar:
 

@@ -86,6 +86,19 @@ class CndDecoder(Decoder):
             )
         return found
 
+    def network(self, n_voxels: int, bank: Tensor, time_embedding_width: int | None) -> ConditionModule:
+        """The untrained module, with the bank and the positions among its weights: what an exported decoder holds."""
+        from cnd.decoders.cnd.phase1.model import FmriEncoder
+        from cnd.decoders.cnd.phase2.model import ConditionModule
+
+        encoder = FmriEncoder(self.encoder, n_voxels)
+        module = ConditionModule(
+            self.phase2, encoder, encoder.n_tokens, self.encoder.width, bank, time_embedding_width
+        )
+        module.register_buffer("bank", bank, persistent=True)
+        encoder.set_positions(encoder.positions)  # whatever they are, they are among the weights from here on
+        return module
+
     def export(self, lab: Lab, n_voxels: int, experiment: dict[str, Any], folder: Path) -> None:
         """Write the trained decoder as a :class:`cnd.generators.pipeline.CndPipeline`."""
         from safetensors.torch import load_file

@@ -102,7 +102,7 @@ def condition_module(
     network = FmriEncoder(encoder, n_voxels, seed=seed)
     torch.manual_seed(seed)
     bank, time_width = generator.concept_bank, generator.time_embedding_width
-    return ConditionModule(phase2, network, 1 + network.n_patches, encoder.width, bank, time_width)
+    return ConditionModule(phase2, network, network.n_tokens, encoder.width, bank, time_width)
 
 
 def trained_module(
