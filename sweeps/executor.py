@@ -24,7 +24,6 @@ from typing import Any, Protocol
 
 ENTRY = "cnd"  # our part of a Tune result; Tune adds keys of its own
 SECONDS_BETWEEN_REPORTS = 1.0
-RUN_SHARE = 0.4  # of the time of a trial whose linear decoding is analysed
 OBJECT_STORE_BYTES = 100 * 2**20  # results travel by file, so Ray's shared memory stays small
 
 
@@ -216,13 +215,14 @@ def _run(job: dict[str, Any], cache_root: Path, pipeline: str) -> tuple[Path, fl
     from ray import tune
 
     from cnd.workflow.cache import StageCache
+    from cnd.workflow.progress import ANALYSIS_SHARE
     from cnd.experiment import Experiment
 
     module = importlib.import_module(pipeline)
     experiment, cache = Experiment.model_validate(job["experiment"]), StageCache(cache_root)
     told_phase, told_at = "", 0.0
 
-    begin, end = 0.0, RUN_SHARE if job["analyse"] else 1.0
+    begin, end = 0.0, 1 - ANALYSIS_SHARE if job["analyse"] else 1.0
 
     def report(progress: Any) -> None:
         nonlocal told_phase, told_at

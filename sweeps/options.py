@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--experiment", default="simulated", metavar="NAME|PATH", help="base experiment (default: simulated)")
     add("--rows", metavar="IDS", help="only these rows, e.g. 0,10; all controls come along unless one is named")
     add("--seeds", type=int, default=1, metavar="N", help="how many training seeds (default: 1)")
+    add("--subjects", metavar="LIST", help="subjects of the data source, e.g. 1,2,3; each row is run on each")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. data.path=FILE")
     add(
         "--analysis",
@@ -83,6 +84,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         options.rows = [row.strip() for row in options.rows.split(",") if row.strip()]
         if not options.rows:
             raise UserError("--rows: name at least one row, e.g. --rows 0,10")
+    options.subjects = [] if options.subjects is None else [s.strip() for s in options.subjects.split(",") if s.strip()]
+    if len(set(options.subjects)) < len(options.subjects):
+        raise UserError(f"--subjects {','.join(options.subjects)}: name each subject once")
     options.output = options.output.expanduser().absolute()
     options.cache = options.cache or options.output / "cache"
     return options

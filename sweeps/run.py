@@ -15,6 +15,7 @@ import shlex
 import shutil
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,8 @@ if __name__ == "__main__":  # Python put sweeps/ first, where our file names cou
     sys.path[:] = [str(_here.parent), *(p for p in sys.path if Path(p or ".").resolve() not in (_here, _here.parent))]
 
 from cnd.workflow.cache import StageCache
-from cnd.experiment import Experiment, parse_assignments
+from cnd.experiment import Experiment, parse_assignments, today
 from cnd.errors import UserError
-from cnd.paper import warnings_of
 from cnd.store.folder import SweepFolder, damaged
 from sweeps.options import parse
 from sweeps.spec import Sweep, load_base, load_sweep
@@ -44,16 +44,17 @@ class Request:
         self.folder = SweepFolder(options.output, f"{self.sweep.name}-{self.base.name}")
         self.cache = StageCache(options.cache)
 
-    def trials(self, rows: list[str] | None, seeds: int, planned: bool = False) -> list[Trial]:
-        stages = importlib.import_module(self.pipeline).stages
-        return resolve(self.sweep, self.base, stages, rows, seeds, self.edits, self.options.analysis, planned)
+    def trials(self, rows: list[str] | None, seeds: int, subjects: Sequence[str]) -> list[Trial]:
+        steps = importlib.import_module(self.pipeline).steps
+        return resolve(self.sweep, self.base, steps, rows, seeds, self.edits, self.options.analysis, subjects)
 
-    def chosen(self, planned: bool = False) -> list[Trial]:
-        return self.trials(self.options.rows, self.options.seeds, planned)
+    def chosen(self) -> list[Trial]:
+        return self.trials(self.options.rows, self.options.seeds, self.options.subjects)
 
-    def missing(self) -> list[str]:
-        """Files that the experiment needs and that are not there, each with its remedy."""
-        return list(importlib.import_module(self.pipeline).missing(self.base))
+    def missing(self, trials: list[Trial]) -> list[str]:
+        """Files that the trials need and that are not there, each with its remedy."""
+        find = importlib.import_module(self.pipeline).missing
+        return list(dict.fromkeys(line for trial in trials for line in find(trial.experiment)))
 
     def concurrency(self) -> int:
         """Trials at once.
@@ -90,12 +91,12 @@ class Request:
     def _planned(self, trial: Trial) -> dict[str, Any]:
         done = self.cache.has("record", trial.key)
         settings = {"settings": trial.settings, "label": trial.label, "done": done}
-        return {"row": trial.row, "seed": trial.seed, "key": trial.key, **settings}
+        return {"row": trial.row, "subject": trial.subject, "seed": trial.seed, "key": trial.key, **settings}
 
 
 def warnings_for(trials: list[Trial]) -> list[str]:
     """What a reader must know before believing the scores of these trials, each sentence once."""
-    return list(dict.fromkeys(warning for trial in trials for warning in warnings_of(trial.experiment)))
+    return list(dict.fromkeys(warning for trial in trials for warning in trial.experiment.warnings()))
 
 
 def n_cpus() -> int:
@@ -119,16 +120,16 @@ def run(request: Request) -> int:
     from sweeps.session import Scribe, Session, adopt
 
     options, folder = request.options, request.folder
-    if lacking := request.missing():
+    trials, at_once = request.chosen(), request.concurrency()
+    if lacking := request.missing(trials):
         more = f" ({len(lacking) - 1} more missing, see: plan)" if len(lacking) > 1 else ""
         raise UserError(lacking[0].splitlines()[0] + more)
-    trials, at_once = request.chosen(), request.concurrency()
     limit = options.max_concurrent if options.ray_address else at_once  # a cluster knows its own size
     resources = Resources(limit, options.gpus_per_trial, options.ray_address)
     uri = options.tracking_uri or sqlite_uri(options.output)
     _say(plan_text(request.sweep, request.plan(trials), at_once))
     if not all(request.cache.has("record", trial.key) for trial in trials):
-        importlib.import_module(request.pipeline).check(request.base)
+        check(request, trials)
     with folder.locked():
         define(request, trials)
         scribe, status = Scribe(folder, uri, local=not options.tracking_uri), "KILLED"
@@ -148,20 +149,64 @@ def run(request: Request) -> int:
     return 1 if session.failed_trials or scribe.error is not None else 0
 
 
+def check(request: Request, trials: list[Trial]) -> None:
+    """Look at the files of every part that some trial uses, each once.
+
+    Raises:
+        UserError: one is missing or malformed.
+    """
+    look, seen = importlib.import_module(request.pipeline).check, set()
+    for experiment in (trial.experiment for trial in trials):
+        parts = (experiment.data, experiment.generator, experiment.decoder, experiment.evaluation)
+        if parts not in seen:
+            seen.add(parts)
+            look(experiment)
+
+
 def define(request: Request, chosen: list[Trial]) -> None:
     """Write the sweep's definition: the chosen trials, and those of earlier commands that are still what they were."""
-    seeds = len(request.folder.definition()["seeds"]) if (request.folder.path / "sweep.json").exists() else 0
+    before = request.folder.definition() if request.folder.exists() else {"seeds": [], "subjects": []}
+    seeds = max(len(before["seeds"]), request.options.seeds)
+    subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
     names = {trial.name for trial in chosen}
-    everything = request.trials(None, max(seeds, request.options.seeds))
+    everything = request.trials(None, seeds, subjects)
     kept = [trial for trial in everything if trial.name in names or request.folder.is_complete(trial)]
-    request.folder.define(request.sweep, request.base, kept, request.edits)
+    request.folder.define(definition(request, kept), in_table_order(request.sweep, kept))
+
+
+def definition(request: Request, trials: list[Trial]) -> dict[str, Any]:
+    """What the folder keeps of the sweep, as JSON values."""
+    sweep = request.sweep
+    first = {trial.row: trial for trial in reversed(in_table_order(sweep, trials))}
+    content = sweep.model_dump(mode="json", include={"name", "title", "description", "reference", "paper_metric"})
+    return content | {
+        "experiment": request.base.name,
+        "set": {key: request.edits[key] for key in sorted(request.edits)},
+        "columns": [{"key": column.key, "title": column.title} for column in sweep.columns],
+        "rows": [
+            {
+                "id": line.id,
+                "label": line.label,
+                "settings": first[line.id].settings,
+                "set": {today(key): value for key, value in line.set.items()},
+                "paper": getattr(line, "paper", None),
+                "control": first[line.id].control,
+                "role": first[line.id].role,
+            }
+            for line in sweep.lines
+            if line.id in first
+        ],
+        "subjects": list(dict.fromkeys(trial.subject for trial in trials if trial.subject is not None)),
+        "seeds": sorted({trial.seed for trial in trials}),
+        "factors": [factor.model_dump(mode="json") for factor in sweep.factors],
+    }
 
 
 def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
     from reports.build import build_report, result_table
 
     folder = request.folder
-    known = [folder.read(trial.name) for trial in trials]
+    known = [{"name": trial.name} | folder.read(trial.name) for trial in trials]
     complete = any(trial["state"] == "complete" for trial in known)
     path = build_report(folder.output, folder.path, unless_current=True) if complete else None
     if request.options.json:
@@ -171,7 +216,7 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
         print(result_text(request.sweep, result_table(folder.output, folder.path), warnings_for(trials)))
     for trial in known:
         if trial["state"] == "failed":
-            name = f"{trial['row']}-seed{trial['seed']}"
+            name = trial["name"]
             _say(f"failed: {name}: {trial['error']} ({folder.traceback_file(name)})")
     if path:
         _say(f"report: {path}")
@@ -181,8 +226,8 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
 
 def plan(request: Request) -> int:
     """Print what a run would do, and which files it lacks."""
-    missing = request.missing()
-    content = request.plan(request.chosen(planned=bool(missing)))
+    trials = request.chosen()
+    missing, content = request.missing(trials), request.plan(trials)
     if request.options.json:
         print(json.dumps(content | {"missing": missing}, indent=1))
     else:
@@ -198,10 +243,12 @@ def status(request: Request) -> int:
     if request.options.json:
         print(json.dumps({"sweep": request.sweep.name, "experiment": request.base.name, "trials": trials}, indent=1))
         return 0
-    lines = [["row", "seed", "state", "seconds", ""]]
+    several = any(trial["subject"] is not None for trial in trials)
+    lines = [["row", *(["subject"] if several else []), "seed", "state", "seconds", ""]]
     for trial in trials:
         seconds = "" if trial["seconds"] is None else f"{trial['seconds']:.0f}"
-        lines.append([trial["row"], str(trial["seed"]), trial["state"], seconds, trial["error"] or ""])
+        subject = [trial["subject"] or ""] if several else []
+        lines.append([trial["row"], *subject, str(trial["seed"]), trial["state"], seconds, trial["error"] or ""])
     print(columns(lines))
     return 0
 
@@ -263,7 +310,7 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
     """The command; returns its exit code.
 
     Args:
-        pipeline: module with ``missing``, ``stages``, ``check``, ``prepare``, ``run`` and ``analyse``.
+        pipeline: module with ``missing``, ``steps``, ``check``, ``prepare``, ``run`` and ``analyse``.
     """
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnd.workflow.cache import StageCache
-from cnd.paper import warnings_of
 from sweeps.executor import Job, Resources, run_jobs
 from cnd.store.folder import SweepFolder
 from sweeps.live import Board
@@ -80,10 +79,10 @@ class Scribe:
     def _open(self, tracker: Tracker, trial: Trial) -> None:
         if trial.name not in self._runs:
             params = {"row": trial.row, "label": trial.label or "", "control": trial.control, **trial.settings}
-            params |= _flat(trial)
+            params |= {"role": trial.role or "", "subject": trial.subject or ""} | _flat(trial)
             stages = {name: ",".join(trial.keys(name)) for name, _ in trial.stages}
             tags = {f"stage.{name}.key": keys for name, keys in stages.items()}
-            if warnings := warnings_of(trial.experiment):
+            if warnings := trial.experiment.warnings():
                 tags["warnings"] = "\n".join(warnings)
             self._runs[trial.name] = tracker.start(trial.name, trial.key, params, tags)
             self.folder.write(trial, run_id=self._runs[trial.name])
@@ -158,7 +157,7 @@ class Session:
 
     def finished(self, name: str, record: Path, seconds: float) -> None:
         trial = self.trials[name]
-        self.board.finished(name, table_score(trial, record), seconds)
+        self.board.finished(name, table_score(record), seconds)
         analysis = extra(self.cache, trial, "analysis")
         done = {"state": "complete", "record": self.folder.record_name(record), "seconds": round(seconds, 3)}
         self.folder.write(trial, **done, **_analysis_entry(self.folder, analysis))
@@ -200,9 +199,8 @@ def _analysis_entry(folder: SweepFolder, analysis: Path | None) -> dict[str, str
     return {"analysis": folder.record_name(analysis)} if analysis is not None else {}
 
 
-def table_score(trial: Trial, record: Path) -> float | None:
+def table_score(record: Path) -> float | None:
     """The table's score of a record in %, None where it has none."""
-    evaluation = trial.experiment.evaluation
-    scores = json.loads((record / "summary.json").read_text(encoding="utf-8"))["scores"]
-    score = scores.get(f"nway{evaluation.n_way[0]}_top{evaluation.top_k}")
+    summary = json.loads((record / "summary.json").read_text(encoding="utf-8"))
+    score = summary["scores"].get(summary["metrics"][0]["name"]) if summary["metrics"] else None
     return None if score is None else 100 * float(score)

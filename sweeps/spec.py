@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
+from cnd.errors import UserError, nearest
 from cnd.experiment import Experiment, load_experiment, override
 from cnd.reading import explain, read_yaml
 from cnd.settings import Config
-from cnd.errors import UserError, nearest
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEPS = ROOT / "sweeps"
@@ -54,10 +54,19 @@ class Row(Line):
     show: dict[str, str] = Field(default_factory=dict)  # column key: text, where the setting does not apply
 
 
+Role = Literal["floor", "ceiling", "rival", "null"]
+
+
 class Control(Line):
-    """A line that says what the scores mean: a floor, a ceiling or a simple rival."""
+    """A line that says what the scores mean.
+
+    Its role tells the report what to say of it: ``ceiling``, what generator and judge allow at best; ``floor``, what a
+    decoder scores that looks at little or nothing; ``null``, trained on pairs that do not belong together, so that it must
+    be at chance; ``rival``, another method on the same data.
+    """
 
     base: Id  # the row whose settings it shares
+    role: Role | None = None
 
 
 class Factor(Config):
@@ -75,6 +84,7 @@ class Sweep(Config):
     title: str
     description: str = ""
     reference: Id  # row that differences are taken from
+    subjects: tuple[Id, ...] = ()  # of the data source; none: the base experiment's
     paper_metric: str = ""  # what the paper's column measures
     columns: tuple[Column, ...] = ()
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]

@@ -19,19 +19,22 @@ def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int) -> str:
     """
     trials = [*plan["trials"], *plan["controls"]]
     seeds = sorted({trial["seed"] for trial in trials})
+    subjects = list(dict.fromkeys(trial["subject"] for trial in trials))
     lines = [["row", "", *(column.title for column in sweep.columns), "done"]]
-    for trial in (t for t in trials if t["seed"] == seeds[0]):
+    for trial in (t for t in trials if t["seed"] == seeds[0] and t["subject"] == subjects[0]):
         done = [t["done"] for t in trials if t["row"] == trial["row"]]
         shown = [str(trial["settings"][column.key]) for column in sweep.columns]
         lines.append([trial["row"], trial["label"] or "", *shown, f"{sum(done)}/{len(done)}"])
-    rows = f"{_count(len(plan['trials']) // len(seeds), 'row')} x {_count(len(seeds), 'seed')}"
+    rows = f"{_count(len(plan['trials']) // len(seeds) // len(subjects), 'row')} x {_count(len(seeds), 'seed')}"
+    if subjects != [None]:
+        rows += f" x {_count(len(subjects), 'subject')}"
     stages = ", ".join(f"{name} {count}" for name, count in plan["stages"].items())
     n_done = sum(trial["done"] for trial in trials)
     return (
         f"{sweep.title}\n"
         f"experiment {plan['experiment']}: {rows} and {_count(len(plan['controls']), 'control trial')}; "
         f"{n_done} of {len(trials)} are done\n"
-        f"distinct stages: {stages}\n"
+        f"distinct steps: {stages}\n"
         f"expected: {plan['expected_minutes']:g} minutes, {_count(at_once, 'trial')} at once\n"
         f"{_lines(plan['warnings'])}\n"
         f"{columns(lines)}\n"

@@ -1,4 +1,4 @@
-"""The trials of a sweep: each row and control with each seed, resolved, in the order in which to run them.
+"""The trials of a sweep: each row and control with each subject and seed, resolved, in the order in which to run them.
 
 Loads no torch, ray or mlflow.
 """
@@ -6,19 +6,19 @@ Loads no torch, ray or mlflow.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Protocol
 
-from cnd.decoders.cnd.generators.pipeline import CndDecoder
-from cnd.experiment import Experiment, override
-from cnd.generators.dit import DitGenerator
-from cnd.errors import UserError
+from cnd.errors import UserError, nearest
+from cnd.experiment import Experiment, override, today
+from cnd.workflow.plan import can_be_analysed
 from sweeps.spec import Column, Control, Line, Row, Sweep
 
 
 class StageLike(Protocol):
-    """What :func:`cnd.workflow.run.stages` returns."""
+    """What :func:`cnd.workflow.run.steps` returns."""
 
     @property
     def name(self) -> str: ...
@@ -26,36 +26,41 @@ class StageLike(Protocol):
     def key(self) -> str: ...
 
 
-Stages = Callable[[Experiment, bool, bool], Iterable[StageLike]]
+Stages = Callable[[Experiment, bool], Iterable[StageLike]]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One row with one seed.
+    """One row on one subject with one seed.
 
     Attributes:
+        role: of a control, None for a row of the table and for a control without one.
+        subject: None: the base experiment's.
         settings: what the table shows, by column key.
-        stages: (name, key) of each stage in order; the last one is the record.
+        stages: (name, key) of each step that is kept, in order; the last one is the record.
     """
 
     row: str
     label: str | None
+    subject: str | None
     seed: int
     control: bool
+    role: str | None
     settings: dict[str, Any]
     experiment: Experiment
     stages: tuple[tuple[str, str], ...]
 
     @property
     def name(self) -> str:
-        return f"{self.row}-seed{self.seed}"
+        subject = "" if self.subject is None else f"-subject{self.subject}"
+        return f"{self.row}{subject}-seed{self.seed}"
 
     @property
     def key(self) -> str:
         return self.stages[-1][1]
 
     def keys(self, stage: str) -> tuple[str, ...]:
-        """Keys of the stages of one name: one a fold."""
+        """Keys of the steps of one name: one a fold."""
         return tuple(key for name, key in self.stages if name == stage)
 
 
@@ -82,60 +87,80 @@ def resolve(
     seeds: int,
     edits: dict[str, Any],
     analysis: str = "none",
-    planned: bool = False,
+    subjects: Sequence[str] = (),
 ) -> list[Trial]:
     """Every trial in the order in which to run them.
 
     Args:
-        stages: of an experiment, such as :func:`cnd.workflow.run.stages`.
+        stages: of an experiment, such as :func:`cnd.workflow.run.steps`.
         wanted: ids of rows; None is all.
         seeds: how many, counted from the base experiment's seed.
         edits: what ``--set`` changed in ``base``.
-        analysis: rows whose linear decoding is analysed, first seed: ``reference``, ``all`` or ``none``.
-        planned: do not fail where files are missing.
+        analysis: rows whose linear decoding is analysed, first seed and subject: ``reference``, ``all`` or ``none``.
+        subjects: of the data source; none leaves the base experiment's, or those of the sweep.
 
     Raises:
         UserError: a row does not exist, its edits are not valid, or ``--set`` names what every row sets itself.
     """
     rows, controls = select(sweep, wanted)
+    named = list(subjects or sweep.subjects) or [None]
     for key in edits:
-        if rows and all(key in row.set for row in rows):
+        if rows and all(today(key) in map(today, row.set) for row in rows):
             raise UserError(f"--set {key}: has no effect, because every chosen row of {sweep.name} sets it")
     by_id = {row.id: row for row in sweep.rows}
-    lines: list[tuple[Line, Row, bool]] = [(row, row, False) for row in rows]
-    lines += [(control, by_id[control.base], True) for control in controls]
+    lines: list[tuple[Line, Row]] = [*((row, row) for row in rows), *((c, by_id[c.base]) for c in controls)]
     trials = []
-    for line, row, is_control in lines:
-        edited = override(base, row.set, sweep.where(row.id)) if row.set else base
-        if is_control and line.set:
-            edited = override(edited, line.set, sweep.where(line.id))
+    for (line, row), subject in product(lines, named):
+        edited = _edited(sweep, base, line, row, subject)
         for seed in range(base.seed, base.seed + seeds):
             experiment = override(edited, {"seed": seed}, "--seeds")
             wanted_here = analysis == "all" or (analysis == "reference" and line.id == sweep.reference)
-            analyse = wanted_here and seed == base.seed and _can_be_analysed(experiment)
-            found = tuple((stage.name, stage.key) for stage in stages(experiment, analyse, planned))
-            shown = _settings(sweep.columns, row, experiment)
-            trials.append(Trial(line.id, line.label, seed, is_control, shown, experiment, found))
+            first = seed == base.seed and subject == named[0]
+            found = stages(experiment, wanted_here and first and can_be_analysed(experiment))
+            trials.append(
+                Trial(
+                    line.id, line.label, subject, seed, line is not row, getattr(line, "role", None),
+                    _settings(sweep.columns, row, experiment), experiment,
+                    tuple((stage.name, stage.key) for stage in found),
+                )
+            )  # fmt: skip
     return in_running_order(trials, sweep.reference)
 
 
-def _can_be_analysed(experiment: Experiment) -> bool:
-    """Only CnD has what is analysed, and DiT has no encoder and decoder side."""
-    return isinstance(experiment.decoder, CndDecoder) and not isinstance(experiment.generator, DitGenerator)
+def _edited(sweep: Sweep, base: Experiment, line: Line, row: Row, subject: str | None) -> Experiment:
+    """The base experiment with a row's edits, a control's own on top, for one subject.
+
+    Raises:
+        UserError: an edit is not valid, or the data source has no such subject.
+    """
+    edited = override(base, row.set, sweep.where(row.id)) if row.set else base
+    if line is not row and line.set:
+        edited = override(edited, line.set, sweep.where(line.id))
+    if subject is None:
+        return edited
+    if any(today(key) == "data.subject" for key in (*row.set, *line.set)):
+        raise UserError(f"--subjects: {sweep.where(line.id)} sets data.subject itself; leave one of them out")
+    if "subject" not in type(edited.data).model_fields:
+        raise UserError(f"--subjects {subject}: data.kind '{edited.data.kind}' has one subject; leave --subjects out")
+    value: Any = int(subject) if subject.isdecimal() else subject
+    if isinstance(edited.data.model_dump().get("subject"), str | None) and not isinstance(value, str):
+        value = str(value)
+    return override(edited, {"data.subject": value}, "--subjects")
 
 
 def _settings(columns: Iterable[Column], row: Row, experiment: Experiment) -> dict[str, Any]:
-    """What the table shows of a trial; settings of CnD mean nothing to another decoder."""
-    if not isinstance(experiment.decoder, CndDecoder):
-        return {column.key: "-" for column in columns}
+    """What the table shows of a trial; "-" where its decoder has no such setting."""
     return {column.key: row.show.get(column.key) or _shown(column, experiment) for column in columns}
 
 
 def _shown(column: Column, experiment: Experiment) -> Any:
     value: Any = experiment
-    for part in column.setting.split("."):
+    first, *parts = today(column.setting).split(".")
+    if first not in type(experiment).model_fields:
+        raise UserError(f"column '{column.key}': unknown key '{column.setting}'{nearest(first, type(experiment).model_fields)}")
+    for part in (first, *parts):
         if not hasattr(value, part):
-            raise UserError(f"column '{column.key}': unknown key '{column.setting}'")
+            return "-"
         value = getattr(value, part)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -155,13 +180,14 @@ def in_running_order(trials: list[Trial], reference: str) -> list[Trial]:
         phase1 = trial.keys("phase1")
         turn[trial.name] = met[phase1] if phase1 else 0
         met[phase1] += 1
-    return sorted(leading, key=lambda t: (not isinstance(t.experiment.decoder, CndDecoder), t.seed, turn[t.name]))
+    return sorted(leading, key=lambda t: (not t.experiment.decoder.shares, t.seed, turn[t.name]))
 
 
 def in_table_order(sweep: Sweep, trials: list[Trial]) -> list[Trial]:
-    """Trials sorted by row as the sweep lists them, then by seed."""
+    """Trials sorted by row as the sweep lists them, then by subject and seed."""
     place = {line.id: index for index, line in enumerate(sweep.lines)}
-    return sorted(trials, key=lambda trial: (place[trial.row], trial.seed))
+    subjects = list(dict.fromkeys(trial.subject for trial in trials))
+    return sorted(trials, key=lambda trial: (place[trial.row], subjects.index(trial.subject), trial.seed))
 
 
 def count_stages(trials: Iterable[Trial]) -> dict[str, int]:

@@ -9,18 +9,35 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from cnd.json_files import write_json
-from cnd.workflow.cache import StageCache
-from cnd.experiment import Experiment
 from cnd.errors import UserError
-from sweeps.spec import Sweep
-from sweeps.trials import Trial, in_table_order
+from cnd.json_files import write_json
+from cnd.steps import FORMAT
+from cnd.workflow.cache import StageCache
 
 DEFINITION = "sweep.json"
+
+
+class TrialLike(Protocol):
+    """What is kept of a trial."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def row(self) -> str: ...
+    @property
+    def subject(self) -> str | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def control(self) -> bool: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def stages(self) -> tuple[tuple[str, str], ...]: ...
 
 
 class SweepFolder:
@@ -77,45 +94,32 @@ class SweepFolder:
 
     # ---- the definition
 
-    def define(self, sweep: Sweep, base: Experiment, trials: list[Trial], edits: dict[str, Any]) -> None:
-        """Write what this sweep is now: the rows chosen by the last command, and every stage ever used."""
-        first = {trial.row: trial for trial in reversed(in_table_order(sweep, trials))}
+    def define(self, content: dict[str, Any], trials: Sequence[TrialLike]) -> None:
+        """Write what this sweep is now: the rows chosen by the last command, and every stage ever used.
+
+        Args:
+            content: of the definition, as JSON values, besides its trials and stages.
+            trials: in the table's order.
+        """
         used = {tuple(stage) for stage in self._definition().get("stages", [])}
         used |= {stage for trial in trials for stage in trial.stages}
-        content = sweep.model_dump(mode="json", include={"name", "title", "description", "reference", "paper_metric"})
-        content |= {
-            "experiment": base.name,
-            "set": {key: edits[key] for key in sorted(edits)},
-            "columns": [{"key": column.key, "title": column.title} for column in sweep.columns],
-            "rows": [
-                {
-                    "id": line.id,
-                    "label": line.label,
-                    "settings": first[line.id].settings,
-                    "set": line.set,
-                    "paper": getattr(line, "paper", None),
-                    "control": first[line.id].control,
-                }
-                for line in sweep.lines
-                if line.id in first
-            ],
-            "seeds": sorted({trial.seed for trial in trials}),
-            "factors": [factor.model_dump(mode="json") for factor in sweep.factors],
-            "trials": [trial.name for trial in in_table_order(sweep, trials)],
-            "stages": sorted(used),
-        }
-        write_json(self.path / DEFINITION, content)
+        names = [{"name": t.name, "row": t.row, "subject": t.subject, "seed": t.seed} for t in trials]
+        write_json(self.path / DEFINITION, {"format": FORMAT, **content, "trials": names, "stages": sorted(used)})
 
     def definition(self) -> dict[str, Any]:
         """The content of sweep.json.
 
         Raises:
-            UserError: the sweep was never run here.
+            UserError: the sweep was never run here, or by another version only.
         """
         content = self._definition()
         if not content:
             raise UserError(f"{self.path}: there is no such sweep; run it first, or give its --experiment and --output")
-        return content
+        return readable(content, self.path / DEFINITION)
+
+    def exists(self) -> bool:
+        """Whether this sweep was run here by this version."""
+        return self._definition().get("format") == FORMAT
 
     def _definition(self) -> dict[str, Any]:
         return _read_json(self.path / DEFINITION)
@@ -132,10 +136,11 @@ class SweepFolder:
         """What is known of a trial; empty when nothing is."""
         return _read_json(self.trial_file(name))
 
-    def write(self, trial: Trial, **changes: Any) -> None:
+    def write(self, trial: TrialLike, **changes: Any) -> None:
         """Change what is known of a trial. Of an earlier trial with another key nothing is kept."""
         content: dict[str, Any] = {
             "row": trial.row,
+            "subject": trial.subject,
             "seed": trial.seed,
             "control": trial.control,
             "state": "pending",
@@ -156,19 +161,16 @@ class SweepFolder:
 
         A trial that ran when its process was killed has the state ``interrupted``.
         """
-        names, busy = self.definition()["trials"], self.in_use()
+        known, busy = self.definition()["trials"], self.in_use()
         found = []
-        for name in names:
-            row, _, seed = name.rpartition("-seed")
-            trial = {"row": row, "seed": int(seed), "state": "pending", "seconds": None, "error": None} | self.read(
-                name
-            )
+        for entry in known:
+            trial = {**entry, "state": "pending", "seconds": None, "error": None} | self.read(entry["name"])
             if trial["state"] == "running" and not busy:
                 trial["state"] = "interrupted"
             found.append(trial)
         return found
 
-    def is_complete(self, trial: Trial) -> bool:
+    def is_complete(self, trial: TrialLike) -> bool:
         """Whether this very trial (row, seed and key) was finished by an earlier command."""
         known = self.read(trial.name)
         return known.get("key") == trial.key and known.get("state") == "complete"
@@ -190,6 +192,20 @@ class SweepFolder:
         others = [SweepFolder(self.output, p.name) for p in self.path.parent.iterdir() if p.is_dir() and p != self.path]
         shared = {stage for other in others for stage in other.stages()}
         return [stage for stage in self.stages() if stage not in shared]
+
+
+def readable(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A sweep's definition, if this version wrote it.
+
+    Raises:
+        UserError: an older or newer version did; its results stay where they are.
+    """
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: written by another version of CnD, which keeps results differently; read it with that version, "
+            "or choose another --output"
+        )
+    return content
 
 
 def damaged(cache: StageCache, stages: list[tuple[str, str]]) -> dict[str, str]:
