@@ -178,8 +178,9 @@ def definition(request: Request, trials: list[Trial]) -> dict[str, Any]:
     """What the folder keeps of the sweep, as JSON values."""
     sweep = request.sweep
     first = {trial.row: trial for trial in reversed(in_table_order(sweep, trials))}
-    content = sweep.model_dump(mode="json", include={"name", "title", "description", "reference", "paper_metric"})
+    content = sweep.model_dump(mode="json", include={"name", "title", "description", "reference"})
     return content | {
+        "paper_metric": sweep.paper_metric and sweep.paper_metric.describe(),
         "experiment": request.base.name,
         "set": {key: request.edits[key] for key in sorted(request.edits)},
         "columns": [{"key": column.key, "title": column.title} for column in sweep.columns],
