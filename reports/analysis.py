@@ -11,7 +11,7 @@ from cnd.cortex.drawing.captions import ORIGIN
 from cnd.cortex.drawing.differences import difference_drawing, differences
 from cnd.cortex.drawing.maps import Analysis
 from cnd.errors import UserError
-from reports.collect import Records, RecordedTrial
+from reports.collect import RecordedTrial, Records
 
 
 @dataclass(frozen=True)

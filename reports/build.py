@@ -19,8 +19,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from cnd.keys import code_hash, content_hash, file_hash
 from cnd.errors import UserError
+from cnd.keys import code_hash, content_hash, file_hash
 from reports import analysis, figures, provenance, text
 from reports.collect import Records, choose_items, read_attention, read_images, read_sweep
 from reports.tables import (
@@ -101,9 +101,7 @@ def _inputs(sweep_dir: Path) -> str:
     files = [sweep_dir / "sweep.json", *sorted(sweep_dir.glob("trials/*.json"))]
     contents = [file_hash(file) for file in files if file.is_file()]
     templates = [file_hash(file) for file in sorted(TEMPLATES.iterdir())]
-    return content_hash(
-        [code_hash("reports.build"), templates, contents]
-    )
+    return content_hash([code_hash("reports.build"), templates, contents])
 
 
 def _is_current(path: Path, page: Path, inputs: str) -> bool:
@@ -264,7 +262,8 @@ def _curves(records: Records) -> Picture | None:
     if history.empty:
         return None
     return _picture(
-        figures.learning_curves(history, records.reference, [row.id for row in records.of_role("null")]), "Learning curves of both phases by samples seen"
+        figures.learning_curves(history, records.reference, [row.id for row in records.of_role("null")]),
+        "Learning curves of both phases by samples seen",
     )
 
 

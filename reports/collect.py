@@ -135,7 +135,7 @@ class Records:
 
     @cached_property
     def per_item(self) -> pd.DataFrame:
-        """Indexed by row, subject, seed, item: category, mean over samples of each metric, best one as ``<metric>_best``.
+        """Indexed by row, subject, seed, item: category, each metric's mean over samples, the best as ``<m>_best``.
 
         The subject is "" where none is named.
         """
@@ -169,7 +169,8 @@ def read_sweep(output: Path, sweep_dir: Path) -> Records:
     rows = [_row(entry) for entry in sweep["rows"]]
     subjects, seeds = sweep.get("subjects") or [None], [int(seed) for seed in sweep.get("seeds", [0])]
     found = _trial_files(sweep_dir / "trials")
-    trials, items, history, metrics = [], [], [], {}
+    trials, items, history = [], [], []
+    metrics: dict[str, MetricFacts] = {}
     for row, subject, seed in product(rows, subjects, seeds):
         content = found.get((row.id, subject, seed), {})
         trial = _trial(output, row.id, subject, seed, content)
@@ -250,7 +251,10 @@ def _with_record(trial: RecordedTrial, output: Path, record: str | None) -> tupl
         items = items.merge(wide, on="item", validate="one_to_many")
     except (OSError, ValueError) as error:
         return RecordedTrial(**{**vars(trial), "state": "unreadable", "error": f"record {record}: {error}"}), []
-    return RecordedTrial(**{**vars(trial), "folder": folder, "summary": summary, "experiment": experiment}), [items, history]
+    return RecordedTrial(**{**vars(trial), "folder": folder, "summary": summary, "experiment": experiment}), [
+        items,
+        history,
+    ]
 
 
 def _concatenate(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:

@@ -49,16 +49,14 @@ class Design:
     observed_spread: float
 
 
-def item_scores(
-    records: Records, row: str, metric: str, runs: set[tuple[str, int]] | None = None
-) -> pd.DataFrame:
-    """Per item of one row: ``score`` (mean over samples, then subjects and seeds), ``best`` (best sample), ``category``.
+def item_scores(records: Records, row: str, metric: str, runs: set[tuple[str, int]] | None = None) -> pd.DataFrame:
+    """Per item of one row: ``score`` (mean over samples, subjects and seeds), ``best`` (best sample), ``category``.
 
     Args:
         runs: take these (subject, seed) only; None takes all.
     """
     if row not in records.per_item.index or metric not in records.per_item:
-        return pd.DataFrame({"score": [], "best": [], "category": []}, dtype=float)
+        return pd.DataFrame(columns=["score", "best", "category"], dtype=float)
     found = records.per_item.loc[[row], [metric, f"{metric}_best", "category"]]
     if runs is not None:
         found = found[found.index.droplevel(["row", "item"]).isin(runs)]

@@ -152,8 +152,8 @@ def _better(records: Records) -> tuple[str, str, str]:
 def _against_chance(line: dict[str, Any]) -> str:
     if line["low"] > line["chance"]:
         return (
-            "ABOVE chance: a leak, a biased judge, or knowledge of which classes occur at all, where the stimuli show few "
-            "of the judge's classes"
+            "ABOVE chance: a leak, a biased judge, or knowledge of which classes occur at all, where the stimuli show "
+            "few of the judge's classes"
         )
     return "below chance" if line["high"] < line["chance"] else "at chance, as it must be"
 

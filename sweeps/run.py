@@ -23,10 +23,10 @@ if __name__ == "__main__":  # Python put sweeps/ first, where our file names cou
     _here = Path(__file__).resolve().parent
     sys.path[:] = [str(_here.parent), *(p for p in sys.path if Path(p or ".").resolve() not in (_here, _here.parent))]
 
-from cnd.workflow.cache import StageCache
-from cnd.experiment import Experiment, parse_assignments, today
 from cnd.errors import UserError
+from cnd.experiment import Experiment, parse_assignments, today
 from cnd.store.folder import SweepFolder, damaged
+from cnd.workflow.cache import StageCache
 from sweeps.options import parse
 from sweeps.spec import Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text

@@ -103,7 +103,7 @@ def resolve(
         UserError: a row does not exist, its edits are not valid, or ``--set`` names what every row sets itself.
     """
     rows, controls = select(sweep, wanted)
-    named = list(subjects or sweep.subjects) or [None]
+    named: list[str | None] = list(subjects or sweep.subjects) or [None]
     for key in edits:
         if rows and all(today(key) in map(today, row.set) for row in rows):
             raise UserError(f"--set {key}: has no effect, because every chosen row of {sweep.name} sets it")
@@ -142,10 +142,7 @@ def _edited(sweep: Sweep, base: Experiment, line: Line, row: Row, subject: str |
         raise UserError(f"--subjects: {sweep.where(line.id)} sets data.subject itself; leave one of them out")
     if "subject" not in type(edited.data).model_fields:
         raise UserError(f"--subjects {subject}: data.kind '{edited.data.kind}' has one subject; leave --subjects out")
-    value: Any = int(subject) if subject.isdecimal() else subject
-    if isinstance(edited.data.model_dump().get("subject"), str | None) and not isinstance(value, str):
-        value = str(value)
-    return override(edited, {"data.subject": value}, "--subjects")
+    return override(edited, {"data.subject": subject}, "--subjects")
 
 
 def _settings(columns: Iterable[Column], row: Row, experiment: Experiment) -> dict[str, Any]:
@@ -157,7 +154,9 @@ def _shown(column: Column, experiment: Experiment) -> Any:
     value: Any = experiment
     first, *parts = today(column.setting).split(".")
     if first not in type(experiment).model_fields:
-        raise UserError(f"column '{column.key}': unknown key '{column.setting}'{nearest(first, type(experiment).model_fields)}")
+        raise UserError(
+            f"column '{column.key}': unknown key '{column.setting}'{nearest(first, type(experiment).model_fields)}"
+        )
     for part in (first, *parts):
         if not hasattr(value, part):
             return "-"

@@ -24,7 +24,7 @@ from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.experiment import Experiment, load_experiment, override
 from cnd.generators.embedded import EmbeddedGenerator
 from cnd.generators.ldm import LdmGenerator
-from cnd.generators.sampling import SamplingConfig
+from cnd.protocols import SamplingConfig
 from cnd.data.storage import load_dataset
 from cnd.generators.pipeline import CndPipeline, FmriCondition, export_run
 from cnd.errors import UserError

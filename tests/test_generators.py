@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cnd import generators
 from cnd.generators.embedded import EmbeddedGenerator
-from cnd.generators.sampling import SamplingConfig
+from cnd.protocols import SamplingConfig
 from cnd.metrics.judges.networks import ImageClassifier
 from cnd.metrics.nway import n_way_accuracy
 from cnd.generators.sampling import reconstruct

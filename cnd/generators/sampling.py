@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
 
-from cnd.protocols import Condition, Report, no_report
-from cnd.settings import Config, Positive
+from cnd.protocols import Condition, Report, SamplingConfig, no_report
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
     from cnd.protocols import Generator
-
-
-class SamplingConfig(Config):
-    """DDIM sampling of the test items (sec. 4.2, 5.2)."""
-
-    steps: Annotated[int, Field(ge=1, le=1000)] = 250
-    guidance: Annotated[float, Field(ge=1)] = 1.0  # classifier-free guidance; 1 is none
-    samples_per_item: Positive = 5
-    batch_size: Positive = 50
 
 
 def draw(

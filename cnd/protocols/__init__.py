@@ -22,7 +22,7 @@ from cnd.protocols.decoder import (
     Report,
     no_report,
 )
-from cnd.protocols.generator import Condition, Generator, GeneratorChoice
+from cnd.protocols.generator import Condition, Generator, GeneratorChoice, SamplingConfig
 from cnd.protocols.metric import Judge, JudgeChoice, Judgement, Metric, Truth
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "Pool",
     "Reconstruction",
     "Report",
+    "SamplingConfig",
     "TrainingSet",
     "Truth",
     "no_report",

@@ -130,8 +130,8 @@ class Patterns:
 class ImageSource(Protocol):
     """Images in files of their own, which are held once for all subjects."""
 
-    size: int
-
+    @property
+    def size(self) -> int: ...
     @property
     def files(self) -> list[Path]: ...
     def __len__(self) -> int: ...

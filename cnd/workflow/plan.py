@@ -24,13 +24,11 @@ class FoldSteps:
     """The steps of one train / test partition.
 
     Attributes:
-        classes: gives a function from items to the generator's classes.
         own: the decoder's, by name.
     """
 
     index: int
     given: Given
-    classes: Step
     own: dict[str, Step]
     sample: Step
 
@@ -38,22 +36,16 @@ class FoldSteps:
 def fold_steps(experiment: Experiment, index: int) -> FoldSteps:
     """Steps of one fold."""
     e, given = experiment, given_of(experiment, experiment.data, index)
-    judge = e.evaluation.classifiers[0].of(e.generator)
-    classes = Step(
-        "classes", stages.find_classes, {"generator": e.generator, "judge": judge}, {"data": given.data}, kept=False
-    )
     own = e.decoder.steps(given)
     settings: dict[str, Any] = {"decoder": e.decoder, "sampling": e.sampling, "seed": e.seed}
     if e.decoder.uses_generator:
         settings["generator"] = e.generator
     needs: dict[str, Step | None] = {"data": given.data, "training": given.training}
     if e.decoder.uses_labels or e.decoder.needs_truth:
-        needs["classes"] = classes
+        needs["classes"] = given.classes
     # a decoder with steps of its own says there what it needs; any other may use all that is given
-    needs |= own or {"pools": given.pools}
-    return FoldSteps(
-        index, given, classes, own, Step("sample", partial(stages.reconstruct, given=given), settings, needs)
-    )
+    needs.update(own or {"pools": given.pools})
+    return FoldSteps(index, given, own, Step("sample", partial(stages.reconstruct, given=given), settings, needs))
 
 
 def given_of(e: Experiment, source: DataSource, index: int) -> Given:
@@ -72,6 +64,7 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     return Given(
         data=data,
         training=training_step(e.split, data, e.seed),
+        classes=classes,
         latents=Step(
             "latents", stages.make_latents, {"generator": e.generator}, {"data": raw}, load=stages.load_latents
         ),
@@ -102,11 +95,11 @@ def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     for fold in folds:
         needs |= {f"sample{fold.index}": fold.sample, f"data{fold.index}": fold.given.data}
         if e.evaluation.truth == "label":
-            needs[f"classes{fold.index}"] = fold.classes
+            needs[f"classes{fold.index}"] = fold.given.classes
     judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
     settings = {"evaluation": e.evaluation, "judges": judges}
-    own = [{name: step for fold in folds for name, step in fold.own.items()}] if not folds else [f.own for f in folds]
-    return Step("record", partial(record.write_record, experiment=e, trained=own), settings, needs)
+    make = partial(record.write_record, experiment=e, trained=[fold.own for fold in folds])
+    return Step("record", make, settings, needs)
 
 
 def analysis_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from cnd.data.images import STORE, write_store
 from cnd.errors import UserError
-from cnd.generators.sampling import SamplingConfig
 from cnd.json_files import write_json
 from cnd.metrics.evaluation import EvaluationConfig, judge_all, mean_scores, score_table
 from cnd.protocols import (
@@ -25,6 +24,7 @@ from cnd.protocols import (
     JudgeChoice,
     Noise,
     Patterns,
+    SamplingConfig,
     TrainingSet,
     Truth,
 )
@@ -108,15 +108,13 @@ def _drawn(bench: Bench, generator: GeneratorChoice, classes: np.ndarray) -> Ten
     frozen = bench.generator(generator)
     noise = Noise(0, 1).latents(len(classes), frozen.latent_shape)[:, 0]
     parts = zip(torch.from_numpy(classes).split(50), noise.split(50), strict=True)
-    return torch.cat(
-        [frozen.sample(frozen.class_condition(part), start, DRAWN_STEPS, 1.0) for part, start in parts]
-    )
+    return torch.cat([frozen.sample(frozen.class_condition(part), start, DRAWN_STEPS, 1.0) for part, start in parts])
 
 
 def find_classes(
     bench: Bench, generator: GeneratorChoice, judge: JudgeChoice, data: Step
 ) -> Callable[[FmriSplit], np.ndarray]:
-    """A function that gives the generator's class of each item: by its label, else the judge's top-1 on the stimulus."""
+    """A function that gives the generator's class of items: by their labels, else the judge's top-1 on the stimuli."""
     dataset: FmriDataset = bench.value(data)
     return lambda items: by_label(generator, dataset, items, lambda: bench.judge(judge))
 

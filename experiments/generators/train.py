@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnd._compat import make_torchvision_importable
-from cnd.generators.sampling import SamplingConfig
+from cnd.protocols import SamplingConfig
 from cnd.data.digit_images import augmented_digits
 from cnd.data.simulation.stimuli import N_CATEGORIES, N_SHAPES, N_SURFACES, render
 

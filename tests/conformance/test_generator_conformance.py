@@ -19,7 +19,7 @@ from cnd.experiment import GeneratorConfig
 from cnd.generators.dit import DitGenerator
 from cnd.generators.embedded import EmbeddedGenerator
 from cnd.generators.ldm import LdmGenerator
-from cnd.generators.sampling import SamplingConfig
+from cnd.protocols import SamplingConfig
 from cnd.errors import UserError
 from cnd.generators.latent_diffusion import LatentDiffusion
 from cnd.generators.sampling import reconstruct

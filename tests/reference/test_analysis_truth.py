@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from cnd import generators
 from cnd.data.simulated import SimulatedData
 from cnd.generators.embedded import EmbeddedGenerator
-from cnd.generators.sampling import SamplingConfig
+from cnd.protocols import SamplingConfig
 from cnd.cortex import tables
 from cnd.cortex.compute.analyse import FoldInputs, analyse
 from cnd.cortex.compute.significance import permutations
