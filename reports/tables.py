@@ -59,7 +59,7 @@ def item_scores(records: Records, row: str, metric: str, runs: set[tuple[str, in
         return pd.DataFrame(columns=["score", "best", "category"], dtype=float)
     found = records.per_item.loc[[row], [metric, f"{metric}_best", "category"]]
     if runs is not None:
-        found = found[found.index.droplevel(["row", "item"]).isin(runs)]
+        found = found[[(subject, seed) in runs for _, subject, seed, _ in found.index]]
     means = found.groupby("item").mean()
     return means.set_axis(["score", "best", "category"], axis=1).dropna()
 

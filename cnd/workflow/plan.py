@@ -44,7 +44,8 @@ def fold_steps(experiment: Experiment, index: int) -> FoldSteps:
     if e.decoder.uses_labels or e.decoder.needs_truth:
         needs["classes"] = given.classes
     # a decoder with steps of its own says there what it needs; any other may use all that is given
-    needs.update(own or {"pools": given.pools})
+    own_needs: dict[str, Step | None] = {**own} or {"pools": given.pools}
+    needs |= own_needs
     return FoldSteps(index, given, own, Step("sample", partial(stages.reconstruct, given=given), settings, needs))
 
 
