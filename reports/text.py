@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from cnd import paper
 from cnd.statistics import clopper_pearson
 from reports.collect import Records, TableRow
 from reports.provenance import warnings
@@ -20,36 +21,7 @@ class Badge(NamedTuple):
     text: str
 
 
-class Published(NamedTuple):
-    """A line of the context table: published by others, on other data."""
-
-    method: str
-    metric: str
-    scores: tuple[float, ...]  # subjects 1 to 5, %
-    protocol: str
-
-
-_CND = (
-    "CnD paper, Figure 3a: GOD, 50 test images. 'Best checkpoint' is reported and no validation set mentioned, so it "
-    "was probably chosen on the test set."
-)
-_BASELINE = "As printed in the CnD paper, Figure 3a: GOD, 50 test images."
-PUBLISHED = [
-    Published("CnD", "50-way", (10.5, 14.4, 17.0, 11.2, 14.9), _CND),
-    Published("CnD", "100-way", (8.1, 9.3, 10.8, 4.8, 10.0), _CND),
-    Published("fMRI-ICGAN", "50-way", (6.3, 7.1, 15.4, 5.8, 5.2), _BASELINE),
-    Published("fMRI-ICGAN", "100-way", (5.1, 6.2, 9.5, 4.5, 4.2), _BASELINE),
-    Published("SS-AE", "50-way", (2.8, 3.1, 7.8, 4.5, 3.2), _BASELINE),
-    Published("SS-AE", "100-way", (2.3, 2.9, 6.9, 3.3, 2.6), _BASELINE),
-    Published(
-        "MinD-Vis (DC-LDM)",
-        "50-way",
-        (9.1, 13.9, 27.4, 15.2, 14.3),
-        "MinD-Vis paper. GOD test set; best of the samples, and the encoder was tuned on the fMRI of the test set, so "
-        "not comparable with an inductive protocol. Its own encoder without pre-training reached 2.6 ± 1.4 on S3. "
-        "Sampling noise (SD over 5 samplings) 0.9 to 3.0 points.",
-    ),
-]
+PUBLISHED = [line._replace(protocol=f"{line.source}: {line.protocol}") for line in paper.PUBLISHED]
 
 
 def percent(fraction: float, digits: int = 1) -> str:
