@@ -71,7 +71,7 @@ def test_report_holds_what_a_reader_needs(page: Page) -> None:
         "not comparable with the paper",
         "Fabricated brain.",
         "noise ceiling: 0.71",
-        "decoder.phase2.timestep_range = (400, 560)",
+        "decoder.phase2.timestep_range = [400, 560]",
         "3.3 to 21.8 %",
         "MinD-Vis",
         "python sweeps/run.py table --experiment fake --seeds 1 --set data.snr=0.02",
