@@ -1,6 +1,7 @@
 """A simulated visual cortex that sees rendered objects: a benchmark shaped like GOD whose truth is known.
 
-150 categories for training, 50 others for testing (:mod:`cnd.data.simulation.stimuli`), seen by :mod:`cnd.data.simulation.cortex`. A trial is
+150 categories for training, 50 others for testing (:mod:`cnd.data.simulation.stimuli`), seen by a visual cortex
+(:mod:`cnd.data.simulation.cortex`). A trial is
 
     pattern = sqrt(snr_v) * signal_v + noise,   var(signal_v) = var(noise) = 1,
 
