@@ -16,7 +16,7 @@ class SubjectPool(Pool):
     """The training fMRI of another subject of the same data source."""
 
     kind: Literal["subject"] = "subject"
-    subject: Positive
+    subject: Positive | str
 
     def of(self, source: DataSource) -> Pool:
         """Bound to the source.
