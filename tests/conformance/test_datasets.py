@@ -328,7 +328,7 @@ class TestFolder(FileSourceConformance):
 
     def test_subjects(self, source: DataSource, dataset: FmriDataset, stores: Path) -> None:
         assert source.subjects() == []
-        with pytest.raises(UserError, match="no key 'subject', but data.subject asks for '2'"):
+        with pytest.raises(UserError, match=r"no key 'subject', but data\.subject asks for '2'"):
             load(source.of_subject(2), stores)
 
 

@@ -117,7 +117,7 @@ def simulate_with_trials(config: SimulatedData, keep_trials: bool = True) -> tup
     train = np.empty((n_train, n_voxels))
     train[order] = signal[:n_train][order] + noise.draw(n_train, rng)
     trials = repeated_trials(config, signal[n_train : n_train + n_test], noise, rng)
-    pool = _rest(config, signal[n_train + n_test :], noise, rng)
+    pool = rest(config, signal[n_train + n_test :], noise, rng)
 
     mean, std = train.mean(0), train.std(0)
 
@@ -150,7 +150,7 @@ def _voxel_snr(config: SimulatedData, cortex: Cortex) -> np.ndarray:
     return snr * config.snr / np.median(snr)
 
 
-def _rest(config: SimulatedData, signal: np.ndarray, noise: NoiseModel, rng: np.random.Generator) -> np.ndarray:
+def rest(config: SimulatedData, signal: np.ndarray, noise: NoiseModel, rng: np.random.Generator) -> np.ndarray:
     """Rest-like patterns: mixtures of the signals of two unseen renders, at four times the SNR of a trial.
 
     Windows of a resting scan are averaged in time, hence the SNR. Without ``unlabelled_signal`` only noise is left.
