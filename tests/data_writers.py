@@ -261,6 +261,7 @@ def write_folder(folder: Path, pictures: bool, test_shift: float = 0, n_voxels: 
             "labels": np.array(["cat", "dog", "hen"])[np.arange(n) % 3],
             "images": rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8),
             "roi": np.array(["L_V1"] * n_voxels),
+            "xyz": np.arange(3.0 * n_voxels).reshape(n_voxels, 3),
             "run": np.arange(n) // 12,
         }
         np.savez(folder / f"{name}.npz", **{k: a for k, a in arrays.items() if pictures or k != "images"})

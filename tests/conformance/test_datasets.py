@@ -27,6 +27,7 @@ from data_writers import (
     write_image_files,
 )
 
+from cnd import registry
 from cnd.data import digits69
 from cnd.data.bold5000 import Bold5000Data
 from cnd.data.digits69 import Digits69Data
@@ -38,6 +39,7 @@ from cnd.data.storage import load_dataset, save_dataset
 from cnd.data.subject_pool import SubjectPool
 from cnd.errors import UserError
 from cnd.experiment import Experiment
+from cnd.keys import closure
 from cnd.protocols import DataSource, FmriDataset, Given
 from cnd.workflow.plan import given_of
 
@@ -124,6 +126,10 @@ class DataSourceConformance:
 
     def test_loading_again_gives_the_same_bytes(self, source: DataSource, dataset: FmriDataset, stores: Path) -> None:
         same(load(source, stores), dataset)
+
+    def test_its_key_knows_nothing_of_other_parts(self, source: DataSource) -> None:
+        others = {part.__module__ for part in registry.classes("cnd.data").values()} - {type(source).__module__}
+        assert not closure([type(source).__module__]) & {"cnd.registry", *others}
 
     # ------------------------------------------------------------ what is loaded
 
@@ -272,6 +278,14 @@ class TestDigits69(FileSourceConformance):
         inside = digits69.fold_of_items(source, digits69.read(source)[2]) == source.folds()[0]
         write_digits69(source.path, inside, test_shift)
         return source
+
+
+class TestRealDigits69(DataSourceConformance):
+    @pytest.fixture(scope="class")
+    def source(self, digits69_file: Path | None) -> DataSource:
+        if digits69_file is None:
+            pytest.skip("digits69: digit69_28x28.mat is not here (it cannot be shipped)")
+        return Digits69Data(path=digits69_file)
 
 
 class TestGodH5(FileSourceConformance):
