@@ -12,9 +12,9 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-TELLS = ("cnd.errors", "cnd.json_files")
-"""Modules that only word messages or write files: editing one changes no result. Were one missing here, results would
-be made again for nothing; none can be wrong."""
+TELLS = ("cnd.errors", "cnd.json_files", "cnd.registry")
+"""Modules that only word messages, write files or list the parts: editing one changes no result. Were one missing here,
+results would be made again for nothing; none can be wrong."""
 
 
 def content_hash(content: Any) -> str:
