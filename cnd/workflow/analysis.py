@@ -10,7 +10,7 @@ from cnd.cortex.settings import AnalysisConfig
 from cnd.generators.sampling import SamplingConfig
 from cnd.protocols import Bench, Conditioning, Decoder, FmriDataset, TrainingSet
 from cnd.workflow.lab import Laboratory
-from cnd.workflow.stages import patterns
+from cnd.workflow.samples import patterns
 
 if TYPE_CHECKING:
     from cnd.cortex.compute.analyse import FoldInputs
@@ -25,12 +25,12 @@ def analyse_run(
     seed: int,
     decoder: Decoder,
     folds: list[FoldSteps],
-    **samples: Any,
+    **needs: Any,
 ) -> None:
     """Which voxels carry the hidden states of the frozen UNet, as tables.
 
     Args:
-        decoder, folds: of the run that made ``samples``.
+        decoder, folds: of the run; the steps of the folds are among ``needs``.
     """
     from cnd.cortex.compute.analyse import analyse
 
@@ -45,7 +45,7 @@ def fold_inputs(bench: Bench, decoder: Decoder, fold: FoldSteps) -> FoldInputs:
 
     dataset: FmriDataset = bench.value(fold.given.data)
     train: TrainingSet = bench.value(fold.given.training)
-    lab = Laboratory(bench, fold.given, fold.classes)
+    lab = Laboratory(bench, fold.given, fold.classes, fold.given.generator)
     fitted: Conditioning = decoder.fit(train, lab)  # type: ignore[assignment]  # declared by ``has_condition``
     splits = (dataset.train, dataset.test)
     decoded, seen = (fitted.condition(patterns(decoder, lab, split)) for split in splits)

@@ -15,8 +15,15 @@ from cnd.json_files import read_json
 from cnd.protocols import DataSource, Given
 from cnd.settings import FileOf
 from cnd.steps import Step, upstream
-from cnd.workflow import analysis, figures, record, stages
+from cnd.workflow.analysis import analyse_run
 from cnd.workflow.cache import DESCRIPTION, StageCache
+from cnd.workflow.classes import find_classes
+from cnd.workflow.figures import draw_figures
+from cnd.workflow.inputs import StoredImagesOf, load_data, make_data, store_images, stored_images
+from cnd.workflow.latents import load_latents, make_latents
+from cnd.workflow.record import write_record
+from cnd.workflow.samples import reconstruct
+from cnd.workflow.scoring import test_scorer
 
 
 @dataclass(frozen=True)
@@ -38,10 +45,7 @@ class FoldSteps:
 def fold_steps(experiment: Experiment, index: int) -> FoldSteps:
     """Steps of one fold."""
     e, given = experiment, given_of(experiment, experiment.data, index)
-    judge = e.evaluation.classifiers[0].of(e.generator)
-    classes = Step(
-        "classes", stages.find_classes, {"generator": e.generator, "judge": judge}, {"data": given.data}, kept=False
-    )
+    classes = classes_step(e, given.data)
     own = e.decoder.steps(given)
     settings: dict[str, Any] = {"decoder": e.decoder, "sampling": e.sampling, "seed": e.seed}
     if e.decoder.uses_generator:
@@ -49,40 +53,39 @@ def fold_steps(experiment: Experiment, index: int) -> FoldSteps:
     needs: dict[str, Step | None] = {"data": given.data, "training": given.training}
     if e.decoder.uses_labels or e.decoder.needs_truth:
         needs["classes"] = classes
-    # a decoder with steps of its own says there what it needs; any other may use all that is given
-    needs |= own or {"pools": given.pools}
-    return FoldSteps(
-        index, given, classes, own, Step("sample", partial(stages.reconstruct, given=given), settings, needs)
-    )
+    # a decoder with steps of its own says there what it needs; any other may use what all rows share
+    needs |= own or {"pools": given.pools, "latents": given.latents if e.decoder.uses_generator else None}
+    return FoldSteps(index, given, classes, own, Step("sample", partial(reconstruct, given=given), settings, needs))
+
+
+def classes_step(e: Experiment, data: Step) -> Step:
+    """The step that gives a function from items to the generator's classes."""
+    settings = {"generator": e.generator, "judge": e.evaluation.classifiers[0].of(e.generator)}
+    return Step("classes", find_classes, settings, {"data": data}, kept=False)
 
 
 def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     """What the decoder's own steps start from, for one subject."""
     images = None
     if source.stores_images:
-        settings = {"images": stages.StoredImagesOf(source=source)}
-        images = Step("images", stages.store_images, settings, load=stages.stored_images)
-    raw = Step("data", stages.make_data, {"source": source, "fold": index}, {"images": images}, stages.load_data)
+        settings = {"images": StoredImagesOf(source=source)}
+        images = Step("images", store_images, settings, load=stored_images)
+    raw = Step("data", make_data, {"source": source, "fold": index}, {"images": images}, load_data)
     data = data_as_used(e.split, raw, e.seed)
     judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
-    by_label = e.evaluation.truth == "label"
-    classes = Step(
-        "classes", stages.find_classes, {"generator": e.generator, "judge": judges[0]}, {"data": data}, kept=False
-    )
+    classes = classes_step(e, data) if e.evaluation.truth == "label" else None
     return Given(
         data=data,
         training=training_step(e.split, data, e.seed),
-        latents=Step(
-            "latents", stages.make_latents, {"generator": e.generator}, {"data": raw}, load=stages.load_latents
-        ),
+        latents=Step("latents", make_latents, {"generator": e.generator}, {"data": raw}, load_latents),
         pools=source.pools(raw),
         generator=e.generator,
         sampling=e.sampling,
         test_score=Step(
             "test_score",
-            stages.test_scorer,
+            test_scorer,
             {"evaluation": e.evaluation, "judges": judges},
-            {"data": data, "classes": classes if by_label else None},
+            {"data": data, "classes": classes},
             kept=False,
         ),
         seed=e.seed,
@@ -105,22 +108,24 @@ def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
             needs[f"classes{fold.index}"] = fold.classes
     judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
     settings = {"evaluation": e.evaluation, "judges": judges}
-    own = [{name: step for fold in folds for name, step in fold.own.items()}] if not folds else [f.own for f in folds]
-    return Step("record", partial(record.write_record, experiment=e, trained=own), settings, needs)
+    own = [fold.own for fold in folds]
+    return Step("record", partial(write_record, experiment=e, trained=own), settings, needs)
 
 
 def analysis_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     """The linear decoding analysis of a run (sec. 3.4); not every run has one."""
     e = experiment
     settings = {"analysis": e.analysis, "sampling": e.sampling, "seed": e.seed}
-    needs: dict[str, Step | None] = {f"sample{fold.index}": fold.sample for fold in folds}
-    return Step("analysis", partial(analysis.analyse_run, decoder=e.decoder, folds=folds), settings, needs)
+    needs: dict[str, Step | None] = {}
+    for fold in folds:
+        needs |= {f"sample{fold.index}": fold.sample, f"classes{fold.index}": fold.classes}
+    return Step("analysis", partial(analyse_run, decoder=e.decoder, folds=folds), settings, needs)
 
 
 def figures_step(experiment: Experiment, analysed: Step) -> Step:
     """The pictures of an analysis."""
     title = f"{experiment.name}, seed {experiment.seed}"
-    make = partial(figures.draw_figures, title=title)
+    make = partial(draw_figures, title=title)
     return Step("figures", make, {"page": FileOf(path=PAGE)}, {"analysis": analysed})
 
 
