@@ -6,6 +6,7 @@ classes) are never written here. Importing this module loads no torch.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,7 +159,7 @@ def override(experiment: Experiment, edits: dict[str, Any], source: str) -> Expe
             node = node[part]
         if last == "kind" and node.get("kind") != value:
             node.clear()
-        node[last] = value
+        node[last] = copy.deepcopy(value)  # a later edit may go inside it
     try:
         return Experiment.model_validate(content)
     except ValidationError as error:

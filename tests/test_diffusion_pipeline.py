@@ -29,7 +29,7 @@ from cnd.data.storage import load_dataset
 from cnd.generators.pipeline import CndPipeline, FmriCondition, export_run
 from cnd.errors import UserError
 from cnd.generators.latent_diffusion import LatentDiffusion
-from cnd.generators.ldm import VqLatentDiffusion
+from cnd.generators.vq_diffusion import VqLatentDiffusion
 from cnd.decoders.cnd.phase1.checkpoints import export_mindvis
 from cnd.decoders.cnd.phase1.model import FmriEncoder, MaskedAutoencoder
 from cnd.decoders.cnd.phase2.model import ConditionModule
@@ -61,7 +61,7 @@ def patterns(n: int = 3) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def pipe() -> CndPipeline:
-    return build(generators.load(EXPERIMENT.generator))
+    return build(EXPERIMENT.generator.load())
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_round_trip_gives_the_same_images(pipe: CndPipeline, folder: Path) -> No
 def test_round_trip_with_a_vector_quantised_autoencoder(tmp_path: Path) -> None:
     """As cin256-v2 has one; its pooled vector has the width of the time embedding."""
     write_ldm(tmp_path / "ldm")
-    made = build(generators.load(LdmGenerator(path=tmp_path / "ldm")))
+    made = build(LdmGenerator(path=tmp_path / "ldm").load())
     nn.init.normal_(made.condition.module.pooled_head.linear.weight)
     made.save_pretrained(tmp_path / "exported")
     loaded = CndPipeline.from_pretrained(tmp_path / "exported")
@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_written_is_told(finished: Experiment, cache: St
 def test_a_generator_that_was_changed_since_is_told(
     finished: Experiment, cache: StageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fold, found = fold_stages(finished, 0), generators.fingerprint(finished.generator)
+    fold, found = fold_stages(finished, 0), finished.generator.identity()
     monkeypatch.setattr(generators, "fingerprint", lambda *_: found | {"unet/config.json": "other"})
     with pytest.raises(UserError, match="its files are not those that 'smoke' was trained with"):
         export_run(finished, cache, fold, tmp_path / "out")

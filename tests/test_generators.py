@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cnd import generators
-from cnd.generators.embedded import EmbeddedGenerator
+from cnd.generators.embedded import WEIGHTS, EmbeddedGenerator
+from cnd.generators.sampling import draw
 from cnd.protocols import SamplingConfig
 from cnd.metrics.judges.networks import ImageClassifier
 from cnd.metrics.nway import n_way_accuracy
-from cnd.generators.sampling import reconstruct
+from cnd.protocols import Noise
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["simulated", "digits"]
@@ -35,32 +35,33 @@ def script() -> ModuleType:
 
 
 def recorded(name: str) -> dict:
-    return json.loads((generators.WEIGHTS / name / "training.json").read_text())
+    return json.loads((WEIGHTS / name / "training.json").read_text())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_classifier_knows_fresh_images(script: ModuleType, name: str):
     images, labels = script.draw_images(name, 300, np.random.default_rng(12345))
-    judge = ImageClassifier.from_folder(generators.WEIGHTS / name / "classifier")
+    judge = ImageClassifier.from_folder(WEIGHTS / name / "classifier")
     assert (judge.probabilities(images).argmax(1) == labels).mean() >= 0.95
 
 
 @pytest.mark.parametrize(("name", "n_way", "least"), [("simulated", 50, 0.9), ("digits", 10, 0.9)])
 def test_oracle_classes_are_generated(name: str, n_way: int, least: float):
     """True class in, 25 DDIM steps: the judge recognises what the generator draws."""
-    generator = generators.load(EmbeddedGenerator(name=name))
-    judge = ImageClassifier.from_folder(generators.WEIGHTS / name / "classifier")
+    generator = EmbeddedGenerator(name=name).load()
+    judge = ImageClassifier.from_folder(WEIGHTS / name / "classifier")
     every, repeats = (2, 1) if name == "simulated" else (1, 6)
     category = torch.arange(0, len(generator.concept_bank), every).repeat(repeats)
-    config = SamplingConfig(steps=25, guidance=2.0, samples_per_item=1)
-    images = reconstruct(config, generator, generator.class_condition(category), seed=0)[:, 0]
+    config = SamplingConfig(steps=25, guidance=2.0)
+    noise = Noise(0, 1).latents(len(category), generator.latent_shape)
+    images = draw(config, generator, generator.class_condition(category), noise)[:, 0]
     assert n_way_accuracy(judge.probabilities(images), category.numpy(), n_way).mean() >= least
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_latents_have_unit_variance_and_decode(script: ModuleType, name: str):
     images, _ = script.draw_images(name, 100, np.random.default_rng(5))
-    generator = generators.load(EmbeddedGenerator(name=name))
+    generator = EmbeddedGenerator(name=name).load()
     latents = generator.encode(images)
     assert latents.shape[1:] == generator.latent_shape and abs(latents.std().item() - 1) < 0.1
     error = (generator.decode(latents).astype(float) - images) ** 2
@@ -68,14 +69,14 @@ def test_latents_have_unit_variance_and_decode(script: ModuleType, name: str):
 
 
 def test_shipped_weights_are_small():
-    files = [*generators.WEIGHTS.rglob("*"), *(ROOT / "cnd" / "data" / "weights").rglob("*")]
+    files = [*WEIGHTS.rglob("*"), *(ROOT / "cnd" / "data" / "weights").rglob("*")]
     assert sum(f.stat().st_size for f in files if f.is_file()) < 40e6
 
 
 def first_latents(script: ModuleType, name: str, images: Tensor, steps: int) -> Tensor:
     """Latents of the images of the first batches; the others are not needed and stay zero."""
     recipe = script.RECIPES[name]
-    generator = generators.load(EmbeddedGenerator(name=name))
+    generator = EmbeddedGenerator(name=name).load()
     rng = torch.Generator().manual_seed(0)
     rows = torch.cat(list(script.batches(len(images), recipe.unet_batch, steps, rng)))
     latents = torch.zeros(len(images), *generator.latent_shape)

@@ -39,8 +39,8 @@ class Noise:
     def latents(self, n_items: int, shape: tuple[int, ...]) -> Tensor:
         """Starting noise [n_items, samples, c, h, w].
 
-        It depends on the item, the sample and the seed only: rows that are compared start from the same noise, which
-        removes most of the sampling variance from their difference.
+        It depends on the seed and its shape only: rows that are compared start each sample of each item from the same
+        noise, which removes most of the sampling variance from their difference.
         """
         import torch
 

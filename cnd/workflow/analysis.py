@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cnd.cortex.settings import AnalysisConfig
 from cnd.protocols import Bench, Conditioning, Decoder, FmriDataset, SamplingConfig, TrainingSet
 from cnd.workflow.lab import Laboratory
-from cnd.workflow.stages import patterns
+from cnd.workflow.samples import patterns
 
 if TYPE_CHECKING:
     from cnd.cortex.compute.analyse import FoldInputs
@@ -24,12 +24,12 @@ def analyse_run(
     seed: int,
     decoder: Decoder,
     folds: list[FoldSteps],
-    **samples: Any,
+    **needs: Any,
 ) -> None:
     """Which voxels carry the hidden states of the frozen UNet, as tables.
 
     Args:
-        decoder, folds: of the run that made ``samples``.
+        decoder, folds: of the run; the steps of the folds are among ``needs``.
     """
     from cnd.cortex.compute.analyse import analyse
 
@@ -44,7 +44,7 @@ def fold_inputs(bench: Bench, decoder: Decoder, fold: FoldSteps) -> FoldInputs:
 
     dataset: FmriDataset = bench.value(fold.given.data)
     train: TrainingSet = bench.value(fold.given.training)
-    lab = Laboratory(bench, fold.given, fold.given.classes)
+    lab = Laboratory(bench, fold.given, fold.given.classes, fold.given.generator)
     fitted: Conditioning = decoder.fit(train, lab)  # type: ignore[assignment]  # declared by ``has_condition``
     splits = (dataset.train, dataset.test)
     decoded, seen = (fitted.condition(patterns(decoder, lab, split)) for split in splits)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cnd.protocols import Bench, Generator, Given
+from cnd.protocols import Bench, Generator, GeneratorChoice, Given
 from cnd.steps import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import numpy as np
 
@@ -20,10 +20,20 @@ class Laboratory:
 
     Args:
         classes: step that gives the generator's classes of items; None for a decoder that declares no use of them.
+        generator: None for a decoder that declares no use of it.
+        needs: the steps that entered the key of what is made here; None allows any.
     """
 
-    def __init__(self, bench: Bench, given: Given, classes: Step | None) -> None:
-        self.bench, self.given, self._classes = bench, given, classes
+    def __init__(
+        self,
+        bench: Bench,
+        given: Given,
+        classes: Step | None,
+        generator: GeneratorChoice | None,
+        needs: Iterable[Step | None] | None = None,
+    ) -> None:
+        self.bench, self.given, self._classes, self._generator = bench, given, classes, generator
+        self._needs = None if needs is None else {(step.name, step.key) for step in needs if step is not None}
 
     @property
     def seed(self) -> int:
@@ -39,7 +49,14 @@ class Laboratory:
 
     @property
     def generator(self) -> Generator:
-        return self.bench.generator(self.given.generator)
+        """The frozen generator.
+
+        Raises:
+            RuntimeError: the decoder has declared that it uses none.
+        """
+        if self._generator is None:
+            raise RuntimeError("this decoder asks for the generator: set its class variable uses_generator to True")
+        return self.bench.generator(self._generator)
 
     @property
     def classes(self) -> np.ndarray:
@@ -58,6 +75,13 @@ class Laboratory:
         return find(items)
 
     def value(self, step: Step) -> Any:
+        """The result of a step.
+
+        Raises:
+            RuntimeError: the decoder has not declared it, so a change of it would go unnoticed.
+        """
+        if self._needs is not None and (step.name, step.key) not in self._needs:
+            raise RuntimeError(f"this decoder asks for '{step.name}': only what its steps() names enters its key")
         return self.bench.value(step)
 
     def report(self, phase: str, fraction: float, samples_seen: int, metrics: dict[str, float]) -> None:

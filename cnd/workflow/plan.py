@@ -15,8 +15,15 @@ from cnd.json_files import read_json
 from cnd.protocols import DataSource, Given
 from cnd.settings import FileOf
 from cnd.steps import Step, upstream
-from cnd.workflow import analysis, figures, record, stages
+from cnd.workflow.analysis import analyse_run
 from cnd.workflow.cache import DESCRIPTION, StageCache
+from cnd.workflow.classes import find_classes
+from cnd.workflow.figures import draw_figures
+from cnd.workflow.inputs import StoredImagesOf, load_data, make_data, store_images, stored_images
+from cnd.workflow.latents import load_latents, make_latents
+from cnd.workflow.record import write_record
+from cnd.workflow.samples import reconstruct
+from cnd.workflow.scoring import test_scorer
 
 
 @dataclass(frozen=True)
@@ -43,40 +50,38 @@ def fold_steps(experiment: Experiment, index: int) -> FoldSteps:
     needs: dict[str, Step | None] = {"data": given.data, "training": given.training}
     if e.decoder.uses_labels or e.decoder.needs_truth:
         needs["classes"] = given.classes
-    # a decoder with steps of its own says there what it needs; any other may use all that is given
-    own_needs: dict[str, Step | None] = {**own} or {"pools": given.pools}
-    needs |= own_needs
-    return FoldSteps(index, given, own, Step("sample", partial(stages.reconstruct, given=given), settings, needs))
+    # a decoder with steps of its own says there what it needs; any other may use what all rows share
+    shared: dict[str, Step | None] = {"pools": given.pools}
+    if e.decoder.uses_generator:
+        shared["latents"] = given.latents
+    needs |= {**own} or shared
+    return FoldSteps(index, given, own, Step("sample", partial(reconstruct, given=given), settings, needs))
 
 
 def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     """What the decoder's own steps start from, for one subject."""
     images = None
     if source.stores_images:
-        settings = {"images": stages.StoredImagesOf(source=source)}
-        images = Step("images", stages.store_images, settings, load=stages.stored_images)
-    raw = Step("data", stages.make_data, {"source": source, "fold": index}, {"images": images}, stages.load_data)
+        settings = {"images": StoredImagesOf(source=source)}
+        images = Step("images", store_images, settings, load=stored_images)
+    raw = Step("data", make_data, {"source": source, "fold": index}, {"images": images}, load_data)
     data = data_as_used(e.split, raw, e.seed)
     judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
-    by_label = e.evaluation.truth == "label"
-    classes = Step(
-        "classes", stages.find_classes, {"generator": e.generator, "judge": judges[0]}, {"data": data}, kept=False
-    )
+    finding = {"generator": e.generator, "judge": judges[0]}
+    classes = Step("classes", find_classes, finding, {"data": data}, kept=False)
     return Given(
         data=data,
         training=training_step(e.split, data, e.seed),
         classes=classes,
-        latents=Step(
-            "latents", stages.make_latents, {"generator": e.generator}, {"data": raw}, load=stages.load_latents
-        ),
+        latents=Step("latents", make_latents, {"generator": e.generator}, {"data": raw}, load_latents),
         pools=source.pools(raw),
         generator=e.generator,
         sampling=e.sampling,
         test_score=Step(
             "test_score",
-            stages.test_scorer,
+            test_scorer,
             {"evaluation": e.evaluation, "judges": judges},
-            {"data": data, "classes": classes if by_label else None},
+            {"data": data, "classes": classes if e.evaluation.truth == "label" else None},
             kept=False,
         ),
         seed=e.seed,
@@ -99,7 +104,7 @@ def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
             needs[f"classes{fold.index}"] = fold.given.classes
     judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
     settings = {"evaluation": e.evaluation, "judges": judges}
-    make = partial(record.write_record, experiment=e, trained=[fold.own for fold in folds])
+    make = partial(write_record, experiment=e, trained=[fold.own for fold in folds])
     return Step("record", make, settings, needs)
 
 
@@ -107,14 +112,16 @@ def analysis_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     """The linear decoding analysis of a run (sec. 3.4); not every run has one."""
     e = experiment
     settings = {"analysis": e.analysis, "sampling": e.sampling, "seed": e.seed}
-    needs: dict[str, Step | None] = {f"sample{fold.index}": fold.sample for fold in folds}
-    return Step("analysis", partial(analysis.analyse_run, decoder=e.decoder, folds=folds), settings, needs)
+    needs: dict[str, Step | None] = {}
+    for fold in folds:
+        needs |= {f"sample{fold.index}": fold.sample, f"classes{fold.index}": fold.classes}
+    return Step("analysis", partial(analyse_run, decoder=e.decoder, folds=folds), settings, needs)
 
 
 def figures_step(experiment: Experiment, analysed: Step) -> Step:
     """The pictures of an analysis."""
     title = f"{experiment.name}, seed {experiment.seed}"
-    make = partial(figures.draw_figures, title=title)
+    make = partial(draw_figures, title=title)
     return Step("figures", make, {"page": FileOf(path=PAGE)}, {"analysis": analysed})
 
 

@@ -142,7 +142,7 @@ def export_record(record: Path, cache: StageCache, fold: int, output: Path) -> P
     known = recorded_keys(cache, record, [chosen])
     _same_generator(experiment, cache, known[chosen.sample.name, chosen.sample.key])
     bench = Workbench(cache, recorded=known, fixed=frozenset(["data", *chosen.own]))
-    lab = Laboratory(bench, chosen.given, chosen.given.classes)
+    lab = Laboratory(bench, chosen.given, chosen.given.classes, chosen.given.generator)
     n_voxels = bench.value(chosen.given.data).train.fmri.shape[1]
     experiment.decoder.export(lab, n_voxels, experiment.model_dump(mode="json"), output)
     return output

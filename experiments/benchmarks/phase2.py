@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cnd import generators
 from cnd.experiment import load_experiment
 from cnd.data.simulation.stimuli import render
 from cnd.decoders.cnd.phase1.model import FmriEncoder
@@ -29,10 +28,11 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     experiment = load_experiment(ROOT / "experiments" / "simulated.yaml")
-    config = experiment.phase2
-    generator = generators.load(experiment.generator)
-    encoder = FmriEncoder(experiment.encoder, N_VOXELS)
-    width = experiment.encoder.width
+    decoder = experiment.decoder
+    config = decoder.phase2
+    generator = experiment.generator.load()
+    encoder = FmriEncoder(decoder.encoder, N_VOXELS)
+    width = decoder.encoder.width
     module = ConditionModule(config, encoder, 1 + encoder.n_patches, width, generator.concept_bank)
     images = render(np.arange(config.batch_size), np.random.default_rng(0))
     latents = generator.encode(images)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnd._compat import make_torchvision_importable
+from cnd.generators.sampling import draw
 from cnd.protocols import SamplingConfig
 from cnd.data.digit_images import augmented_digits
 from cnd.data.simulation.stimuli import N_CATEGORIES, N_SHAPES, N_SURFACES, render
@@ -38,7 +39,7 @@ from cnd.metrics.judges.networks import ImageClassifier  # noqa: E402
 from cnd.metrics.nway import n_way_accuracy  # noqa: E402
 from cnd.generators.latent_diffusion import LatentDiffusion  # noqa: E402
 from cnd.networks import build_resnet, load_resnet, save_half, save_resnet  # noqa: E402
-from cnd.generators.sampling import reconstruct  # noqa: E402
+from cnd.protocols import Noise  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = ROOT / "cnd" / "data" / "weights" / "visual_network"
@@ -396,8 +397,9 @@ def oracle_accuracy(out: Path, guidance: float) -> float:
     generator = LatentDiffusion.from_folder(out)
     n_classes = len(generator.concept_bank)
     category = torch.arange(n_classes).repeat(-(-200 // n_classes))
-    config = SamplingConfig(steps=25, guidance=guidance, samples_per_item=1)
-    images = reconstruct(config, generator, generator.class_condition(category), seed=0)[:, 0]
+    config = SamplingConfig(steps=25, guidance=guidance)
+    noise = Noise(0, 1).latents(len(category), generator.latent_shape)
+    images = draw(config, generator, generator.class_condition(category), noise)[:, 0]
     probabilities = ImageClassifier.from_folder(out / "classifier").probabilities(images)
     return float(n_way_accuracy(probabilities, category.numpy(), min(50, n_classes)).mean())
 

@@ -67,7 +67,7 @@ def case(request, tmp_path_factory) -> tuple[GeneratorConfig, LatentDiffusion]:
     elif request.param == "dit":
         write_dit(folder)
         config = DitGenerator(path=folder)
-    return config, generators.load(config)
+    return config, config.load()
 
 
 def condition(generator: LatentDiffusion, n: int, tokens: int = 3) -> Condition:
@@ -191,15 +191,15 @@ def test_sampling_is_reproducible_and_gives_images(case):
 
 def test_fingerprint_names_every_file_of_weights(case):
     config, _ = case
-    found = generators.fingerprint(config)
-    weights = [p for p in generators.folder(config).rglob("*.safetensors")]
-    assert weights and {str(p.relative_to(generators.folder(config))) for p in weights} <= set(found)
-    assert generators.missing(config) is None and generators.fingerprint(config, planned=True) == found
+    found = config.identity()
+    weights = [p for p in config.folder().rglob("*.safetensors")]
+    assert weights and {str(p.relative_to(config.folder())) for p in weights} <= set(found)
+    assert config.missing() is None and config.identity() == found
 
 
 def test_class_names_are_those_of_the_bank(case):
     config, _ = case
-    names = generators.class_names(config)
+    names = config.class_names()
     assert len(set(names)) == len(names) == (10 if isinstance(config, EmbeddedGenerator) else 1000)
 
 
@@ -210,7 +210,7 @@ def test_dit_given_a_class_is_the_models_own_output(tmp_path):
     torch.manual_seed(3)
     write_dit(tmp_path)
     own = DiTTransformer2DModel.from_pretrained(tmp_path, subfolder="transformer").eval()
-    generator = generators.load(DitGenerator(path=tmp_path))
+    generator = DitGenerator(path=tmp_path).load()
     noisy, timesteps, category = torch.randn(3, 4, 8, 8), torch.tensor([0, 400, 999]), torch.tensor([0, 4, 9])
     with torch.no_grad():
         expected = own(noisy, timesteps, class_labels=category).sample[:, :4]
@@ -229,7 +229,7 @@ def test_dit_samples_what_its_pipeline_samples(tmp_path):
     for block in pipeline.transformer.transformer_blocks:
         table = block.norm1.emb.class_embedder.embedding_table
         table.weight.data = torch.cat([table.weight.data, table.weight.data[-1:].expand(990, -1)])
-    generator = generators.load(DitGenerator(path=tmp_path))
+    generator = DitGenerator(path=tmp_path).load()
     start = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(5))
     expected = pipeline([1, 7], 3.0, torch.Generator().manual_seed(5), 4, output_type="np").images
     latents = generator.sample(generator.class_condition(torch.tensor([1, 7])), start, 4, 3.0)
@@ -240,9 +240,9 @@ def test_dit_samples_what_its_pipeline_samples(tmp_path):
 def test_dit_from_bin_files_as_published(tmp_path):
     torch.manual_seed(3)
     write_dit(tmp_path / "bin", safe=False)
-    generator = generators.load(DitGenerator(path=tmp_path / "bin"))
+    generator = DitGenerator(path=tmp_path / "bin").load()
     assert generator.concept_bank.shape == (10, 16)
-    names = generators.fingerprint(DitGenerator(path=tmp_path / "bin"))
+    names = DitGenerator(path=tmp_path / "bin").identity()
     assert "transformer/diffusion_pytorch_model.bin" in names and "vae/diffusion_pytorch_model.bin" in names
 
 
@@ -259,9 +259,9 @@ def test_dit_from_bin_files_as_published(tmp_path):
     ],
 )
 def test_missing_models_are_told_with_the_remedy(config, told):
-    problem = generators.missing(config)
+    problem = config.missing()
     assert problem is not None and told in problem and "\n" not in problem
-    assert generators.fingerprint(config, planned=True) == config.model_dump(mode="json")
+    assert config.identity() == config.model_dump(mode="json")
     for function in (generators.folder, generators.fingerprint, generators.load):
         with pytest.raises(UserError, match=r"generator\.path"):
             function(config)
@@ -269,8 +269,8 @@ def test_missing_models_are_told_with_the_remedy(config, told):
 
 def test_a_checkpoint_in_place_of_a_folder_is_told(tmp_path):
     (tmp_path / "model.ckpt").touch()
-    assert "is a file, expected a folder" in str(generators.missing(LdmGenerator(path=tmp_path / "model.ckpt")))
-    assert "no 'unet/config.json'" in str(generators.missing(LdmGenerator(path=tmp_path)))
+    assert "is a file, expected a folder" in str(LdmGenerator(path=tmp_path / "model.ckpt").missing())
+    assert "no 'unet/config.json'" in str(LdmGenerator(path=tmp_path).missing())
 
 
 TABLES = {
@@ -296,7 +296,7 @@ def test_a_folder_without_weights_is_told_in_the_plan(part, tmp_path):
     """As an interrupted download leaves it: the small files are there."""
     write_dit(tmp_path)
     (tmp_path / part / "diffusion_pytorch_model.safetensors").unlink()
-    problem = generators.missing(DitGenerator(path=tmp_path))
+    problem = DitGenerator(path=tmp_path).missing()
     assert f"no '{part}/*.safetensors'" in str(problem) and "hf download" in str(problem)
 
 
@@ -346,7 +346,7 @@ def test_a_damaged_folder_is_told_in_one_line(case, told, tmp_path):
     write_ldm(tmp_path)
     damage(case, tmp_path)
     with pytest.raises(UserError, match=told) as error:
-        generators.load(LdmGenerator(path=tmp_path))
+        LdmGenerator(path=tmp_path).load()
     assert "\n" not in str(error.value)
 
 
@@ -358,7 +358,7 @@ def test_parts_of_different_models_are_told(tmp_path):
         up_block_types=("UpDecoderBlock2D",) * 2, sample_size=16,
     ).save_pretrained(tmp_path / "dit" / "vae")  # fmt: skip
     with pytest.raises(UserError, match=r"vae/config.json: latent_channels: expected 4, found 8"):
-        generators.load(DitGenerator(path=tmp_path / "dit"))
+        DitGenerator(path=tmp_path / "dit").load()
 
 
 class Calling:
@@ -383,7 +383,7 @@ def test_bin_files_that_are_no_weights_are_told_and_not_run(case, tmp_path):
     else:  # what git leaves of a large file that it did not fetch
         path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" if case == "pointer" else b"<!DOCTYPE html>")
     with pytest.raises(UserError, match="transformer: cannot load DiTTransformer2DModel") as error:
-        generators.load(DitGenerator(path=tmp_path / "dit"))
+        DitGenerator(path=tmp_path / "dit").load()
     assert "\n" not in str(error.value) and not (tmp_path / "was_run").exists()
 
 
@@ -404,9 +404,9 @@ def test_dit_as_published_in_2022(tmp_path):
     vae = tmp_path / "old" / "vae" / "config.json"
     known = {key: value for key, value in json.loads(vae.read_text()).items() if key != "scaling_factor"}
     vae.write_text(json.dumps(known))
-    new, old = (generators.load(DitGenerator(path=tmp_path / name)).state_dict() for name in ("new", "old"))
+    new, old = (DitGenerator(path=tmp_path / name).load().state_dict() for name in ("new", "old"))
     assert new.keys() == old.keys() and all(torch.equal(new[key], old[key]) for key in new)
-    assert generators.load(DitGenerator(path=tmp_path / "old")).vae.config.scaling_factor == 0.18215
+    assert DitGenerator(path=tmp_path / "old").load().vae.config.scaling_factor == 0.18215
 
 
 def test_a_transformer_whose_blocks_disagree_is_refused(tmp_path):
@@ -416,4 +416,4 @@ def test_a_transformer_whose_blocks_disagree_is_refused(tmp_path):
     shutil.rmtree(tmp_path / "transformer")
     model.save_pretrained(tmp_path / "transformer")
     with pytest.raises(UserError, match="disagree"):
-        generators.load(DitGenerator(path=tmp_path))
+        DitGenerator(path=tmp_path).load()

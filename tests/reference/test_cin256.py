@@ -21,12 +21,11 @@ from original_ldm import OriginalLdm
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cnd import generators
 from cnd.generators.ldm import LdmGenerator
 from cnd.generators.__main__ import main
-from cnd.generators.cin256 import CIN256_V2
+from cnd.generators.cin256_settings import CIN256_V2
 from cnd.generators.convert import class_table, scheduler_of, unet_of, vae_of
-from cnd.generators.ldm import VqLatentDiffusion
+from cnd.generators.vq_diffusion import VqLatentDiffusion
 from cnd.protocols import Condition
 
 SMALL = copy.deepcopy(CIN256_V2)
@@ -79,7 +78,7 @@ def converted(files, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def generator(converted) -> VqLatentDiffusion:
-    loaded = generators.load(LdmGenerator(path=converted))
+    loaded = LdmGenerator(path=converted).load()
     assert isinstance(loaded, VqLatentDiffusion)
     return loaded
 
@@ -252,7 +251,7 @@ def test_ema_weights_are_taken_where_the_original_samples_from_them(kept, use_em
     path, output = save_checkpoint(tmp_path / "model.ckpt", state), tmp_path / "out"
     assert main(["convert", str(path), "--config", str(tmp_path / "config.yaml"), "--output", str(output)]) == 0
     assert f", {'EMA weights' if taken == 'EMA' else 'weights as trained, no EMA'}" in capsys.readouterr().err
-    found = generators.load(LdmGenerator(path=output)).unet.conv_in.bias
+    found = LdmGenerator(path=output).load().unet.conv_in.bias
     assert torch.equal(found, state[key] + (1 if taken == "EMA" else 0))
 
 
@@ -417,7 +416,7 @@ def test_a_checkpoint_in_half_precision_converts(dtype, original, files, tmp_pat
     state = {key: value.to(dtype) for key, value in original.state_dict().items()}
     path, output = save_checkpoint(tmp_path / "model.ckpt", state), tmp_path / "out"
     assert main(["convert", str(path), "--config", str(files[1]), "--output", str(output)]) == 0
-    found = generators.load(LdmGenerator(path=output)).unet.conv_in.weight
+    found = LdmGenerator(path=output).load().unet.conv_in.weight
     assert torch.equal(found, state["model.diffusion_model.input_blocks.0.0.weight"].float())
 
 

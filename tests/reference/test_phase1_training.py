@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cnd.decoders.cnd.phase1.settings import EncoderConfig, Phase1Config
 from cnd.errors import UserError
-from cnd.phase1 import training
+from cnd.decoders.cnd.phase1 import training
 from cnd.decoders.cnd.phase1.losses import backward_in_micro_batches, double_contrastive_loss, sparsify
 from cnd.decoders.cnd.phase1.model import MaskedAutoencoder, random_order
 from cnd.decoders.cnd.phase1.training import batch_starts, fit, learning_rate

@@ -10,17 +10,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnd import generators
 from cnd.decoders.cnd.phase1.settings import EncoderConfig
 from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.generators.embedded import EmbeddedGenerator
+from cnd.generators.sampling import draw
 from cnd.protocols import SamplingConfig
 from cnd.data.digit_images import augmented_digits
 from cnd.errors import UserError
 from cnd.decoders.cnd.phase1.model import FmriEncoder
-from cnd.phase2 import training
+from cnd.decoders.cnd.phase2 import training
 from cnd.decoders.cnd.phase2.model import ConceptLayer, ConditionModule, count_parameters, denoising_loss
-from cnd.generators.sampling import initial_noise, reconstruct
+from cnd.protocols import Noise
 
 ENCODER = EncoderConfig(width=16, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
 N_VOXELS = 70
@@ -28,7 +28,7 @@ N_VOXELS = 70
 
 @pytest.fixture(scope="module")
 def generator():
-    return generators.load(EmbeddedGenerator(name="digits"))
+    return EmbeddedGenerator(name="digits").load()
 
 
 def make_module(generator, **settings) -> ConditionModule:
@@ -135,7 +135,7 @@ def test_frozen_encoder_stays(generator):
 
 
 def test_dc_ldm_policy_trains_cross_attention_only():
-    generator = generators.load(EmbeddedGenerator(name="digits"))
+    generator = EmbeddedGenerator(name="digits").load()
     before = {k: v.clone() for k, v in generator.unet.state_dict().items()}
     run_fit(generator, Phase2Config(**SMALL, train_unet_cross_attention=True))
     changed = {k for k, v in generator.unet.state_dict().items() if not torch.equal(before[k], v)}
@@ -193,14 +193,6 @@ def test_steps_follow_epochs_unless_given():
     assert training.n_steps(Phase2Config(max_steps=1000), 1200) == 1000
 
 
-def test_validation_holds_out_whole_categories():
-    category = np.repeat(np.arange(150), 8)
-    rows, held = training.split_validation(category, 0.1, seed=0)
-    assert not set(category[rows]) & set(category[held]) and len(np.unique(category[held])) == 15
-    rows, held = training.split_validation(np.repeat([6, 9], 45), 0.1, seed=0)
-    assert len(held) == 9 and not set(rows) & set(held)
-
-
 def test_every_item_is_seen_once_an_epoch_in_a_fresh_order(generator, monkeypatch):
     seen = []
     step = training.train_step
@@ -210,17 +202,16 @@ def test_every_item_is_seen_once_an_epoch_in_a_fresh_order(generator, monkeypatc
     assert len(one.unique()) == 24 and torch.equal(one.sort().values, two.sort().values) and not torch.equal(one, two)
 
 
-def test_noise_depends_on_item_sample_and_seed_only():
-    assert torch.equal(initial_noise(4, 2, (3,), 0), initial_noise(4, 2, (3,), 0))
-    assert not torch.equal(initial_noise(4, 2, (3,), 0), initial_noise(4, 2, (3,), 1))
+def test_noise_depends_on_its_shape_and_the_seed_only():
+    first = Noise(0, 2).latents(4, (3,))
+    assert first.shape == (4, 2, 3) and torch.equal(first, Noise(0, 2).latents(4, (3,)))
+    assert not torch.equal(first, Noise(1, 2).latents(4, (3,)))
 
 
 def test_reconstructions_do_not_depend_on_the_batch_size(generator):
     condition = generator.class_condition(torch.tensor([0, 1, 2]))
-    one, two = (
-        reconstruct(SamplingConfig(steps=2, samples_per_item=2, batch_size=b), generator, condition, seed=0)
-        for b in (6, 2)
-    )
+    noise = Noise(0, 2).latents(3, generator.latent_shape)
+    one, two = (draw(SamplingConfig(steps=2, batch_size=b), generator, condition, noise) for b in (6, 2))
     assert one.shape == (3, 2, 1, 32, 32) and np.abs(one.astype(int) - two.astype(int)).max() <= 1
 
 
@@ -250,7 +241,7 @@ def test_pooled_vector_of_a_time_embedding_starts_at_zero(generator):
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 8, 100])
 def test_micro_batches_train_the_same_weights(micro_batch_size: int):
     """In double precision, where Adam does not turn rounding noise of zero gradients into steps."""
-    generator = generators.load(EmbeddedGenerator(name="digits")).double()
+    generator = EmbeddedGenerator(name="digits").load().double()
     settings = SMALL | dict(max_steps=3, loss_weighting="min_snr")
     fmri, latents = data(generator)
     states = []
@@ -349,7 +340,7 @@ def test_trained_cross_attention_is_resumed_and_the_best_is_kept(tmp_path):
     short = Phase2Config(**SMALL | dict(max_steps=2), train_unet_cross_attention=True)
 
     def unet(config: Phase2Config, **options) -> dict[str, torch.Tensor]:
-        own = generators.load(EmbeddedGenerator(name="digits"))
+        own = EmbeddedGenerator(name="digits").load()
         run_fit(own, config, **options)
         return own.unet.state_dict()
 

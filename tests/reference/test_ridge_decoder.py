@@ -7,10 +7,9 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
 
-from cnd.decoders.ridge import fit_predict
-from cnd.decoders.ridge import RidgeDecoder
+from cnd.decoders.ridge import RidgeDecoder, fit
 from cnd.linear.folds import folds_of
-from cnd.linear.ridge import predictions_by_penalty
+from cnd.linear.ridge import predict_others, predict_out_of_fold
 from cnd.protocols import FmriSplit
 
 CONFIG = RidgeDecoder(alphas=(1.0, 100.0, 1e4), n_splits=5)
@@ -45,7 +44,8 @@ def mean_correlation(predicted: np.ndarray, targets: np.ndarray) -> float:
 def test_predictions_under_every_penalty(category: np.ndarray, n_voxels: int) -> None:
     split, others, targets = problem(category, n_voxels, noise=10.0)
     fold = folds_of(len(category), CONFIG.n_splits, category)
-    held_out, predicted = predictions_by_penalty(split.fmri, targets, others, CONFIG.alphas, fold)
+    held_out = predict_out_of_fold(split.fmri, targets, CONFIG.alphas, fold)
+    predicted = predict_others(split.fmri, targets, others, CONFIG.alphas)
     for index, alpha in enumerate(CONFIG.alphas):
         expected, model = scikit(split, targets.astype(float), alpha)
         np.testing.assert_allclose(held_out[index], expected, rtol=1e-9)
@@ -65,6 +65,7 @@ def test_one_penalty_for_all_targets_and_the_spread_of_the_training_targets(
     held_out, model = found[alpha]
     mean, spread = targets.mean(0), targets.std(0)
     expected = mean + (model.predict(others.astype(float)) - mean) * spread / held_out.std(0)
-    predicted, chosen = fit_predict(CONFIG, split, others, targets)
+    predict, chosen = fit(CONFIG, split, targets)
+    predicted = predict(others)
     assert chosen == alpha and predicted.dtype == np.float32
     np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,43 @@
+"""The generator's class of each item as a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cnd.errors import UserError
+from cnd.protocols import Bench, FmriDataset, FmriSplit, GeneratorChoice, JudgeChoice
+from cnd.steps import Step
+
+
+def find_classes(
+    bench: Bench, generator: GeneratorChoice, judge: JudgeChoice, data: Step
+) -> Callable[[FmriSplit], np.ndarray]:
+    """A function that gives the generator's class of each item: by its label, else the judge's top-1 on the stimulus."""
+    dataset: FmriDataset = bench.value(data)
+    return lambda items: by_label(generator, dataset, items, lambda: bench.judge(judge))
+
+
+def by_label(
+    generator: GeneratorChoice, dataset: FmriDataset, items: FmriSplit, judge: Callable[[], Any] | None = None
+) -> np.ndarray:
+    """The generator's class of each item, int64 [n].
+
+    Raises:
+        UserError: labels that the generator does not know, and no stimuli to judge.
+    """
+    known = generator.class_indices(dataset.class_names, dataset.wnid)
+    found = [known[category] for category in items.category]
+    unknown = np.array([index is None for index in found], dtype=bool)
+    classes = np.array([-1 if index is None else index for index in found], dtype=np.int64)
+    if unknown.any():
+        if not items.images.size or judge is None:
+            name = dataset.class_names[items.category[unknown.argmax()]]
+            raise UserError(
+                f"data: class '{name}' is none of the generator's, and there are no stimuli to find its class by; "
+                f"name classes as the generator does (for ImageNet by WordNet id), or add images"
+            )
+        classes[unknown] = judge().probabilities(items.images[np.flatnonzero(unknown)]).argmax(1)
+    return classes

@@ -1,0 +1,105 @@
+"""What every metric promises (:class:`cnd.protocols.Metric`), as a suite to inherit.
+
+    class TestMine(MetricSuite):
+        settings = {"kind": "mine"}
+
+A test outside this repository finds it with ``tests/conformance`` on its path.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from cnd import registry
+from cnd.metrics.evaluation import EvaluationConfig, judge_all
+from cnd.protocols import ImageArray, Metric, Truth
+
+N_ITEMS, N_SAMPLES, N_CLASSES = 20, 3, 40
+
+
+class ColourJudge:
+    """Ranks classes by fixed random weights of the pixels."""
+
+    name = "embedded"
+
+    def probabilities(self, images: ImageArray) -> np.ndarray:
+        """Softmax over classes, float64 [n, classes]."""
+        flat = np.asarray(images).reshape(len(images), -1) / 255 - 0.5
+        scores = flat @ np.random.default_rng(5).standard_normal((flat.shape[1], N_CLASSES))
+        odds = np.exp(scores - scores.max(1, keepdims=True))
+        return odds / odds.sum(1, keepdims=True)
+
+
+class MetricSuite:
+    """Inherit it, and say which metric is meant."""
+
+    settings: ClassVar[dict[str, Any]]
+
+    @pytest.fixture
+    def metric(self) -> Metric:
+        made = registry.find("cnd.metrics", self.settings["kind"]).model_validate(self.settings)
+        assert isinstance(made, Metric)
+        return made
+
+    @pytest.fixture(scope="class")
+    def stimuli(self) -> np.ndarray:
+        """Smooth colour images, uint8 [item, 3, 32, 32]."""
+        coarse = np.random.default_rng(0).integers(0, 256, (N_ITEMS, 3, 4, 4), dtype=np.uint8)
+        return coarse.repeat(8, axis=2).repeat(8, axis=3)
+
+    @pytest.fixture(scope="class")
+    def images(self, stimuli: np.ndarray) -> np.ndarray:
+        """Reconstructions, uint8 [item, sample, 3, 32, 32]: of each sample a worse one."""
+        noise = np.random.default_rng(1).integers(0, 256, (N_ITEMS, N_SAMPLES, *stimuli.shape[1:]))
+        share = np.linspace(0.3, 1, N_SAMPLES)[None, :, None, None, None]
+        return ((1 - share) * stimuli[:, None] + share * noise).astype(np.uint8)
+
+    def score(self, metric: Metric, stimuli: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """With all that a run knows of its test items."""
+        judgements = judge_all(EvaluationConfig(), {"embedded": ColourJudge()}, stimuli, images, None)
+        category = np.arange(len(stimuli)) // 2
+        names = [f"stimulus {i}" for i in range(len(stimuli))]
+        return metric.score(stimuli, images, Truth(names, category, [str(c) for c in set(category)], judgements))
+
+    def test_it_describes_itself(self, metric: Metric) -> None:
+        told = json.loads(json.dumps(metric.describe()))
+        assert re.fullmatch(r"[\w/. -]+", told["name"])  # MLflow refuses other characters
+        assert told["title"] and told["low"] < told["high"] and isinstance(told["higher_is_better"], bool)
+        assert told["chance"] is None or told["low"] <= told["chance"] <= told["high"]
+
+    def test_its_settings_survive_json(self, metric: Metric) -> None:
+        config = EvaluationConfig(metrics=(metric,))
+        assert EvaluationConfig.model_validate(json.loads(config.model_dump_json())) == config
+
+    def test_scores_are_by_item_and_sample_within_bounds(
+        self, metric: Metric, stimuli: np.ndarray, images: np.ndarray
+    ) -> None:
+        found = self.score(metric, stimuli, images)
+        assert found.shape == (N_ITEMS, N_SAMPLES) and found.dtype == np.float64
+        low, high = metric.bounds
+        defined = found[~np.isnan(found)]
+        assert len(defined) and low <= defined.min() and defined.max() <= high
+        assert np.array_equal(found, self.score(metric, stimuli, images), equal_nan=True)
+
+    def test_nothing_scores_better_than_the_stimulus_itself(
+        self, metric: Metric, stimuli: np.ndarray, images: np.ndarray
+    ) -> None:
+        perfect = self.score(metric, stimuli, np.repeat(stimuli[:, None], N_SAMPLES, axis=1))
+        sign = 1 if metric.higher_is_better else -1
+        best, found = sign * perfect, sign * self.score(metric, stimuli, images)
+        assert (best >= found.max() - 1e-9).all()
+        assert np.nanmean(found[:, 0]) > np.nanmean(found[:, -1])  # nearer to the stimulus is better
+        if (chance := metric.chance()) is not None:
+            assert np.nanmean(best) > sign * chance
+
+    def test_samples_of_an_item_are_scored_each_by_itself(
+        self, metric: Metric, stimuli: np.ndarray, images: np.ndarray
+    ) -> None:
+        found = self.score(metric, stimuli, images)
+        alone = self.score(metric, stimuli, images[:, 1:2])
+        np.testing.assert_allclose(alone[:, 0], found[:, 1], rtol=1e-6)
