@@ -258,7 +258,9 @@ def _with_record(trial: RecordedTrial, output: Path, record: str | None) -> tupl
 
 
 def _concatenate(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*columns, "row", "subject", "seed"])
+    return (
+        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*columns, "row", "subject", "seed"])
+    )
 
 
 def _with_unseen(items: pd.DataFrame, metrics: list[MetricFacts]) -> tuple[pd.DataFrame, list[MetricFacts]]:

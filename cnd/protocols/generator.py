@@ -11,12 +11,12 @@ from cnd.protocols.data import ImageArray
 from cnd.settings import Config, Part, Positive
 
 if TYPE_CHECKING:  # the plan needs no torch
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     import torch
     from jaxtyping import Float, Int
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class Condition(NamedTuple):
@@ -111,6 +111,7 @@ class Generator(Protocol):
         """DDIM from ``noise`` to clean latents."""
         ...
 
+    def parameters(self) -> Iterator[nn.Parameter]: ...
     def to(self, device: Any) -> Self: ...
     def copy(self) -> Self:
         """A copy whose denoising network may be trained; the autoencoder is shared."""

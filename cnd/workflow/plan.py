@@ -114,7 +114,7 @@ def analysis_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     settings = {"analysis": e.analysis, "sampling": e.sampling, "seed": e.seed}
     needs: dict[str, Step | None] = {}
     for fold in folds:
-        needs |= {f"sample{fold.index}": fold.sample, f"classes{fold.index}": fold.classes}
+        needs |= {f"sample{fold.index}": fold.sample, f"classes{fold.index}": fold.given.classes}
     return Step("analysis", partial(analyse_run, decoder=e.decoder, folds=folds), settings, needs)
 
 

@@ -48,7 +48,7 @@ def trainable_parameters(
     """Freeze what the config freezes; return AdamW's parameter groups."""
     module.requires_grad_(True)
     module.encoder.requires_grad_(config.train_encoder)
-    generator.requires_grad_(False)
+    generator.unet.requires_grad_(False)
     encoder = [p for p in module.encoder.parameters() if p.requires_grad]
     rest = [p for name, p in module.named_parameters() if not name.startswith("encoder.")]
     if config.train_unet_cross_attention:  # DC-LDM: attn2 and the norm before it
@@ -228,14 +228,14 @@ def validation_score(
 
 def weights(module: ConditionModule, generator: Generator) -> dict[str, Tensor]:
     """All that the training changes: the module, and what it trains of the generator."""
-    trained = {name: p.detach() for name, p in generator.named_parameters() if p.requires_grad}
+    trained = {name: p.detach() for name, p in generator.unet.named_parameters() if p.requires_grad}
     return prefixed("module", module.state_dict()) | prefixed("generator", trained)
 
 
 def load_weights(tensors: dict[str, Tensor], module: ConditionModule, generator: Generator) -> None:
     """Put back what :func:`weights` gave."""
     module.load_state_dict(under("module", tensors))
-    generator.load_state_dict(under("generator", tensors), strict=False)
+    generator.unet.load_state_dict(under("generator", tensors), strict=False)
 
 
 def save_state(
