@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnd.protocols import Condition, Report, SamplingConfig, no_report
+from cnd.protocols import Condition, OnProgress, SamplingConfig, no_progress
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -20,7 +20,7 @@ def draw(
     generator: Generator,
     condition: Condition,
     noise: Float[Tensor, "items samples c h w"],
-    report: Report = no_report,
+    report: OnProgress = no_progress,
 ) -> np.ndarray:
     """Images uint8 [n_items, n_samples, channels, height, width] of each item's condition, one a noise."""
     import torch

@@ -19,8 +19,8 @@ from cnd.protocols.decoder import (
     Lab,
     Noise,
     Reconstruction,
-    Report,
-    no_report,
+    OnProgress,
+    no_progress,
 )
 from cnd.protocols.generator import Condition, Generator, GeneratorChoice, SamplingConfig
 from cnd.protocols.metric import Judge, JudgeChoice, Judgement, Metric, Truth
@@ -48,9 +48,9 @@ __all__ = [
     "Patterns",
     "Pool",
     "Reconstruction",
-    "Report",
+    "OnProgress",
     "SamplingConfig",
     "TrainingSet",
     "Truth",
-    "no_report",
+    "no_progress",
 ]

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from cnd.steps import Step
 
-Report = Callable[[float, int, dict[str, float]], None]
+OnProgress = Callable[[float, int, dict[str, float]], None]
 """Progress of one piece of work: fraction done (0..1), samples seen, metrics."""
 
 
-def no_report(fraction: float, samples_seen: int, metrics: dict[str, Any]) -> None:
+def no_progress(fraction: float, samples_seen: int, metrics: dict[str, Any]) -> None:
     """The report that goes nowhere."""
 
 

@@ -24,7 +24,7 @@ from cnd.cortex.compute.significance import permutations
 from cnd.cortex.compute.states import Cell
 from cnd.cortex.compute.tallies import Tallies
 from cnd.cortex.settings import AnalysisConfig
-from cnd.data import simulated
+from cnd.data.simulation import simulate as simulated
 from cnd.data.simulation.cortex import Cortex, build_cortex
 from cnd.linear.ridge import VoxelRidge
 from cnd.protocols import FmriDataset

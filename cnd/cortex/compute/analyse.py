@@ -21,7 +21,7 @@ from cnd.cortex.compute.states import Cell, Drive, places, record, state_name, s
 from cnd.cortex.compute.tallies import Tallies
 from cnd.cortex.settings import AnalysisConfig
 from cnd.errors import UserError
-from cnd.protocols import Condition, FmriDataset, Generator, Report, SamplingConfig, no_report
+from cnd.protocols import Condition, FmriDataset, Generator, OnProgress, SamplingConfig, no_progress
 from cnd.statistics import FEWEST_CATEGORIES
 
 RECORDING = 0.7  # expected share of the time
@@ -50,7 +50,7 @@ def analyse(
     seed: int,
     folds: Sequence[Callable[[], FoldInputs]],
     folder: Path,
-    report: Report = no_report,
+    report: OnProgress = no_progress,
 ) -> None:
     """Decode hidden states from voxels and write the tables of :mod:`cnd.cortex.tables` into ``folder``.
 

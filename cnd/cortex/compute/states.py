@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from cnd.cortex.settings import AnalysisConfig
 from cnd.errors import UserError, nearest
-from cnd.protocols import Condition, Generator, Report, SamplingConfig, no_report
+from cnd.protocols import Condition, Generator, OnProgress, SamplingConfig, no_progress
 
 Side = Literal["encoder", "decoder"]
 SUBMODULES: dict[Side, int] = {"encoder": 18, "decoder": 24}
@@ -227,7 +227,7 @@ def record(
     drive: Drive,
     noise_seeds: Sequence[int],
     folder: Path,
-    report: Report = no_report,
+    report: OnProgress = no_progress,
 ) -> StateStore:
     """Denoise every item and store the states of the conditional branch.
 
