@@ -14,7 +14,6 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from cnd import generators
 from cnd.data.simulated import SimulatedData
 from cnd.generators.embedded import EmbeddedGenerator
 from cnd.protocols import SamplingConfig
@@ -44,7 +43,7 @@ def cortex() -> Cortex:
 def outcome(cortex: Cortex, tmp_path_factory: pytest.TempPathFactory):
     """Data with areas joined to groups, what the analysis was given to decode, and its folder."""
     dataset = replace(simulated.simulate(DATA), roi=[GROUPS.get(area, "other") for area in cortex.area])
-    generator = generators.load(EmbeddedGenerator(name="simulated"))
+    generator = EmbeddedGenerator(name="simulated").load()
     splits = (dataset.train, dataset.test)
     classes = tuple(split.category for split in splits)
     conditions = tuple(generator.class_condition(torch.from_numpy(part)) for part in classes)
