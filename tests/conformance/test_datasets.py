@@ -23,19 +23,18 @@ from data_writers import (
 from scipy.io import loadmat, savemat
 
 from cnd import data
-from cnd.workflow.cache import StageCache
+from cnd.data import digits69
 from cnd.data.bold5000 import Bold5000Data
 from cnd.data.digits69 import Digits69Data
 from cnd.data.folder import FolderData
 from cnd.data.god import GodData
 from cnd.data.hcp import HcpPool
 from cnd.data.simulated import SimulatedData
-from cnd.data.subject_pool import SubjectPool
-from cnd.protocols import DataConfig
-from cnd.data import digits69
 from cnd.data.storage import load_dataset, save_dataset
+from cnd.data.subject_pool import SubjectPool
 from cnd.errors import UserError
-from cnd.protocols import FmriDataset
+from cnd.protocols import DataConfig, FmriDataset
+from cnd.workflow.cache import StageCache
 
 SMALL = dict(n_voxels=128, images_per_category=1, test_images_per_category=1, test_repetitions=2, n_unlabelled=32)
 ROOT = Path(__file__).resolve().parents[2]
