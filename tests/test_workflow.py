@@ -27,14 +27,14 @@ from cnd.workflow.progress import Progress
 SMOKE = load_experiment(Path(__file__).resolve().parents[1] / "experiments" / "smoke.yaml")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> StageCache:
-    return StageCache(tmp_path_factory.mktemp("cache"))
+@pytest.fixture
+def cache(smoke_cache: StageCache) -> StageCache:
+    return smoke_cache
 
 
-@pytest.fixture(scope="module")
-def record(cache: StageCache) -> Path:
-    return workflow.run(SMOKE, cache)
+@pytest.fixture
+def record(smoke_record: Path) -> Path:
+    return smoke_record
 
 
 def edited(**edits: Any) -> Experiment:
