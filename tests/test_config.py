@@ -55,13 +55,15 @@ def test_override_explains(base: Experiment, edits: dict, expected: str):
 def test_override_of_kind_drops_the_old_settings(base: Experiment):
     changed = override(base, {"data.kind": "digits69", "data.path": "a.mat"}, "--set")
     assert changed.data.kind == "digits69"
+    ridge = override(base, {"decoder.kind": "ridge"}, "--set")
+    assert override(ridge, {"decoder.kind": "cnd", "phase1.mask_ratio": 0.5}, "--set").decoder.phase1.mask_ratio == 0.5
 
 
 def test_override_leaves_the_base_alone(base: Experiment):
     assert override(base, {"phase1.mask_ratio": 0.5}, "--set").decoder.phase1.mask_ratio == 0.5
     assert base.decoder.phase1.mask_ratio == 0.75
     given = {"decoder": {"kind": "cnd"}, "phase1.mask_ratio": 0.5}
-    override(base, given, "--set")
+    assert override(base, given, "--set").decoder.phase1.mask_ratio == 0.5
     assert given["decoder"] == {"kind": "cnd"}
 
 
