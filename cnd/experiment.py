@@ -19,14 +19,15 @@ from cnd.data.splits import SplitConfig
 from cnd.decoders.cnd.decoder import CndDecoder
 from cnd.errors import UserError, nearest
 from cnd.generators.embedded import EmbeddedGenerator
-from cnd.generators.sampling import SamplingConfig
 from cnd.metrics.evaluation import EvaluationConfig
-from cnd.protocols import DataSource, Decoder, GeneratorChoice
+from cnd.protocols import DataSource, Decoder, GeneratorChoice, SamplingConfig
 from cnd.reading import explain, models_in, read_yaml, tag
 from cnd.settings import Config, Rate
 
 if TYPE_CHECKING:
-    AnyData, AnyDecoder, AnyGenerator = DataSource, Decoder, GeneratorChoice
+    AnyData = DataSource
+    AnyDecoder = Decoder
+    AnyGenerator = GeneratorChoice
 else:
     AnyData, AnyDecoder = registry.union("cnd.data"), registry.union("cnd.decoders")
     AnyGenerator = registry.union("cnd.generators")

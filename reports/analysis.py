@@ -11,7 +11,7 @@ from cnd.cortex.drawing.captions import ORIGIN
 from cnd.cortex.drawing.differences import difference_drawing, differences
 from cnd.cortex.drawing.maps import Analysis
 from cnd.errors import UserError
-from reports.collect import Records, Trial
+from reports.collect import RecordedTrial, Records
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,16 @@ def section(records: Records) -> Section | None:
     return Section(content, page)
 
 
-def _analysis(trial: Trial) -> Analysis:
+def _analysis(trial: RecordedTrial) -> Analysis:
     assert trial.analysis is not None
     return maps.read_analysis(trial.analysis)
 
 
-def _title(records: Records, trial: Trial) -> str:
+def _title(records: Records, trial: RecordedTrial) -> str:
     row = next(row for row in records.rows if row.id == trial.row)
-    return row.title if len(records.seeds) == 1 else f"{row.title}, seed {trial.seed}"
+    subject = [f"subject {trial.subject}"] if len(records.subjects) > 1 else []
+    seed = [f"seed {trial.seed}"] if len(records.seeds) > 1 else []
+    return ", ".join([row.title, *subject, *seed])
 
 
 def _shown(drawing: draw.Drawing) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def _drive(analysis: Analysis, drive: str, drawings: list[dict[str, Any]]) -> di
 
 
 def _differences(
-    records: Records, analysed: list[Trial], reference: tuple[str, int, Analysis], cortex: draw.Cortex | None
+    records: Records, analysed: list[RecordedTrial], reference: tuple[str, int, Analysis], cortex: draw.Cortex | None
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Maps of every other analysed row with the reference's seed."""
     title, seed, analysis = reference
@@ -111,7 +113,7 @@ def _differences(
 
 
 def _others(
-    records: Records, trials: list[Trial], first: tuple[Analysis, draw.Cortex | None]
+    records: Records, trials: list[RecordedTrial], first: tuple[Analysis, draw.Cortex | None]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Title and Figures 5 and 6 of the other analysed runs, as in the paper; and what could not be read.
 

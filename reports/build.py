@@ -19,13 +19,10 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-import cnd.cortex.drawing
-import cnd.cortex.tables
-import cnd.statistics
-from cnd.keys import code_version, content_hash, file_hash
 from cnd.errors import UserError
+from cnd.keys import code_hash, content_hash, file_hash
 from reports import analysis, figures, provenance, text
-from reports.collect import Records, choose_items, metric_title, read_attention, read_images, read_sweep
+from reports.collect import Records, choose_items, read_attention, read_images, read_sweep
 from reports.tables import (
     Design,
     chance,
@@ -36,6 +33,7 @@ from reports.tables import (
     row_state,
     score_table,
     seed_differences,
+    subject_table,
 )
 
 __all__ = ["build_report", "result_table"]
@@ -103,9 +101,7 @@ def _inputs(sweep_dir: Path) -> str:
     files = [sweep_dir / "sweep.json", *sorted(sweep_dir.glob("trials/*.json"))]
     contents = [file_hash(file) for file in files if file.is_file()]
     templates = [file_hash(file) for file in sorted(TEMPLATES.iterdir())]
-    return content_hash(
-        [code_version(TEMPLATES.parent, cnd.cortex.drawing, cnd.cortex.tables, cnd.statistics), templates, contents]
-    )
+    return content_hash([code_hash("reports.build"), templates, contents])
 
 
 def _is_current(path: Path, page: Path, inputs: str) -> bool:
@@ -136,8 +132,8 @@ def _content(records: Records) -> dict[str, Any]:
         "plan": plan,
         "columns": records.columns,
         "metric": records.metric,
-        "metrics": [{"key": m, "title": metric_title(m), "chance": chance(records, m)} for m in records.metrics],
-        "paper_title": metric_title(str(records.sweep.get("paper_metric", ""))),
+        "metrics": [{"key": m.name, "title": m.title, "chance": chance(records, m.name)} for m in records.metrics],
+        "paper_title": (records.sweep.get("paper_metric") or {}).get("title", ""),
         "simulated": any(trial.summary.get("simulated") for trial in records.complete),
         "rows": [_line(records, row.id, scores, differences) for row in records.rows],
         "forest": _forest(records, differences, plan),
@@ -145,7 +141,9 @@ def _content(records: Records) -> dict[str, Any]:
         "grid": _grid(records),
         "attention": _attention(records),
         "curves": _curves(records),
-        "deviations": provenance.gathered(records, "deviations"),
+        "departures": provenance.departures(records),
+        "open_choices": provenance.open_choices(records),
+        "by_subject": _by_subject(records),
         "remarks": provenance.gathered(records, "remarks"),
         "data": provenance.data(records),
         "provenance": provenance.provenance(records),
@@ -175,6 +173,16 @@ def _line(records: Records, row_id: str, scores: pd.DataFrame, differences: pd.D
         "state": row_state(records, row_id),
         "errors": [trial.error for trial in trials if trial.error],
     }
+
+
+def _by_subject(records: Records) -> dict[str, Any] | None:
+    """The table's score of each row on each subject; None for a single subject."""
+    table = subject_table(records)
+    if table.empty:
+        return None
+    cells = {(line["row"], line["subject"]): line for line in table.to_dict("records")}
+    lines = [{"title": r.title, "cells": [cells.get((r.id, s)) for s in records.subjects]} for r in records.rows]
+    return {"subjects": records.subjects, "lines": lines}
 
 
 # ---------------------------------------------------------------- figures
@@ -218,7 +226,7 @@ def _factors(records: Records, scores: pd.DataFrame) -> Picture | None:
 
 
 def _grid(records: Records) -> dict[str, Any] | None:
-    """The same drawn stimuli for every finished row; the first sample of the first finished seed."""
+    """The same drawn stimuli for every finished row; the first sample of the first finished subject and seed."""
     chosen = choose_items(records.items, N_STIMULI)
     names = records.items.drop_duplicates("item").set_index("item")["category_name"]
     cells: list[dict[str, Any]] = []
@@ -254,7 +262,8 @@ def _curves(records: Records) -> Picture | None:
     if history.empty:
         return None
     return _picture(
-        figures.learning_curves(history, records.reference), "Learning curves of both phases by samples seen"
+        figures.learning_curves(history, records.reference, [row.id for row in records.of_role("null")]),
+        "Learning curves of both phases by samples seen",
     )
 
 

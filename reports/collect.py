@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,32 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from cnd.errors import UserError
+from cnd.store.folder import readable
 
-METRIC = re.compile(r"nway(\d+)_top(\d+)(?:/(.+))?")
 UNSEEN = "unseen stimuli"  # the metric without what generator and judge were probably trained on
-ITEM_COLUMNS = ["item", "stimulus", "category", "category_name", "sample"]
+ITEM_COLUMNS = ["item", "stimulus", "category", "category_name"]
+SCORE_COLUMNS = ["item", "sample", "metric", "value"]
 HISTORY_COLUMNS = ["phase", "fold", "samples_seen", "name", "value"]
 ATTENTION_COLUMNS = ["item", "concept_name", "weight", "even"]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table as the sweep defines it. ``paper`` is the paper's score in %, where it has one."""
+class TableRow:
+    """One line of the table as the sweep defines it.
+
+    Attributes:
+        paper: the paper's score in %, where it has one.
+        role: what a control is for: ``floor``, ``ceiling``, ``rival`` or ``null``.
+        factors: the dotted settings that it declares to differ in.
+    """
 
     id: str
     label: str | None
     settings: dict[str, Any]
     paper: float | None
     control: bool
+    role: str | None = None
+    factors: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -41,13 +50,30 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One row x seed. ``folder`` is its record, None unless the trial is complete and the record readable.
+class MetricFacts:
+    """What a metric is: see :meth:`cnd.protocols.Metric.describe`."""
+
+    name: str
+    title: str
+    low: float = 0.0
+    high: float = 1.0
+    chance: float | None = None
+    higher_is_better: bool = True
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low, self.high
+
+
+@dataclass(frozen=True)
+class RecordedTrial:
+    """One row x subject x seed. ``folder`` is its record, None unless the trial is complete and the record readable.
 
     ``analysis`` is the folder of its linear decoding analysis, None where none ran.
     """
 
     row: str
+    subject: str | None
     seed: int
     state: str
     error: str | None = None
@@ -65,19 +91,31 @@ class Records:
     """All that a report is computed from.
 
     Attributes:
-        items: one line per row x seed x item x sample, with a column for each metric.
-        history: learning curves with columns row, seed and those of the record.
-        metrics: columns of ``items`` that are n-way accuracies, smallest n first.
-        metric: the table's score: the paper's metric if it was measured, else the experiment's first.
+        items: one line per row x subject x seed x item x sample, with a column for each metric.
+        history: learning curves with columns row, subject, seed and those of the record.
+        metrics: what was measured, the table's score of the records first.
+        metric: the table's score: the paper's metric if it was measured, else the first of the records.
     """
 
     sweep: dict[str, Any]
-    rows: list[Row]
-    trials: list[Trial]
+    rows: list[TableRow]
+    trials: list[RecordedTrial]
     items: pd.DataFrame
     history: pd.DataFrame
-    metrics: list[str]
+    metrics: list[MetricFacts]
     metric: str
+
+    def facts(self, metric: str) -> MetricFacts:
+        """What a metric is; its name stands for the title of one that was not measured."""
+        return next((m for m in self.metrics if m.name == metric), MetricFacts(metric, metric.replace("_", " ")))
+
+    def of_role(self, role: str) -> list[TableRow]:
+        """The controls that are there for one purpose."""
+        return [row for row in self.rows if row.role == role]
+
+    @property
+    def subjects(self) -> list[str | None]:
+        return list(self.sweep.get("subjects") or [None])
 
     @property
     def reference(self) -> str:
@@ -92,32 +130,29 @@ class Records:
         return list(self.sweep.get("columns", []))
 
     @property
-    def complete(self) -> list[Trial]:
+    def complete(self) -> list[RecordedTrial]:
         return [trial for trial in self.trials if trial.folder is not None]
 
     @cached_property
     def per_item(self) -> pd.DataFrame:
-        """Indexed by row, seed, item: category, mean over samples of each metric, best sample as ``<metric>_best``."""
-        groups = self.items.groupby(["row", "seed", "item"])
-        columns = {"category": groups["category"].first()}
-        columns |= {metric: groups[metric].mean() for metric in self.metrics}
-        return pd.DataFrame(columns | {f"{metric}_best": groups[metric].max() for metric in self.metrics})
+        """Indexed by row, subject, seed, item: category, each metric's mean over samples, the best as ``<m>_best``.
 
-    def of(self, row: str) -> list[Trial]:
-        """Trials of one row, by seed."""
+        The subject is "" where none is named.
+        """
+        named = self.items.assign(subject=self.items["subject"].fillna(""))
+        groups = named.groupby(["row", "subject", "seed", "item"])
+        columns = {"category": groups["category"].first()}
+        columns |= {m.name: groups[m.name].mean() for m in self.metrics}
+        best = {m.name: groups[m.name].max() if m.higher_is_better else groups[m.name].min() for m in self.metrics}
+        return pd.DataFrame(columns | {f"{name}_best": values for name, values in best.items()})
+
+    def of(self, row: str) -> list[RecordedTrial]:
+        """Trials of one row, by subject and seed."""
         return [trial for trial in self.trials if trial.row == row]
 
-    def first(self, row: str) -> Trial | None:
+    def first(self, row: str) -> RecordedTrial | None:
         """A row's trial with the lowest seed among those that left a record."""
         return next((trial for trial in self.of(row) if trial.folder is not None), None)
-
-
-def metric_title(metric: str) -> str:
-    """``nway50_top1`` to ``50-way top-1``; ``nway50_top1/resnet50`` to ``50-way top-1, resnet50``."""
-    match = METRIC.fullmatch(metric)
-    if not match:
-        return metric
-    return f"{match[1]}-way top-{match[2]}" + (f", {match[3]}" if match[3] else "")
 
 
 def read_sweep(output: Path, sweep_dir: Path) -> Records:
@@ -132,21 +167,23 @@ def read_sweep(output: Path, sweep_dir: Path) -> Records:
     """
     sweep = _read_definition(sweep_dir / "sweep.json")
     rows = [_row(entry) for entry in sweep["rows"]]
+    subjects, seeds = sweep.get("subjects") or [None], [int(seed) for seed in sweep.get("seeds", [0])]
     found = _trial_files(sweep_dir / "trials")
     trials, items, history = [], [], []
-    for row in rows:
-        for seed in sweep.get("seeds", [0]):
-            trial = _trial(output, row.id, int(seed), found.get((row.id, int(seed)), {}))
-            if trial.state == "complete":
-                trial, frames = _with_record(trial, output, found[row.id, int(seed)].get("record"))
-                items += [frame.assign(row=row.id, seed=int(seed)) for frame in frames[:1]]
-                history += [frame.assign(row=row.id, seed=int(seed)) for frame in frames[1:] if len(frame)]
-            trials.append(trial)
-    all_items = _concatenate(items, ITEM_COLUMNS)
-    all_items = _with_unseen(all_items)
-    metrics = sorted((str(c) for c in all_items if METRIC.fullmatch(str(c))), key=_metric_order)
-    metric = _table_metric(sweep, metrics, trials)
-    return Records(sweep, rows, trials, all_items, _concatenate(history, HISTORY_COLUMNS), metrics, metric)
+    metrics: dict[str, MetricFacts] = {}
+    for row, subject, seed in product(rows, subjects, seeds):
+        content = found.get((row.id, subject, seed), {})
+        trial = _trial(output, row.id, subject, seed, content)
+        if trial.state == "complete":
+            trial, frames = _with_record(trial, output, content.get("record"))
+            place = {"row": row.id, "subject": subject, "seed": seed}
+            items += [frame.assign(**place) for frame in frames[:1]]
+            history += [frame.assign(**place) for frame in frames[1:] if len(frame)]
+            metrics |= {entry["name"]: MetricFacts(**entry) for entry in trial.summary.get("metrics", [])}
+        trials.append(trial)
+    all_items, facts = _with_unseen(_concatenate(items, [*ITEM_COLUMNS, "sample"]), list(metrics.values()))
+    metric = _table_metric(sweep, facts)
+    return Records(sweep, rows, trials, all_items, _concatenate(history, HISTORY_COLUMNS), facts, metric)
 
 
 def _read_definition(path: Path) -> dict[str, Any]:
@@ -158,34 +195,37 @@ def _read_definition(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(sweep, dict) or not sweep.get("rows"):
         raise UserError(f"{path}: the sweep names no rows")
-    return sweep
+    return readable(sweep, path)
 
 
-def _row(entry: dict[str, Any]) -> Row:
-    return Row(
+def _row(entry: dict[str, Any]) -> TableRow:
+    return TableRow(
         str(entry["id"]),
         entry.get("label"),
         entry.get("settings") or {},
         entry.get("paper"),
         bool(entry.get("control", False)),
+        entry.get("role"),
+        tuple(entry.get("set") or ()),
     )
 
 
-def _trial_files(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    found: dict[tuple[str, int], dict[str, Any]] = {}
+def _trial_files(folder: Path) -> dict[tuple[str, str | None, int], dict[str, Any]]:
+    found: dict[tuple[str, str | None, int], dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            found[str(content["row"]), int(content["seed"])] = content
+            found[str(content["row"]), content.get("subject"), int(content["seed"])] = content
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a file cut off by a crash: the trial counts as not started
     return found
 
 
-def _trial(output: Path, row: str, seed: int, content: dict[str, Any]) -> Trial:
+def _trial(output: Path, row: str, subject: str | None, seed: int, content: dict[str, Any]) -> RecordedTrial:
     analysis = content.get("analysis")
-    return Trial(
+    return RecordedTrial(
         row,
+        subject,
         seed,
         str(content.get("state", "pending")),
         error=content.get("error"),
@@ -196,46 +236,48 @@ def _trial(output: Path, row: str, seed: int, content: dict[str, Any]) -> Trial:
     )
 
 
-def _with_record(trial: Trial, output: Path, record: str | None) -> tuple[Trial, list[pd.DataFrame]]:
+def _with_record(trial: RecordedTrial, output: Path, record: str | None) -> tuple[RecordedTrial, list[pd.DataFrame]]:
     """The trial with its record's summary, and [items, history]; or the trial marked unreadable, and nothing."""
     folder = output / (record or "no-record")
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
         items, history = pd.read_parquet(folder / "items.parquet"), pd.read_parquet(folder / "history.parquet")
-        missing = [c for c in ITEM_COLUMNS if c not in items] + [c for c in HISTORY_COLUMNS if c not in history]
-        if missing:
+        scores = pd.read_parquet(folder / "scores.parquet")
+        expected = ((items, ITEM_COLUMNS), (history, HISTORY_COLUMNS), (scores, SCORE_COLUMNS))
+        if missing := [c for table, columns in expected for c in columns if c not in table]:
             raise ValueError(f"no column {', '.join(missing)}")
+        wide = scores.pivot(index=["item", "sample"], columns="metric", values="value").reset_index()
+        items = items.merge(wide, on="item", validate="one_to_many")
     except (OSError, ValueError) as error:
-        return Trial(**{**vars(trial), "state": "unreadable", "error": f"record {record}: {error}"}), []
-    return Trial(**{**vars(trial), "folder": folder, "summary": summary, "experiment": experiment}), [items, history]
+        return RecordedTrial(**{**vars(trial), "state": "unreadable", "error": f"record {record}: {error}"}), []
+    return RecordedTrial(**{**vars(trial), "folder": folder, "summary": summary, "experiment": experiment}), [
+        items,
+        history,
+    ]
 
 
 def _concatenate(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*columns, "row", "seed"])
+    return (
+        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*columns, "row", "subject", "seed"])
+    )
 
 
-def _with_unseen(items: pd.DataFrame) -> pd.DataFrame:
+def _with_unseen(items: pd.DataFrame, metrics: list[MetricFacts]) -> tuple[pd.DataFrame, list[MetricFacts]]:
     """Beside each score of the first judge one that is empty for stimuli seen in training, where some are known."""
     if "seen" not in items or not items["seen"].eq(True).any() or items["seen"].eq(True).all():
-        return items
-    own = [c for c in items if (match := METRIC.fullmatch(str(c))) and not match[3]]
-    return items.assign(**{f"{c}/{UNSEEN}": items[c].where(items["seen"].ne(True)) for c in own})
+        return items, metrics
+    own = [m for m in metrics if "/" not in m.name]
+    added = [replace(m, name=f"{m.name}/{UNSEEN}", title=f"{m.title}, {UNSEEN}") for m in own]
+    columns = {f"{m.name}/{UNSEEN}": items[m.name].where(items["seen"].ne(True)) for m in own}
+    return items.assign(**columns), [*metrics, *added]
 
 
-def _metric_order(metric: str) -> tuple[str, int, int]:
-    """The first judge's scores by n, then those of each further judge."""
-    match = METRIC.fullmatch(metric)
-    assert match  # only metrics are sorted
-    return match[3] or "", int(match[1]), int(match[2])
-
-
-def _table_metric(sweep: dict[str, Any], metrics: list[str], trials: list[Trial]) -> str:
-    """The paper's metric if measured, else the first the experiment asked for, else whatever there is."""
-    evaluations = [t.experiment.get("evaluation", {}) for t in trials if t.experiment]
-    asked = [f"nway{n}_top{e.get('top_k', 1)}" for e in evaluations[:1] for n in e.get("n_way", [])]
-    wanted = [str(sweep.get("paper_metric", "")), *asked, *metrics]
-    return next((m for m in wanted if m in metrics), wanted[0])
+def _table_metric(sweep: dict[str, Any], metrics: list[MetricFacts]) -> str:
+    """The paper's metric if measured, else the first of the records."""
+    names = [m.name for m in metrics]
+    paper = (sweep.get("paper_metric") or {}).get("name", "")
+    return paper if paper in names else next(iter(names), paper)
 
 
 # ---------------------------------------------------------------- images and attention

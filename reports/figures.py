@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from textwrap import shorten
 from typing import Any
 
@@ -160,14 +161,15 @@ def _rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture[..., :3]
 
 
-def learning_curves(history: pd.DataFrame, reference: str) -> Figure:
+def learning_curves(history: pd.DataFrame, reference: str, nulls: Collection[str]) -> Figure:
     """Each recorded quantity against samples seen, a panel a phase and quantity; the reference row stands out.
 
     Args:
         history: columns row, phase, samples_seen, name, value; folds and seeds are averaged.
-        reference: id of the row drawn in colour; "shuffled" is drawn in orange.
+        reference: id of the row drawn in colour.
+        nulls: ids of the rows drawn in orange: trained on pairs that do not belong together.
     """
-    kinds = {reference: f"row {reference} (reference)", "shuffled": "shuffled pairs"}
+    kinds = dict.fromkeys(nulls, "shuffled pairs") | {reference: f"row {reference} (reference)"}
     colors = {"other rows": GREY, "shuffled pairs": ORANGE, kinds[reference]: BLUE}
     keys = ["phase", "name", "row", "samples_seen"]
     curves = history.groupby(keys, sort=False)["value"].mean().reset_index()

@@ -4,19 +4,51 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from typing import Any
 
-from reports.collect import Records, Trial
+from cnd import paper
+from cnd.errors import UserError
+from cnd.experiment import Experiment, parse_experiment
+from reports.collect import RecordedTrial, Records
 
-__all__ = ["data", "gathered", "provenance"]
+__all__ = ["data", "departures", "gathered", "provenance", "warnings"]
 
 
 def gathered(records: Records, key: str) -> list[dict[str, str]]:
     """Distinct notes of the records, each with the rows that carry it."""
+    return _by_rows(records, lambda trial: [str(note) for note in trial.summary.get(key, [])])
+
+
+def warnings(records: Records) -> list[dict[str, str]]:
+    """What must be known before the scores of some rows are believed."""
+    return _by_rows(records, lambda trial: _told(trial, lambda experiment: experiment.warnings()))
+
+
+def departures(records: Records) -> list[dict[str, str]]:
+    """Where rows differ from what the paper states, other than in the factors that they declare."""
+    factors = {row.id: row.factors for row in records.rows}
+    return _by_rows(records, lambda trial: _told(trial, lambda e: paper.departures(e, factors.get(trial.row, ()))))
+
+
+def open_choices(records: Records) -> list[str]:
+    """What the paper does not say, as the reference row has it."""
+    trial = _described(records)
+    return _told(trial, paper.open_choices) if trial else []
+
+
+def _told(trial: RecordedTrial, tell: Callable[[Experiment], list[str]]) -> list[str]:
+    try:
+        return tell(parse_experiment(trial.experiment, "experiment.json"))
+    except UserError as error:  # a part that is no longer installed, say
+        return [f"Settings that cannot be read: {error}"]
+
+
+def _by_rows(records: Records, notes: Callable[[RecordedTrial], list[str]]) -> list[dict[str, str]]:
     rows_of: dict[str, list[str]] = {}
     for trial in records.complete:
-        for note in trial.summary.get(key, []):
-            rows = rows_of.setdefault(str(note), [])
+        for note in notes(trial):
+            rows = rows_of.setdefault(note, [])
             if trial.row not in rows:
                 rows.append(trial.row)
     every = len({trial.row for trial in records.complete})
@@ -45,9 +77,6 @@ def provenance(records: Records) -> dict[str, Any]:
         "command": _command(records),
         "seeds": ", ".join(map(str, records.seeds)),
         "versions": reference.summary.get("versions", {}) if reference else {},
-        "code_versions": sorted(
-            {str(t.summary["code_version"]) for t in records.complete if "code_version" in t.summary}
-        ),
         "config": json.dumps(reference.experiment, indent=2) if reference else "",
         "config_row": reference.row if reference else "",
         "trials": [_trial_line(trial, base) for trial in records.trials],
@@ -55,7 +84,7 @@ def provenance(records: Records) -> dict[str, Any]:
     }
 
 
-def _described(records: Records) -> Trial | None:
+def _described(records: Records) -> RecordedTrial | None:
     """The trial whose settings and data are shown: the reference row's, or the first that is finished."""
     return records.first(records.reference) or next(iter(records.complete), None)
 
@@ -65,17 +94,20 @@ def _command(records: Records) -> str:
     sweep = records.sweep
     words = ["python", "sweeps/run.py", str(sweep.get("name")), "--experiment", str(sweep.get("experiment"))]
     words += ["--seeds", str(len(records.seeds))]
+    if sweep.get("subjects"):
+        words += ["--subjects", ",".join(map(str, sweep["subjects"]))]
     for key, value in (sweep.get("set") or {}).items():
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join(words)
 
 
-def _trial_line(trial: Trial, base: dict[str, Any]) -> dict[str, Any]:
+def _trial_line(trial: RecordedTrial, base: dict[str, Any]) -> dict[str, Any]:
     own = _flat(trial.experiment)
     ignored = {"seed", "name", "description"}
     changed = [key for key in sorted(own.keys() | base.keys()) if own.get(key) != base.get(key) and key not in ignored]
     return {
         "row": trial.row,
+        "subject": trial.subject,
         "seed": trial.seed,
         "state": trial.state,
         "key": trial.key,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cnd import statistics
-from reports.collect import Records, Row, metric_title, read_sweep
+from reports.collect import Records, TableRow, read_sweep
 
 STATE_WORDS = {
     "pending": "not started",
@@ -48,17 +49,17 @@ class Design:
     observed_spread: float
 
 
-def item_scores(records: Records, row: str, metric: str, seeds: set[int] | None = None) -> pd.DataFrame:
-    """Per item of one row: ``score`` (mean over samples, then seeds), ``best`` (best sample) and ``category``.
+def item_scores(records: Records, row: str, metric: str, runs: set[tuple[str, int]] | None = None) -> pd.DataFrame:
+    """Per item of one row: ``score`` (mean over samples, subjects and seeds), ``best`` (best sample), ``category``.
 
     Args:
-        seeds: take these only; None takes all.
+        runs: take these (subject, seed) only; None takes all.
     """
     if row not in records.per_item.index or metric not in records.per_item:
-        return pd.DataFrame({"score": [], "best": [], "category": []}, dtype=float)
+        return pd.DataFrame(columns=["score", "best", "category"], dtype=float)
     found = records.per_item.loc[[row], [metric, f"{metric}_best", "category"]]
-    if seeds is not None:
-        found = found[found.index.get_level_values("seed").isin(seeds)]
+    if runs is not None:
+        found = found[[(subject, seed) in runs for _, subject, seed, _ in found.index]]
     means = found.groupby("item").mean()
     return means.set_axis(["score", "best", "category"], axis=1).dropna()
 
@@ -68,13 +69,13 @@ def score_table(records: Records) -> pd.DataFrame:
     lines = []
     for row in records.rows:
         for metric in records.metrics:
-            scores = item_scores(records, row.id, metric)
+            scores = item_scores(records, row.id, metric.name)
             if len(scores):
-                interval = statistics.mean_interval(scores["score"], _units(scores))
-                by_seed = records.per_item.loc[[row.id]].groupby("seed")[metric].mean()
-                line = {"row": row.id, "metric": metric, "score": interval.estimate, "low": interval.low}
+                interval = statistics.mean_interval(scores["score"], _units(scores), bounds=metric.bounds)
+                by_seed = records.per_item.loc[[row.id]].groupby("seed")[metric.name].mean()
+                line = {"row": row.id, "metric": metric.name, "score": interval.estimate, "low": interval.low}
                 line |= {"high": interval.high, "n_units": interval.n_units, "best_of": scores["best"].mean()}
-                lines.append(line | {"seed_sd": by_seed.std(ddof=1), "chance": chance(records, metric)})
+                lines.append(line | {"seed_sd": by_seed.std(ddof=1), "chance": chance(records, metric.name)})
     columns = ["row", "metric", "score", "low", "high", "n_units", "best_of", "seed_sd", "chance"]
     return pd.DataFrame(lines, columns=columns)
 
@@ -87,8 +88,8 @@ def difference_table(records: Records) -> pd.DataFrame:
     """
     lines = []
     for row in records.rows:
-        # a seed that only one of the two has finished would compare trainings, not rows
-        shared = _seeds(records, row.id) & _seeds(records, records.reference)
+        # a subject or seed that only one of the two has finished would compare those, not rows
+        shared = _runs(records, row.id) & _runs(records, records.reference)
         own, reference = (item_scores(records, r, records.metric, shared) for r in (row.id, records.reference))
         both = own.join(reference, how="inner", rsuffix="_reference")
         if row.id == records.reference or both.empty:
@@ -102,9 +103,23 @@ def difference_table(records: Records) -> pd.DataFrame:
     return table.assign(p_holm=pd.Series(statistics.holm(table.loc[family, "p"]), index=table.index[family]))
 
 
-def _seeds(records: Records, row: str) -> set[int]:
-    """Seeds that a row has finished."""
-    return {trial.seed for trial in records.of(row) if trial.folder is not None}
+def _runs(records: Records, row: str) -> set[tuple[str, int]]:
+    """Subjects and seeds that a row has finished."""
+    return {(trial.subject or "", trial.seed) for trial in records.of(row) if trial.folder is not None}
+
+
+def subject_table(records: Records) -> pd.DataFrame:
+    """The table's score by subject: columns row, subject, score, low, high, n_units. Empty for a single subject."""
+    lines = []
+    facts = records.facts(records.metric)
+    for row, subject in product(records.rows, records.subjects if len(records.subjects) > 1 else []):
+        runs = {run for run in _runs(records, row.id) if run[0] == (subject or "")}
+        scores = item_scores(records, row.id, records.metric, runs)
+        if len(scores):
+            interval = statistics.mean_interval(scores["score"], _units(scores), bounds=facts.bounds)
+            line = {"row": row.id, "subject": subject, "score": interval.estimate, "low": interval.low}
+            lines.append(line | {"high": interval.high, "n_units": interval.n_units})
+    return pd.DataFrame(lines, columns=["row", "subject", "score", "low", "high", "n_units"])
 
 
 def seed_differences(records: Records) -> pd.DataFrame:
@@ -112,7 +127,7 @@ def seed_differences(records: Records) -> pd.DataFrame:
     columns = ["row", "seed", "difference"]
     if len(records.seeds) < 2 or records.reference not in records.per_item.index:
         return pd.DataFrame(columns=columns)
-    by_row = records.per_item[records.metric].unstack("row")  # [seed x item, row]
+    by_row = records.per_item[records.metric].unstack("row")  # [subject x seed x item, row]
     differences = by_row.sub(by_row[records.reference], axis=0).groupby("seed").mean().drop(columns=records.reference)
     return differences.melt(ignore_index=False, value_name="difference").reset_index()[columns].dropna()
 
@@ -168,16 +183,14 @@ def row_state(records: Records, row: str) -> str:
     states = sorted({STATE_WORDS.get(trial.state, trial.state) for trial in missing})
     if len(trials) == 1:
         return states[0]
-    return f"{len(trials) - len(missing)} of {len(trials)} seeds; others {', '.join(states)}"
+    what = "seeds" if len(records.subjects) == 1 else "trials"
+    return f"{len(trials) - len(missing)} of {len(trials)} {what}; others {', '.join(states)}"
 
 
 def chance(records: Records, metric: str) -> float:
-    """Chance level of a metric as the records state it; the same for every judge."""
-    base = metric.partition("/")[0]
-    return next(
-        (float(t.summary["chance"][base]) for t in records.complete if base in t.summary.get("chance", {})),
-        float("nan"),
-    )
+    """Chance level of a metric as the records state it; NaN where there is none."""
+    known = records.facts(metric).chance
+    return float("nan") if known is None else known
 
 
 def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
@@ -195,11 +208,11 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
     scores_of = by_row(scores[scores["metric"] == records.metric])
     differences_of = by_row(difference_table(records))
     table = pd.DataFrame([_result_line(records, row, scores_of, differences_of) for row in records.rows])
-    table.attrs["metric"] = metric_title(records.metric)
+    table.attrs["metric"] = records.facts(records.metric).title
     return table
 
 
-def _result_line(records: Records, row: Row, scores: Lines, differences: Lines) -> dict[str, object]:
+def _result_line(records: Records, row: TableRow, scores: Lines, differences: Lines) -> dict[str, object]:
     missing = dict.fromkeys(["score", "difference", "low", "high", "p_holm"], float("nan"))
     score, difference = scores.get(row.id, missing), differences.get(row.id, missing)
     settings = {column["key"]: row.settings.get(column["key"], "-") for column in records.columns}

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from cnd import paper
 from cnd.statistics import clopper_pearson
-from reports.collect import Records, metric_title
-from reports.provenance import gathered
+from reports.collect import Records, TableRow
+from reports.provenance import warnings
 from reports.tables import Design, Lines, by_row
 
 
@@ -20,36 +21,7 @@ class Badge(NamedTuple):
     text: str
 
 
-class Published(NamedTuple):
-    """A line of the context table: published by others, on other data."""
-
-    method: str
-    metric: str
-    scores: tuple[float, ...]  # subjects 1 to 5, %
-    protocol: str
-
-
-_CND = (
-    "CnD paper, Figure 3a: GOD, 50 test images. 'Best checkpoint' is reported and no validation set mentioned, so it "
-    "was probably chosen on the test set."
-)
-_BASELINE = "As printed in the CnD paper, Figure 3a: GOD, 50 test images."
-PUBLISHED = [
-    Published("CnD", "50-way", (10.5, 14.4, 17.0, 11.2, 14.9), _CND),
-    Published("CnD", "100-way", (8.1, 9.3, 10.8, 4.8, 10.0), _CND),
-    Published("fMRI-ICGAN", "50-way", (6.3, 7.1, 15.4, 5.8, 5.2), _BASELINE),
-    Published("fMRI-ICGAN", "100-way", (5.1, 6.2, 9.5, 4.5, 4.2), _BASELINE),
-    Published("SS-AE", "50-way", (2.8, 3.1, 7.8, 4.5, 3.2), _BASELINE),
-    Published("SS-AE", "100-way", (2.3, 2.9, 6.9, 3.3, 2.6), _BASELINE),
-    Published(
-        "MinD-Vis (DC-LDM)",
-        "50-way",
-        (9.1, 13.9, 27.4, 15.2, 14.3),
-        "MinD-Vis paper. GOD test set; best of the samples, and the encoder was tuned on the fMRI of the test set, so "
-        "not comparable with an inductive protocol. Its own encoder without pre-training reached 2.6 ± 1.4 on S3. "
-        "Sampling noise (SD over 5 samplings) 0.9 to 3.0 points.",
-    ),
-]
+PUBLISHED = [line._replace(protocol=f"{line.source}: {line.protocol}") for line in paper.PUBLISHED]
 
 
 def percent(fraction: float, digits: int = 1) -> str:
@@ -78,7 +50,7 @@ def badges(records: Records) -> list[Badge]:
     if any(trial.summary.get("simulated") for trial in records.complete):
         text = "The brain, the stimuli and the generator are simulated. Nothing here is a measurement of a human brain."
         found.append(Badge("SIMULATED DATA", text))
-    for warning in gathered(records, "warnings"):
+    for warning in warnings(records):
         name, _, text = warning["note"].partition(": ")
         found.append(Badge(name.upper(), f"{text} ({warning['rows']})"))
     n_samples = int(records.items["sample"].nunique())
@@ -101,49 +73,68 @@ def headline(records: Records, scores: pd.DataFrame, differences: pd.DataFrame, 
         return ["No trial has finished yet, so there is nothing to report."]
     return [
         *_level(records, table),
-        *_controls(table, differences_of),
+        *_controls(records, table, differences_of),
         *_without_phase1(records, differences_of),
         *_ranking(records, differences, plan),
     ]
 
 
 def _level(records: Records, table: Lines) -> list[str]:
-    chance = f"Chance is {percent(next(iter(table.values()))['chance'])} % for {metric_title(records.metric)} accuracy."
+    facts, level = records.facts(records.metric), next(iter(table.values()))["chance"]
+    chance = f"The score is {facts.title}; chance is {percent(level)} %."
+    if not math.isfinite(level):
+        chance = f"The score is {facts.title}, {'higher' if facts.higher_is_better else 'lower'} is better."
     if records.reference not in table:
         return [chance, f"The reference row {records.reference} has no result yet, so no differences are shown."]
     return [chance, f"The reference row {records.reference} reaches {_score(table[records.reference])}."]
 
 
-def _controls(table: Lines, differences: Lines) -> list[str]:
+def _controls(records: Records, table: Lines, differences: Lines) -> list[str]:
+    """A sentence a control, by what it is there for."""
     sentences = []
-    if "oracle" in table:
-        at_best = "With the true class in place of the brain (oracle), generator and judge reach"
-        sentences.append(f"{at_best} {_score(table['oracle'])}: the ceiling of this benchmark.")
-    if "shuffled" in table:
-        row = table["shuffled"]
-        verdict = "at chance, as it must be"
-        if row["low"] > row["chance"]:
-            verdict = (
-                "ABOVE one in n: a leak, a biased judge, or knowledge of which classes occur at all, where the "
-                "stimuli show few of the judge's classes"
-            )
-        elif row["high"] < row["chance"]:
-            verdict = "below chance"
-        sentences.append(f"Trained on shuffled pairs it reaches {_score(row)}, {verdict}.")
-    if "ridge" in differences:
-        row = differences["ridge"]
-        verdict = _verdict(row, "beats CnD", "does not beat CnD", "cannot be told apart from CnD")
-        sentences.append(
-            f"Plain ridge regression into the concept bank {verdict}: {_difference(row)} against the reference row."
-        )
+    for row in (row for row in records.rows if row.id in table and row.role):
+        line, difference = table[row.id], differences.get(row.id)
+        if row.role == "ceiling":
+            sentences.append(f"{_named(row)} reaches {_score(line)}: the ceiling of this benchmark.")
+        elif row.role == "null":
+            sentences.append(f"{_named(row)} reaches {_score(line)}, {_against_chance(line)}.")
+        elif row.role == "floor":
+            sentences.append(f"{_named(row)}, a floor, reaches {_score(line)}.")
+        elif difference is not None:
+            better = _better(records)
+            verdict = _verdict(difference, *(better if _up(records) else (better[1], better[0], better[2])))
+            sentences.append(f"{_named(row)} {verdict}: {_difference(difference)} against the reference row.")
     return sentences
+
+
+def _named(row: TableRow) -> str:
+    """The control by its label, as the beginning of a sentence."""
+    return f"The control '{row.title}'"
+
+
+def _up(records: Records) -> bool:
+    return records.facts(records.metric).higher_is_better
+
+
+def _better(records: Records) -> tuple[str, str, str]:
+    row = f"row {records.reference}"
+    return f"beats {row}", f"does not beat {row}", f"cannot be told apart from {row}"
+
+
+def _against_chance(line: dict[str, Any]) -> str:
+    if line["low"] > line["chance"]:
+        return (
+            "ABOVE chance: a leak, a biased judge, or knowledge of which classes occur at all, where the stimuli show "
+            "few of the judge's classes"
+        )
+    return "below chance" if line["high"] < line["chance"] else "at chance, as it must be"
 
 
 def _without_phase1(records: Records, differences: Lines) -> list[str]:
     sentences = []
     for row in [row for row in records.rows if not row.control and row.id in differences]:
         experiments = [trial.experiment for trial in records.of(row.id) if trial.folder is not None]
-        if all(_setting(e, "phase1", "enabled") is False for e in experiments):
+        if all(_setting(e, "decoder", "phase1", "enabled") is False for e in experiments):
             line = differences[row.id]
             unclear = "no effect of Phase 1 can be shown after Holm's correction"
             verdict = unclear
@@ -161,6 +152,8 @@ def _ranking(records: Records, differences: pd.DataFrame, plan: Design) -> list[
     count = {0: "none differs", 1: "one differs"}.get(n_different, f"{n_different} differ")
     others = f"Of the {len(compared)} other rows" if len(compared) > 1 else "Of the one other row"
     sentences = [f"{others} {count} from the reference after Holm's correction."]
+    if len(records.subjects) > 1:
+        sentences.append(f"Scores are means over {len(records.subjects)} subjects; no interval here includes subjects.")
     if len(records.seeds) == 1:
         sentences.append("Each row was trained once, so a difference may be the luck of one training: see --seeds.")
     if math.isfinite(plan.detectable):
@@ -209,8 +202,11 @@ def _units(plan: Design) -> str:
     return "categories" if plan.unit == "category" else "items"
 
 
-def _setting(experiment: dict[str, Any], section: str, key: str) -> Any:
-    return (experiment.get(section) or {}).get(key)
+def _setting(experiment: dict[str, Any], *path: str) -> Any:
+    value: Any = experiment
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _score(row: dict[str, Any]) -> str:

@@ -68,7 +68,12 @@ class Watcher(Protocol):
 
 
 def run_jobs(
-    jobs: list[Job], cache: Path, folder: Path, resources: Resources, watcher: Watcher, pipeline: str = "cnd.workflow.run"
+    jobs: list[Job],
+    cache: Path,
+    folder: Path,
+    resources: Resources,
+    watcher: Watcher,
+    pipeline: str = "cnd.workflow.run",
 ) -> None:
     """Run trials until each has finished or failed; a failure does not stop the others.
 
@@ -214,9 +219,9 @@ def _run(job: dict[str, Any], cache_root: Path, pipeline: str) -> tuple[Path, fl
     from filelock import FileLock
     from ray import tune
 
+    from cnd.experiment import Experiment
     from cnd.workflow.cache import StageCache
     from cnd.workflow.progress import ANALYSIS_SHARE
-    from cnd.experiment import Experiment
 
     module = importlib.import_module(pipeline)
     experiment, cache = Experiment.model_validate(job["experiment"]), StageCache(cache_root)

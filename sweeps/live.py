@@ -18,7 +18,7 @@ STYLE = {"running": "bold cyan", "failed": "bold red", "pending": "dim", "comple
 
 
 @dataclass
-class Line:
+class BoardLine:
     """What the table knows of a trial."""
 
     name: str
@@ -56,7 +56,7 @@ class Board:
     stream: TextIO = field(default_factory=lambda: sys.stderr)
 
     def __post_init__(self) -> None:
-        self.lines = {name: Line(name) for name in self.names}
+        self.lines = {name: BoardLine(name) for name in self.names}
         self.began = time.monotonic()
         self._live: Live | None = None
 
@@ -152,7 +152,7 @@ class Board:
             table.add_row(line.name, Text(line.state, STYLE[line.state]), where, *_numbers(line, now))
         return table
 
-    def _say(self, line: Line) -> None:
+    def _say(self, line: BoardLine) -> None:
         if self._live is None:
             parts: list[Any] = [line.name, line.state, line.error or line.phase]
             if line.state == "complete":
@@ -161,7 +161,7 @@ class Board:
             print(f"[{clock(time.monotonic() - self.began)}] {told}", file=self.stream, flush=True)
 
 
-def _numbers(line: Line, now: float) -> tuple[str, str, str, str]:
+def _numbers(line: BoardLine, now: float) -> tuple[str, str, str, str]:
     left = line.left(now)
     return (
         f"{100 * line.fraction:.0f} %" if line.state in ("running", "complete") else "",

@@ -23,10 +23,10 @@ if __name__ == "__main__":  # Python put sweeps/ first, where our file names cou
     _here = Path(__file__).resolve().parent
     sys.path[:] = [str(_here.parent), *(p for p in sys.path if Path(p or ".").resolve() not in (_here, _here.parent))]
 
-from cnd.workflow.cache import StageCache
-from cnd.experiment import Experiment, parse_assignments, today
 from cnd.errors import UserError
+from cnd.experiment import Experiment, parse_assignments, today
 from cnd.store.folder import SweepFolder, damaged
+from cnd.workflow.cache import StageCache
 from sweeps.options import parse
 from sweeps.spec import Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
@@ -178,8 +178,9 @@ def definition(request: Request, trials: list[Trial]) -> dict[str, Any]:
     """What the folder keeps of the sweep, as JSON values."""
     sweep = request.sweep
     first = {trial.row: trial for trial in reversed(in_table_order(sweep, trials))}
-    content = sweep.model_dump(mode="json", include={"name", "title", "description", "reference", "paper_metric"})
+    content = sweep.model_dump(mode="json", include={"name", "title", "description", "reference"})
     return content | {
+        "paper_metric": sweep.paper_metric and sweep.paper_metric.describe(),
         "experiment": request.base.name,
         "set": {key: request.edits[key] for key in sorted(request.edits)},
         "columns": [{"key": column.key, "title": column.title} for column in sweep.columns],

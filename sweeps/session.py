@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnd.store.folder import SweepFolder
 from cnd.workflow.cache import StageCache
 from sweeps.executor import Job, Resources, run_jobs
-from cnd.store.folder import SweepFolder
 from sweeps.live import Board
 from sweeps.trials import Trial
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
+from cnd import registry
 from cnd.errors import UserError, nearest
 from cnd.experiment import Experiment, load_experiment, override
+from cnd.protocols import Metric
 from cnd.reading import explain, read_yaml
 from cnd.settings import Config
+
+if TYPE_CHECKING:
+    AnyMetric = Metric
+else:
+    AnyMetric = registry.union("cnd.metrics")
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEPS = ROOT / "sweeps"
@@ -60,9 +67,9 @@ Role = Literal["floor", "ceiling", "rival", "null"]
 class Control(Line):
     """A line that says what the scores mean.
 
-    Its role tells the report what to say of it: ``ceiling``, what generator and judge allow at best; ``floor``, what a
-    decoder scores that looks at little or nothing; ``null``, trained on pairs that do not belong together, so that it must
-    be at chance; ``rival``, another method on the same data.
+    Its role tells the report what to say of it: ``ceiling``, what generator and judge allow at best; ``floor``, what
+    a decoder scores that looks at little or nothing; ``null``, trained on pairs that do not belong together, so that it
+    must be at chance; ``rival``, another method on the same data.
     """
 
     base: Id  # the row whose settings it shares
@@ -85,7 +92,9 @@ class Sweep(Config):
     description: str = ""
     reference: Id  # row that differences are taken from
     subjects: tuple[Id, ...] = ()  # of the data source; none: the base experiment's
-    paper_metric: str = ""  # what the paper's column measures
+    paper_metric: AnyMetric | None = (
+        None  # what the paper's column measures, and the table's score where it is measured
+    )
     columns: tuple[Column, ...] = ()
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     controls: tuple[Control, ...] = ()

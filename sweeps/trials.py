@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Protocol
 
-from cnd.errors import UserError, nearest
+from cnd.errors import UserError
 from cnd.experiment import Experiment, override, today
 from cnd.workflow.plan import can_be_analysed
 from sweeps.spec import Column, Control, Line, Row, Sweep
@@ -103,12 +103,13 @@ def resolve(
         UserError: a row does not exist, its edits are not valid, or ``--set`` names what every row sets itself.
     """
     rows, controls = select(sweep, wanted)
-    named = list(subjects or sweep.subjects) or [None]
+    named: list[str | None] = list(subjects or sweep.subjects) or [None]
     for key in edits:
         if rows and all(today(key) in map(today, row.set) for row in rows):
             raise UserError(f"--set {key}: has no effect, because every chosen row of {sweep.name} sets it")
     by_id = {row.id: row for row in sweep.rows}
     lines: list[tuple[Line, Row]] = [*((row, row) for row in rows), *((c, by_id[c.base]) for c in controls)]
+    _check_columns(sweep, [_edited(sweep, base, row, row, None) for row in {row.id: row for _, row in lines}.values()])
     trials = []
     for (line, row), subject in product(lines, named):
         edited = _edited(sweep, base, line, row, subject)
@@ -142,10 +143,7 @@ def _edited(sweep: Sweep, base: Experiment, line: Line, row: Row, subject: str |
         raise UserError(f"--subjects: {sweep.where(line.id)} sets data.subject itself; leave one of them out")
     if "subject" not in type(edited.data).model_fields:
         raise UserError(f"--subjects {subject}: data.kind '{edited.data.kind}' has one subject; leave --subjects out")
-    value: Any = int(subject) if subject.isdecimal() else subject
-    if isinstance(edited.data.model_dump().get("subject"), str | None) and not isinstance(value, str):
-        value = str(value)
-    return override(edited, {"data.subject": value}, "--subjects")
+    return override(edited, {"data.subject": subject}, "--subjects")
 
 
 def _settings(columns: Iterable[Column], row: Row, experiment: Experiment) -> dict[str, Any]:
@@ -155,16 +153,22 @@ def _settings(columns: Iterable[Column], row: Row, experiment: Experiment) -> di
 
 def _shown(column: Column, experiment: Experiment) -> Any:
     value: Any = experiment
-    first, *parts = today(column.setting).split(".")
-    if first not in type(experiment).model_fields:
-        raise UserError(f"column '{column.key}': unknown key '{column.setting}'{nearest(first, type(experiment).model_fields)}")
-    for part in (first, *parts):
+    for part in today(column.setting).split("."):
         if not hasattr(value, part):
             return "-"
         value = getattr(value, part)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return column.names.get(str(value), value)
+
+
+def _check_columns(sweep: Sweep, experiments: list[Experiment]) -> None:
+    """Raises:
+    UserError: a column shows a setting that none of them has.
+    """
+    for column in sweep.columns:
+        if all(_shown(column, experiment) == "-" for experiment in experiments):
+            raise UserError(f"column '{column.key}': unknown key '{column.setting}'; no row of {sweep.name} has it")
 
 
 def in_running_order(trials: list[Trial], reference: str) -> list[Trial]:

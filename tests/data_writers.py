@@ -7,9 +7,48 @@ from pathlib import Path
 import h5py
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 from cnd.data.bold5000 import AREAS
+from cnd.data.digits69 import SHAPES
 from cnd.data.god_layouts import N_TEST, N_TRAIN, image_list
+from cnd.data.images import write_store
+from cnd.protocols import DataSource, FmriDataset
+
+
+def load(source: DataSource, stores: Path) -> FmriDataset:
+    """The first fold; ``stores`` is the folder where images are kept, once for each content and size."""
+    store = None
+    if (images := source.image_source()) is not None:
+        store = stores / f"{source.identity()['images']}-{images.size}.npy"
+        if not store.exists():
+            write_store(images, store)
+    return source.load(source.folds()[0], store)
+
+
+# ---------------------------------------------------------------- digits69
+
+
+def digits69_content() -> dict[str, np.ndarray]:
+    """A stand-in for ``digit69_28x28.mat``, which may not be here."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        key: rng.standard_normal(shape) if key.startswith("fmri") else rng.integers(0, 256, shape, dtype=np.uint8)
+        for key, shape in SHAPES.items()
+    }
+    return arrays | {"labelTrn": np.tile([[1], [2]], (45, 1)), "labelTest": np.tile([[1], [2]], (5, 1))}
+
+
+def write_digits69(path: Path, test: np.ndarray | None = None, test_shift: float = 0) -> None:
+    """The stand-in; ``test`` tells which of the 100 items are test items."""
+    content = digits69_content()
+    if test is not None:
+        content["fmriTrn"][test[:90]] += test_shift
+        content["fmriTest"][test[90:]] += test_shift
+    savemat(path, content)
+
+
+# ---------------------------------------------------------------- Generic Object Decoding
 
 REPETITIONS = 35
 GOD_AREAS = {"VC": slice(0, None), "V1": slice(0, 4), "V2": slice(4, 7), "LVC": slice(0, 7), "HVC": slice(7, None)}
@@ -222,6 +261,7 @@ def write_folder(folder: Path, pictures: bool, test_shift: float = 0, n_voxels: 
             "labels": np.array(["cat", "dog", "hen"])[np.arange(n) % 3],
             "images": rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8),
             "roi": np.array(["L_V1"] * n_voxels),
+            "xyz": np.arange(3.0 * n_voxels).reshape(n_voxels, 3),
             "run": np.arange(n) // 12,
         }
         np.savez(folder / f"{name}.npz", **{k: a for k, a in arrays.items() if pictures or k != "images"})

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cnd.decoders.cnd.decoder import CndDecoder
+from cnd.experiment import Experiment
 from cnd.keys import content_hash
 from cnd.workflow.cache import StageCache
-from cnd.decoders.cnd.generators.pipeline import CndDecoder
-from cnd.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,18 @@ def missing(experiment: Experiment) -> list[str]:
     return []
 
 
-def stages(experiment: Experiment, analyse: bool = False, planned: bool = False) -> list[Stage]:
+def steps(experiment: Experiment, analyse: bool = False) -> list[Stage]:
     content = experiment.model_dump(mode="json", exclude={"name", "description"})
     found = [Stage("data", content_hash(content["data"]))]
-    if isinstance(experiment.decoder, CndDecoder) and experiment.phase1.enabled:
-        found.append(Stage("phase1", content_hash([content["phase1"], experiment.seed])))
+    if isinstance(experiment.decoder, CndDecoder) and experiment.decoder.phase1.enabled:
+        found.append(Stage("phase1", content_hash([content["decoder"]["phase1"], experiment.seed])))
     if analyse:
         found += [Stage(name, content_hash([content, name])) for name in ("analysis", "figures")]
     return [*found, Stage("record", content_hash(content))]
+
+
+def _depth(experiment: Experiment) -> int:
+    return experiment.decoder.phase2.concept_depth if isinstance(experiment.decoder, CndDecoder) else 4
 
 
 def _note(cache: StageCache, line: str) -> None:
@@ -62,13 +66,13 @@ def warm_up() -> None:
 
 
 def prepare(experiment: Experiment, cache: StageCache, report: Callable[[Progress], None]) -> None:
-    _build(stages(experiment)[0], cache)
+    _build(steps(experiment)[0], cache)
 
 
 def run(experiment: Experiment, cache: StageCache, report: Callable[[Progress], None]) -> Path:
-    depth = experiment.phase2.concept_depth
+    depth = _depth(experiment)
     folder = Path()
-    for index, stage in enumerate(found := stages(experiment)):
+    for index, stage in enumerate(found := steps(experiment)):
         report(Progress(stage.name, index / len(found), 100 * index, {f"{stage.name}/loss": 1.0 / (index + 1)}))
         if stage.name == "record":
             while (cache.root / f"hang-{depth}").exists():
@@ -84,7 +88,7 @@ def run(experiment: Experiment, cache: StageCache, report: Callable[[Progress], 
 
 
 def analyse(experiment: Experiment, cache: StageCache, report: Callable[[Progress], None]) -> tuple[Path, Path]:
-    *_, analysis, figures, _ = stages(experiment, analyse=True)
+    *_, analysis, figures, _ = steps(experiment, analyse=True)
     return _build(analysis, cache, _analysis), _build(figures, cache)
 
 
@@ -110,12 +114,15 @@ def _record(experiment: Experiment, folder: Path) -> None:
     import pandas as pd
     from safetensors.numpy import save_file
 
-    random = np.random.default_rng([experiment.seed, experiment.phase2.concept_depth])
+    random = np.random.default_rng([experiment.seed, _depth(experiment)])
     item = np.arange(6)
     items: dict[str, Any] = {"item": item, "stimulus": [f"s{i}" for i in item], "category": item // 2, "fold": 0}
-    items |= {"category_name": [f"c{i // 2}" for i in item], "truth": item // 2, "sample": 0, "predicted": item // 2}
-    items |= {f"nway{n}_top1": random.random(6) for n in experiment.evaluation.n_way}
+    items |= {"category_name": [f"c{i // 2}" for i in item], "truth": item // 2}
     pd.DataFrame(items).to_parquet(folder / "items.parquet")
+    metrics = experiment.evaluation.all_metrics()
+    values = {metric.name: random.random(6) for metric in metrics}
+    scores = [pd.DataFrame({"item": item, "sample": 0, "metric": n, "value": v}) for n, v in values.items()]
+    pd.concat(scores).to_parquet(folder / "scores.parquet")
     steps = [("phase1.tune", 0, 100 * i, "loss", 1 / (i + 1)) for i in range(3)]
     steps += [("phase2", fold, 100 * i, "loss", fold + 1.0) for i in range(3) for fold in range(2)]
     names = ["phase", "fold", "samples_seen", "name", "value"]
@@ -123,10 +130,9 @@ def _record(experiment: Experiment, folder: Path) -> None:
     images = random.integers(0, 255, (6, 3, 8, 8), dtype=np.uint8)
     save_file({"stimuli": images, "reconstructions": images[:, None]}, folder / "images.safetensors")
     (folder / "experiment.json").write_text(json.dumps(experiment.model_dump(mode="json")))
-    scores = {f"nway{n}_top1": float(np.mean(items[f"nway{n}_top1"])) for n in experiment.evaluation.n_way}
-    chance = {f"nway{n}_top1": 1 / n for n in experiment.evaluation.n_way}
-    summary: dict[str, Any] = {"scores": scores, "chance": chance, "n_items": 6, "n_samples": 1, "seconds": {}}
-    summary |= {"simulated": True, "deviations": [], "warnings": [], "data": {}}
+    means = {name: float(np.mean(value)) for name, value in values.items()}
+    summary: dict[str, Any] = {"scores": means, "n_items": 6, "n_samples": 1, "seconds": {}}
+    summary |= {"metrics": [metric.describe() for metric in metrics], "simulated": True, "data": {}}
     summary["worker"] = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
     summary["worker"]["folder"] = os.getcwd()
     (folder / "summary.json").write_text(json.dumps(summary))

@@ -10,6 +10,11 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
+from cnd.data.simulated import SimulatedData
+from cnd.experiment import Experiment, override
+from cnd.metrics.nway import NWay
+from cnd.steps import FORMAT
+
 COLUMNS = {
     "alpha_s": "α_S",
     "alpha_c": "α_C",
@@ -31,9 +36,9 @@ ROWS = [
     table_row("12", 1, 0.5, 0.25, 4, "N", paper=8.12),
 ]
 CONTROLS = [
-    table_row("ridge", label="Ridge into the concept bank", control=True),
-    table_row("shuffled", label="Shuffled pairs", control=True),
-    table_row("oracle", label="Oracle class", control=True),
+    table_row("ridge", label="Ridge into the concept bank", control=True, role="rival"),
+    table_row("shuffled", label="Shuffled pairs", control=True, role="null"),
+    table_row("oracle", label="Oracle class", control=True, role="ceiling"),
 ]
 LEVELS = {"oracle": 0.95, "shuffled": 0.02, "ridge": 0.6}
 
@@ -43,6 +48,7 @@ def write_sweep(output: Path, rows: list[dict[str, Any]], seeds: list[int], **mo
     folder = output / "sweeps" / "table-fake"
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     sweep = {
+        "format": FORMAT,
         "name": "table",
         "title": "A fabricated table",
         "description": "Made for a test.",
@@ -53,14 +59,21 @@ def write_sweep(output: Path, rows: list[dict[str, Any]], seeds: list[int], **mo
         "factors": [{"title": "Mask ratio", "x": "mask_ratio", "rows": ["12", "11", "10"]}],
         "seeds": seeds,
         "set": {"data.snr": 0.02},
-        "paper_metric": "nway50_top1",
+        "paper_metric": NWay(n=50).describe(),
     }
     (folder / "sweep.json").write_text(json.dumps(sweep | more))
     return folder
 
 
 def write_trial(sweep_dir: Path, row: str, seed: int, state: str = "complete", **more: Any) -> None:
-    trial = {"row": row, "seed": seed, "control": row in LEVELS, "state": state, "record": f"cache/record/{row}-{seed}"}
+    trial = {
+        "row": row,
+        "subject": None,
+        "seed": seed,
+        "control": row in LEVELS,
+        "state": state,
+        "record": f"cache/record/{row}-{seed}",
+    }
     trial |= {"key": f"key-{row}-{seed}", "run_id": f"run-{row}-{seed}", "seconds": 61.5, "error": None}
     if state != "complete":
         trial |= {"record": None, "run_id": None}
@@ -88,28 +101,32 @@ def write_record(
     folder = output / "cache" / "record" / f"{row}-{seed}"
     folder.mkdir(parents=True)
     n_items = n_categories * per_category
-    items = _items(
+    table = _items(
         rng, n_items, n_categories, n_samples, n_folds, n_way, LEVELS.get(row, 0.4) if level is None else level
     )
+    metrics = [NWay(n=n) for n in n_way]
+    names = [metric.name for metric in metrics]
+    items = table.drop(columns=["sample", *names]).drop_duplicates("item")
     items.to_parquet(folder / "items.parquet")
+    scores = table.melt(["item", "sample"], names, var_name="metric", value_name="value")
+    scores.to_parquet(folder / "scores.parquet")
     _history(rng, row, n_folds).to_parquet(folder / "history.parquet")
     _images(rng, n_items, n_samples, channels, size, folder)
     if row not in LEVELS:
         _attention(rng, n_items).to_parquet(folder / "attention.parquet")
     chosen = {
         "seed": seed,
-        "phase1": {"enabled": row != "0", "transductive": False},
-        "phase2": {"checkpoint": "validation"},
-    }
-    chosen |= {"evaluation": {"n_way": list(n_way), "top_k": 1}} | (experiment or {})
-    (folder / "experiment.json").write_text(json.dumps(chosen))
+        "evaluation.n_way": n_way,
+        "phase1.enabled": row != "0",
+        "phase2.timestep_range": (400, 560),
+    } | (experiment or {})
+    resolved = override(Experiment(name="fake", data=SimulatedData()), chosen, "test")
+    (folder / "experiment.json").write_text(resolved.model_dump_json())
     content = {
-        "chance": {f"nway{n}_top1": 1 / n for n in n_way},
+        "metrics": [metric.describe() for metric in metrics],
         "parameters": {"trainable": 1_234_567, "frozen": 7_654_321},
         "seconds": {"phase1": 20.0, "phase2": 35.0, "sample": 6.0},
         "simulated": True,
-        "deviations": ["Training time-steps are drawn from 400 to 560."],
-        "warnings": [],
         "data": {
             "description": "Fabricated brain.",
             "n_voxels": 1200,
@@ -118,7 +135,6 @@ def write_record(
             "noise_ceiling": 0.71,
         },
         "versions": {"python": "3.11", "torch": "2.13"},
-        "code_version": "abc123",
     }
     (folder / "summary.json").write_text(json.dumps(content | summary))
     return folder
@@ -145,9 +161,8 @@ def _items(
         "truth": category,
         "fold": item % n_folds,
         "sample": sample,
-        "predicted": rng.integers(0, n_categories, n * n_samples),
     }
-    return pd.DataFrame(table | {f"nway{k}_top1": score ** (1 + 0.2 * i) for i, k in enumerate(n_way)})
+    return pd.DataFrame(table | {NWay(n=k).name: score ** (1 + 0.2 * i) for i, k in enumerate(n_way)})
 
 
 def _history(rng: np.random.Generator, row: str, n_folds: int) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import load_file
 from tiny_generator import tiny_generator
 
-from cnd.generators.sampling import SamplingConfig
+from cnd.protocols import SamplingConfig
 from cnd.cortex import tables
 from cnd.cortex.compute.analyse import FoldInputs, analyse
 from cnd.cortex.settings import AnalysisConfig

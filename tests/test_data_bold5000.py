@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_writers import BOLD_REPEATED, BOLD_SINGLE, bold_file, bold_trials, write_bold5000, write_bold_images
+from data_writers import BOLD_REPEATED, BOLD_SINGLE, bold_file, bold_trials, load, write_bold5000, write_bold_images
 
-from cnd import data
-from cnd.workflow.cache import StageCache
-from cnd.data.bold5000 import Bold5000Data
 from cnd.data import bold5000
+from cnd.data.bold5000 import Bold5000Data
 from cnd.errors import UserError
 from cnd.protocols import FmriDataset
 
@@ -27,8 +25,8 @@ def files(tmp_path_factory) -> Path:
     return folder
 
 
-def _load(path: Path, cache: Path, **settings: object) -> FmriDataset:
-    return data.load(Bold5000Data(path=path, image_size=8, **settings), 0, StageCache(cache))
+def _load(path: Path, stores: Path, **settings: object) -> FmriDataset:
+    return load(Bold5000Data(path=path, image_size=8, **settings), stores)
 
 
 def test_trials_are_those_of_the_sorted_lists(files: Path):
@@ -52,7 +50,7 @@ def test_repeated_images_are_the_test_set(files: Path, tmp_path: Path):
 def test_without_the_published_list_the_repetitions_tell(files: Path, tmp_path: Path):
     shutil.copytree(files, tmp_path / "files")
     (tmp_path / "files/Scene_Stimuli/repeated_stimuli_113_list.txt").unlink()
-    found = _load(tmp_path / "files", tmp_path / "cache")
+    found = _load(tmp_path / "files", tmp_path)
     assert found.test.stimulus == sorted(Path(name).stem for name in BOLD_REPEATED)
 
 
@@ -102,7 +100,7 @@ def test_areas_of_other_spelling_are_found(files: Path, tmp_path: Path):
     shutil.copytree(files, tmp_path / "files")
     for usual, released in (("LHLOC", "LHLO"), ("RHLOC", "RHLO"), ("RHRSC", "RHRRSC")):  # as CSI2 has them
         (tmp_path / "files" / bold_file(1, usual)).rename(tmp_path / "files" / bold_file(1, released))
-    again, dataset = _load(tmp_path / "files", tmp_path / "cache"), _load(files, tmp_path / "cache")
+    again, dataset = _load(tmp_path / "files", tmp_path), _load(files, tmp_path)
     assert again.test.fmri.tobytes() == dataset.test.fmri.tobytes() and again.roi == dataset.roi
 
 
@@ -112,7 +110,7 @@ def test_voxels_without_betas_are_left_out_and_told(files: Path, tmp_path: Path)
     betas = np.load(path)
     betas[:, [0, 2]] = np.nan
     np.save(path, betas)
-    found, dataset = _load(tmp_path / "files", tmp_path / "cache"), _load(files, tmp_path / "cache")
+    found, dataset = _load(tmp_path / "files", tmp_path), _load(files, tmp_path)
     kept = np.ones(len(dataset.roi), bool)
     kept[np.flatnonzero(np.array(dataset.roi) == "L_LOC")[[0, 2]]] = False
     np.testing.assert_array_equal(found.train.fmri, dataset.train.fmri[:, kept])
@@ -136,13 +134,13 @@ def test_the_folders_of_the_downloads_are_found(files: Path, tmp_path: Path):
         shutil.copy(path, tmp_path / "BOLD5000_GLMsingle_ROI_betas/py")
     for name in ("Scene_Stimuli", "Stimuli_Presentation_Lists"):
         shutil.copytree(files / name, tmp_path / "BOLD5000_Stimuli" / name)
-    again, dataset = _load(tmp_path, tmp_path / "cache"), _load(files, tmp_path / "cache")
+    again, dataset = _load(tmp_path, tmp_path), _load(files, tmp_path)
     assert again.test.fmri.tobytes() == dataset.test.fmri.tobytes()
     for name in ("BOLD5000_GLMsingle_ROI_betas", "BOLD5000_Stimuli"):  # "extract all" of Windows makes another folder
         (tmp_path / name).rename(tmp_path / "moved")
         (tmp_path / name).mkdir()
         (tmp_path / "moved").rename(tmp_path / name / name)
-    again = _load(tmp_path, tmp_path / "cache")
+    again = _load(tmp_path, tmp_path)
     assert again.test.fmri.tobytes() == dataset.test.fmri.tobytes()
 
 
@@ -211,7 +209,7 @@ def test_broken_files_are_explained(what: str, files: Path, tmp_path: Path):
     shutil.copytree(files, folder)
     damage(folder)
     with pytest.raises(UserError) as caught:
-        data.check(Bold5000Data(path=folder, image_size=8))
+        Bold5000Data(path=folder, image_size=8).check()
     told = str(caught.value)
     assert str(folder) in told and "\n" not in told
     assert all(word.replace("FOLDER", str(folder)) in told for word in words), told
@@ -219,4 +217,4 @@ def test_broken_files_are_explained(what: str, files: Path, tmp_path: Path):
 
 def test_unknown_area(files: Path):
     with pytest.raises(UserError, match=r"data.roi: 'V1' is no area of BOLD5000; valid: EarlyVis"):
-        data.check(Bold5000Data(path=files, roi=("V1",)))
+        Bold5000Data(path=files, roi=("V1",)).check()

@@ -12,7 +12,9 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -20,9 +22,12 @@ from data_writers import packed_god, write_bold5000, write_bold_images
 from test_data_folder import N_TEST, content, write, write_both
 from test_data_hcp import write_cifti
 
+from cnd import registry
+from cnd.data import hcp
 from cnd.data.folder import FolderData
-from cnd.data import fetch, folder, hcp, inspection
-from cnd.data.__main__ import guess_kind, main
+from cnd.data.tools import fetch, inspection
+from cnd.data.tools.command import guess_kind, kinds, main
+from cnd.protocols import DataSource, FmriDataset
 
 # ---------------------------------------------------------------- fetch
 
@@ -77,7 +82,7 @@ def server(monkeypatch) -> Iterator[Server]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         state.url = f"http://127.0.0.1:{running.server_port}"
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         yield state
         running.shutdown()
 
@@ -213,10 +218,9 @@ def test_fetch_bold5000_unpacks(server, tmp_path, monkeypatch):
 
     offer(server, {"BOLD5000_GLMsingle_ROI_betas.zip": archive("betas/CSI1.npy")}, article=14456124)
     server.files["/stimuli"] = archive("BOLD5000_Stimuli/a.txt")
-    known = fetch.source("bold5000")
     stimuli = fetch.Remote("BOLD5000_Stimuli.zip", f"{server.url}/stimuli")
-    changed = fetch.Source(known.steps, known.article, known.wanted, direct=(stimuli,))
-    monkeypatch.setattr(fetch, "source", lambda name: changed)
+    here = replace(fetch.ADDRESSES["bold5000"], direct=(stimuli,))
+    monkeypatch.setitem(fetch.ADDRESSES, "bold5000", here)
     target = tmp_path / "data"
     assert run(server, "bold5000", "--output", target) == 0
     assert (
@@ -226,7 +230,8 @@ def test_fetch_bold5000_unpacks(server, tmp_path, monkeypatch):
 
 
 def test_what_has_no_public_address_tells_the_steps(capsys):
-    for name, expected in (("hcp", "balsa.wustl.edu"), ("digits69", "digit69_28x28.mat"), ("god", "forms.gle")):
+    told = {"hcp": "balsa.wustl.edu", "digits69": "digit69_28x28.mat", "god": "forms.gle", "folder": "train.npz"}
+    for name, expected in told.items():
         assert main(["fetch", name]) == 0  # god has an address, and no --output asks for it
         assert expected in capsys.readouterr().out
 
@@ -246,18 +251,17 @@ def test_fetch_errors(server, tmp_path, capsys, words, expected):
 
 
 def test_every_public_address_is_complete():
-    for name in ("god", "bold5000", "hcp", "digits69"):
-        source = fetch.source(name)
-        assert source.steps and (source.article is None) == (not source.wanted)
-        assert all(re.fullmatch(source.wanted, known) for known in source.known)
-        assert all(r.url.startswith("https://") for r in source.direct)
+    for kind, address in fetch.ADDRESSES.items():
+        assert kinds()[kind].setup
+        assert all(re.fullmatch(address.wanted, known) for known in address.known)
+        assert all(r.url.startswith("https://") for r in address.direct)
 
 
 # ---------------------------------------------------------------- check
 
 
 def check(tmp_path: Path, path: Path, *words: str) -> int:
-    return main(["check", str(path), "--output", str(tmp_path / "page"), "--cache", str(tmp_path / "cache"), *words])
+    return main(["check", str(path), "--output", str(tmp_path / "page"), *words])
 
 
 def test_check_folder(tmp_path, capsys):
@@ -325,20 +329,21 @@ def test_check_errors(tmp_path, capsys):
         (tmp_path / "mine", "NaN"),
         (tmp_path / "nowhere", "no such file or folder"),
         (tmp_path / "empty", "no data of a known kind; found []; say which with --kind"),
-        (tmp_path / "other.txt", "expected .dtseries.nii, .npz or .npy"),
+        (tmp_path / "other.txt", "no data of a known kind; found ['other.txt']"),
     ):
         assert check(tmp_path, path) == 2
         error = capsys.readouterr().err
         assert expected in error and error.count("\n") == 1 and str(path) in error
     assert check(tmp_path, tmp_path / "mine", "--kind", "god", "--subject", "9") == 2
-    assert "god has subjects 1 to 5" in capsys.readouterr().err
+    assert "data.subject = 9: must be less than or equal to 5" in capsys.readouterr().err
+    assert check(tmp_path, tmp_path / "mine", "--window", "3") == 2
+    assert "--window of --kind folder: unknown key 'window'" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path, capsys):
     write_both(tmp_path / "mine")
     (tmp_path / "taken").write_text("")
-    words = ["--output", str(tmp_path / "taken"), "--cache", str(tmp_path / "cache")]
-    assert main(["check", str(tmp_path / "mine"), *words]) == 2
+    assert main(["check", str(tmp_path / "mine"), "--output", str(tmp_path / "taken")]) == 2
     error = capsys.readouterr().err
     assert f"{tmp_path / 'taken'}: File exists" in error and error.count("\n") == 1
 
@@ -354,9 +359,29 @@ def test_snr_of_known_signal():
 
 
 def test_clean_data_have_no_warnings(tmp_path):
-    dataset = folder.load(write_both(tmp_path), 0)
+    dataset = write_both(tmp_path).load(0)
     assert inspection.warn(dataset) == []
     assert inspection.summarise(dataset)["snr_of"] == "training classes"
+
+
+class OwnData(DataSource):
+    """A source of the user's own package."""
+
+    signs: ClassVar[tuple[str, ...]] = ("*.mine",)
+    kind: Literal["own"] = "own"
+    path: Path
+
+    def load(self, fold: int, images: Path | None = None) -> FmriDataset:
+        return FolderData(path=self.path).load(fold)
+
+
+def test_check_a_source_of_the_user(tmp_path, capsys, monkeypatch):
+    write_both(tmp_path / "data")
+    assert guess_kind(tmp_path / "data") == "folder"
+    monkeypatch.setattr(registry, "classes", lambda group: {"own": OwnData} if group == "cnd.data" else {})
+    (tmp_path / "data" / "x.mine").touch()
+    assert check(tmp_path, tmp_path / "data", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "own"
 
 
 def test_guessed_kinds(tmp_path):
@@ -398,15 +423,9 @@ def test_usage_errors_exit_with_2(capsys):
 
 def test_help_is_light():
     code = (
-        "import sys, cnd.data.__main__ as m\n"
+        "import sys, cnd.data.tools.command as m\n"
         "try: m.main(['--help'])\n"
         "except SystemExit: print({'torch', 'pandas', 'nibabel', 'matplotlib', 'rich'} & set(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip().endswith("set()") and "prepare" in out
-
-
-def test_folder_config_of_the_command_is_that_of_experiments(tmp_path):
-    from cnd.data.__main__ import data_config
-
-    assert data_config("folder", tmp_path, "S1") == FolderData(path=tmp_path, subject="S1")

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cnd.data.folder import FolderData
 from cnd.data import folder
+from cnd.data.folder import FolderData
 from cnd.data.folder_layout import subjects
 from cnd.errors import UserError
 
@@ -62,7 +62,7 @@ def write_both(
 
 def test_arrays_become_a_data_set(tmp_path):
     config = write_both(tmp_path / "mine")
-    dataset = folder.load(config, 0)
+    dataset = config.load(0)
     assert dataset.train.fmri.shape == (N_TRAIN, N_VOXELS) and dataset.train.fmri.dtype == np.float32
     assert dataset.test.images.shape == (N_TEST, 3, 8, 8) and dataset.test.images.dtype == np.uint8
     assert dataset.class_names == ["castle", "goldfish", "tiger"]
@@ -70,14 +70,14 @@ def test_arrays_become_a_data_set(tmp_path):
     assert dataset.roi[:2] == ["L_V1", "R_V1"] and dataset.surface == "fs_LR_32k"
     assert dataset.vertex is not None and dataset.vertex.tolist() == [5000 * i for i in range(N_VOXELS)]
     assert dataset.xyz is not None and dataset.xyz.dtype == np.float32
-    assert "mine" in dataset.description and not dataset.simulated
-    assert [path.name for path in folder.files(config)] == ["train.npz", "test.npz"]
+    assert dataset.description == "your own data, 10 voxels" and not dataset.simulated
+    assert [path.name for path in config.files()] == ["train.npz", "test.npz"]
 
 
 def test_normalised_with_training_statistics(tmp_path):
     train, test = content(), content(N_TEST, 1)
     train["fmri"][:, 3] = test["fmri"][:, 3] = 7  # constant
-    dataset = folder.load(write_both(tmp_path, train, test), 0)
+    dataset = write_both(tmp_path, train, test).load(0)
     mean, std = train["fmri"].mean(0), train["fmri"].std(0)
     keep = std > 0
     np.testing.assert_allclose(
@@ -93,14 +93,14 @@ def test_other_forms_hold_the_same(tmp_path, suffix):
         del part["images"]
     voxels = {key: train.pop(key) for key in ("roi", "vertex", "xyz")}
     del test["roi"], test["vertex"], test["xyz"]
-    plain = folder.load(write_both(tmp_path / "npz", train | voxels, test), 0)
+    plain = write_both(tmp_path / "npz", train | voxels, test).load(0)
     if suffix == ".h5":
         config = write_both(tmp_path / "other", train | voxels, test, suffix)
     else:
         config = write_both(tmp_path / "other", train, test, suffix)
         axes = dict(zip("xyz", voxels.pop("xyz").T, strict=True))
         write(tmp_path / "other" / "voxels.parquet", voxels | axes)
-    other = folder.load(config, 0)
+    other = config.load(0)
     assert other.train.fmri.tobytes() == plain.train.fmri.tobytes()
     assert other.test.category.tolist() == plain.test.category.tolist()
     assert other.class_names == plain.class_names and other.roi == plain.roi
@@ -117,28 +117,28 @@ def test_image_files(tmp_path):
             (tmp_path / "stimuli").mkdir(exist_ok=True)
             Image.fromarray(image).save(tmp_path / file)
     config = write_both(tmp_path, train, test)
-    from_files = folder.load(config, 0)
-    in_file = folder.load(write_both(tmp_path / "b"), 0)
+    from_files = config.load(0)
+    in_file = write_both(tmp_path / "b").load(0)
     np.testing.assert_array_equal(from_files.train.images, in_file.train.images)
     assert from_files.test.stimulus[0] == "stimuli/test00.png"
-    assert len(folder.files(config)) == 2 + N_TRAIN + N_TEST
+    assert len(config.files()) == 2 + N_TRAIN + N_TEST
     (tmp_path / "stimuli" / "test00.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"test00\.png: not a readable image"):
-        folder.check(config)
+        config.check()
     (tmp_path / "stimuli" / "test00.png").unlink()
     with pytest.raises(UserError, match=r"test00\.png: no such image"):
-        folder.files(config)
+        config.files()
 
 
 def test_orders_of_image_axes(tmp_path):
     train, test = content(), content(N_TEST, 1)
-    last = folder.load(write_both(tmp_path / "last", train, test), 0).test.images
+    last = write_both(tmp_path / "last", train, test).load(0).test.images
     for part in (train, test):
         part["images"] = part["images"].transpose(0, 3, 1, 2)
-    np.testing.assert_array_equal(folder.load(write_both(tmp_path / "first", train, test), 0).test.images, last)
+    np.testing.assert_array_equal(write_both(tmp_path / "first", train, test).load(0).test.images, last)
     for part in (train, test):
         part["images"] = part["images"][:, 0]
-    grey = folder.load(write_both(tmp_path / "grey", train, test), 0).test.images
+    grey = write_both(tmp_path / "grey", train, test).load(0).test.images
     np.testing.assert_array_equal(grey[:, 0], last[:, 0])
     assert grey.shape == (N_TEST, 1, 8, 8)
 
@@ -146,20 +146,20 @@ def test_orders_of_image_axes(tmp_path):
 def test_images_of_the_wanted_size_stay_as_they_are(tmp_path):
     config = write_both(tmp_path).model_copy(update={"image_size": 12})
     expected = content(N_TEST, 1)["images"][:, :, 2:14].transpose(0, 3, 1, 2)  # the central square
-    np.testing.assert_array_equal(folder.load(config, 0).test.images, expected)
+    np.testing.assert_array_equal(config.load(0).test.images, expected)
 
 
 def test_labels_without_images(tmp_path):
     train, test = content(), content(N_TEST, 1)
     del train["images"], test["images"]
-    dataset = folder.load(write_both(tmp_path, train, test), 0)
+    dataset = write_both(tmp_path, train, test).load(0)
     assert dataset.train.images.shape == (N_TRAIN, 0, 0, 0) and len(dataset.test) == N_TEST
 
 
 def test_images_without_labels(tmp_path):
     train, test = content(), content(N_TEST, 1)
     del train["labels"], test["labels"]
-    dataset = folder.load(write_both(tmp_path, train, test), 0)
+    dataset = write_both(tmp_path, train, test).load(0)
     assert len(dataset.class_names) == N_TRAIN + N_TEST
     assert dataset.class_names[dataset.test.category[1]] == dataset.test.stimulus[1] == "test item 1"
 
@@ -168,21 +168,21 @@ def test_given_class_names(tmp_path):
     train, test = content(), content(N_TEST, 1)
     train["labels"], test["labels"] = np.arange(N_TRAIN) % 3, np.arange(N_TEST) % 3
     config = write_both(tmp_path, train, test)
-    assert folder.load(config, 0).class_names == ["0", "1", "2"]
+    assert config.load(0).class_names == ["0", "1", "2"]
     names = ["tench", "goldfish", "shark", "hammerhead"]
     (tmp_path / "class_names.json").write_text(json.dumps(names))
-    dataset = folder.load(config, 0)
+    dataset = config.load(0)
     assert dataset.class_names == names and dataset.test.category.tolist() == [0, 1, 2, 0, 1, 2]
     (tmp_path / "class_names.json").unlink()
     write(tmp_path / "train.npz", train | {"class_names": np.array(names)})
-    assert folder.load(config, 0).class_names == names
+    assert config.load(0).class_names == names
 
 
 def test_areas(tmp_path):
     config = write_both(tmp_path)
-    one = folder.load(config.model_copy(update={"roi": ("L_V1",)}), 0)
+    one = config.model_copy(update={"roi": ("L_V1",)}).load(0)
     assert one.roi == ["L_V1"] * 5 and one.train.fmri.shape[1] == len(one.vertex) == len(one.xyz) == 5
-    assert folder.load(config.model_copy(update={"roi": ("V1",)}), 0).train.fmri.shape[1] == N_VOXELS
+    assert config.model_copy(update={"roi": ("V1",)}).load(0).train.fmri.shape[1] == N_VOXELS
 
 
 def test_subjects_in_one_file(tmp_path):
@@ -190,7 +190,7 @@ def test_subjects_in_one_file(tmp_path):
     train["subject"], test["subject"] = np.arange(N_TRAIN) % 2 + 1, np.arange(N_TEST) % 2 + 1
     config = write_both(tmp_path, train, test)
     assert subjects(tmp_path) == ["1", "2"]
-    dataset = folder.load(config.model_copy(update={"subject": "2"}), 0)
+    dataset = config.model_copy(update={"subject": "2"}).load(0)
     assert len(dataset.train) == N_TRAIN // 2
     fmri = train["fmri"][1::2]
     np.testing.assert_allclose(dataset.train.fmri, (fmri - fmri.mean(0)) / fmri.std(0), atol=1e-4)
@@ -205,9 +205,9 @@ def test_subjects_of_different_voxel_counts(tmp_path):
         write_both(tmp_path / subject, *parts)
     config = FolderData(path=tmp_path, image_size=8, subject="S2")
     assert subjects(tmp_path) == ["S1", "S2"]
-    assert folder.load(config, 0).train.fmri.shape == (N_TRAIN, 7)
+    assert config.load(0).train.fmri.shape == (N_TRAIN, 7)
     with pytest.raises(UserError, match=r"holds subjects S1, S2; choose one with --set data.subject=S1"):
-        folder.load(FolderData(path=tmp_path), 0)
+        FolderData(path=tmp_path).load(0)
 
 
 def test_baselines_of_runs_are_removed_without_test_items():
@@ -302,7 +302,7 @@ def test_broken_input_is_explained(edit, expected: str, tmp_path):
 def explains(config: FolderData, expected: str) -> None:
     """The check fails with one line that names a file and says ``expected``."""
     with pytest.raises(UserError) as caught:
-        folder.check(config)
+        config.check()
     message = str(caught.value)
     assert expected in message and str(config.path) in message and "\n" not in message
 
@@ -319,7 +319,7 @@ def test_truncated_files_are_explained(suffix: str, tmp_path):
 def test_broken_parquet_is_explained(tmp_path):
     rows = content()["fmri"].astype(float).tolist()
     config = write_both(tmp_path, {"fmri": rows, "labels": [1] * 24}, {"fmri": rows[:6], "labels": [1] * 6}, ".parquet")
-    folder.check(config)
+    config.check()
     write(tmp_path / "train.parquet", {"fmri": [*rows[:5], rows[5][:3]], "labels": [1] * 6})
     explains(config, "fmri has 3 values in row 5, expected 10 as in row 0")
     write(tmp_path / "train.parquet", {"fmri": rows[:6], "labels": [1, None, 1, 1, 1, 1]})
@@ -341,7 +341,7 @@ def test_broken_descriptions_are_explained(tmp_path):
 
 def test_missing_files_and_areas_are_explained(tmp_path):
     with pytest.raises(UserError, match=r"data.path is not set"):
-        folder.files(FolderData())
+        FolderData().files()
     explains(FolderData(path=tmp_path / "nowhere"), "no such folder (data.path)")
     explains(FolderData(path=tmp_path), "no train file; expected train.npz or train.h5 or train.parquet, found []")
     config = write_both(tmp_path)

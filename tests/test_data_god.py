@@ -14,6 +14,7 @@ from data_writers import (
     REPETITIONS,
     god_images,
     god_trials,
+    load,
     packed_god,
     write_god_h5,
     write_god_h5_by_bdpy,
@@ -21,10 +22,8 @@ from data_writers import (
     write_image_files,
 )
 
-from cnd import data
-from cnd.workflow.cache import StageCache
-from cnd.data.god import GodData
 from cnd.data import god
+from cnd.data.god import GodData
 from cnd.data.god_layouts import N_TEST, N_TRAIN, image_list, in_ilsvrc, match_ids
 from cnd.errors import UserError
 from cnd.protocols import FmriDataset
@@ -47,20 +46,20 @@ def packed(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> StageCache:
-    return StageCache(tmp_path_factory.mktemp("cache"))
+def stores(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("stores")
 
 
-def _load(cache: StageCache, path: Path, **settings: object) -> FmriDataset:
-    return data.load(GodData(path=path, image_size=8, **settings), 0, cache)
+def _load(stores: Path, path: Path, **settings: object) -> FmriDataset:
+    return load(GodData(path=path, image_size=8, **settings), stores)
 
 
 # ---------------------------------------------------------------- content
 
 
-def test_items_follow_the_image_lists_and_test_trials_are_averaged(original: Path, cache: StageCache):
+def test_items_follow_the_image_lists_and_test_trials_are_averaged(original: Path, stores: Path):
     trials = god_trials(1, 12)
-    dataset = _load(cache, original)
+    dataset = _load(stores, original)
     train = trials["train"][np.argsort(trials["train_image"])]
     test = np.stack([trials["test"][trials["test_image"] == i].mean(0) for i in range(N_TEST)])
     np.testing.assert_allclose(dataset.train.fmri, (train - train.mean(0)) / train.std(0), atol=1e-5)
@@ -70,8 +69,8 @@ def test_items_follow_the_image_lists_and_test_trials_are_averaged(original: Pat
     np.testing.assert_array_equal(dataset.train.run, (np.arange(N_TRAIN) // 50 + 1)[np.argsort(trials["train_image"])])
 
 
-def test_single_trials(original: Path, cache: StageCache):
-    averaged, single = _load(cache, original), _load(cache, original, test_trials="single")
+def test_single_trials(original: Path, stores: Path):
+    averaged, single = _load(stores, original), _load(stores, original, test_trials="single")
     assert len(single.test) == N_TEST * REPETITIONS
     np.testing.assert_allclose(single.test.fmri.reshape(N_TEST, REPETITIONS, -1).mean(1), averaged.test.fmri, atol=1e-5)
     assert single.test.stimulus[REPETITIONS] == averaged.test.stimulus[1]
@@ -79,38 +78,38 @@ def test_single_trials(original: Path, cache: StageCache):
     assert single.test.run is not None and len(single.test.run) == len(single.test)
 
 
-def test_both_layouts_hold_the_same(original: Path, packed: Path, cache: StageCache):
+def test_both_layouts_hold_the_same(original: Path, packed: Path, stores: Path):
     for settings in ({}, {"test_trials": "single"}, {"roi": ("V1", "HVC")}):
-        one, two = _load(cache, original, **settings), _load(cache, packed, **settings)
+        one, two = _load(stores, original, **settings), _load(stores, packed, **settings)
         np.testing.assert_allclose(one.train.fmri, two.train.fmri, atol=1e-5)
         for name in ("category", "seen"):
             np.testing.assert_array_equal(getattr(one.test, name), getattr(two.test, name))
         assert one.roi == two.roi and one.test.stimulus == two.test.stimulus
         if settings != {"test_trials": "single"}:  # the order among the trials of one image may differ
             np.testing.assert_allclose(one.test.fmri, two.test.fmri, atol=1e-5)
-    assert _load(cache, packed).facts["noise_ceiling_test_average"] == 0.5
-    assert "scaled before it was packed" in _load(cache, packed).description
-    assert "scaled" not in _load(cache, original).description
+    assert _load(stores, packed).facts["noise_ceiling_test_average"] == 0.5
+    assert "scaled before it was packed" in _load(stores, packed).description
+    assert "scaled" not in _load(stores, original).description
 
 
-def test_a_voxel_without_noise_ceiling_is_only_reported_less(packed: Path, cache: StageCache, tmp_path: Path):
+def test_a_voxel_without_noise_ceiling_is_only_reported_less(packed: Path, stores: Path, tmp_path: Path):
     content = packed_god()
     content["arr_5"][:4], content["arr_6"][:] = np.nan, np.inf
     np.savez(tmp_path / "sbj_1.npz", **content)
-    dataset = _load(cache, tmp_path, images=packed / "images_256.npz")
+    dataset = _load(stores, tmp_path, images=packed / "images_256.npz")
     assert dataset.facts["noise_ceiling_test_average"] == 0.5 and "median_snr" not in dataset.facts
 
 
-def test_legacy_spelling(original: Path, cache: StageCache, tmp_path: Path):
+def test_legacy_spelling(original: Path, stores: Path, tmp_path: Path):
     write_god_h5(tmp_path / "Subject1.h5", legacy=True)
-    legacy = _load(cache, tmp_path, images=original / "images")
-    np.testing.assert_array_equal(legacy.test.fmri, _load(cache, original).test.fmri)
+    legacy = _load(stores, tmp_path, images=original / "images")
+    np.testing.assert_array_equal(legacy.test.fmri, _load(stores, original).test.fmri)
 
 
-def test_a_file_written_by_bdpy(original: Path, cache: StageCache, tmp_path: Path):
+def test_a_file_written_by_bdpy(original: Path, stores: Path, tmp_path: Path):
     pytest.importorskip("bdpy", reason="bdpy is not installed (it needs Python < 3.12)")
     write_god_h5_by_bdpy(tmp_path / "Subject1.h5")
-    by_bdpy, ours = _load(cache, tmp_path, images=original / "images"), _load(cache, original)
+    by_bdpy, ours = _load(stores, tmp_path, images=original / "images"), _load(stores, original)
     assert by_bdpy.train.fmri.tobytes() == ours.train.fmri.tobytes()
     assert by_bdpy.test.fmri.tobytes() == ours.test.fmri.tobytes()
     assert by_bdpy.roi == ours.roi and by_bdpy.description == ours.description
@@ -118,11 +117,11 @@ def test_a_file_written_by_bdpy(original: Path, cache: StageCache, tmp_path: Pat
 
 
 @pytest.mark.parametrize("key", ["stimulus_name", "stimulus_number"])
-def test_one_file_a_task(key: str, original: Path, cache: StageCache, tmp_path: Path):
+def test_one_file_a_task(key: str, original: Path, stores: Path, tmp_path: Path):
     write_god_tasks(tmp_path, key=key)
     for settings in ({}, {"test_trials": "single"}, {"roi": ("V1", "HVC")}):
-        tasks = _load(cache, tmp_path, images=original / "images", **settings)
-        one = _load(cache, original, **settings)
+        tasks = _load(stores, tmp_path, images=original / "images", **settings)
+        one = _load(stores, original, **settings)
         assert tasks.train.fmri.tobytes() == one.train.fmri.tobytes()
         assert tasks.test.fmri.tobytes() == one.test.fmri.tobytes() and tasks.test.stimulus == one.test.stimulus
         np.testing.assert_array_equal(tasks.train.run, one.train.run)
@@ -130,15 +129,15 @@ def test_one_file_a_task(key: str, original: Path, cache: StageCache, tmp_path: 
         assert tasks.roi == one.roi and tasks.facts == one.facts
 
 
-def test_areas_and_coordinates(original: Path, cache: StageCache):
-    dataset = _load(cache, original, roi=("V2", "V1"))
+def test_areas_and_coordinates(original: Path, stores: Path):
+    dataset = _load(stores, original, roi=("V2", "V1"))
     assert dataset.roi == ["V1"] * 4 + ["V2"] * 3  # in order of the file, each voxel once
     np.testing.assert_array_equal(dataset.xyz, 3.0 * np.arange(7)[:, None] + [ord(a) for a in "xyz"])
-    assert _load(cache, original).roi == ["V1"] * 4 + ["V2"] * 3 + ["HVC"] * 5
+    assert _load(stores, original).roi == ["V1"] * 4 + ["V2"] * 3 + ["HVC"] * 5
 
 
-def test_categories_and_which_test_images_were_seen(original: Path, cache: StageCache):
-    dataset = _load(cache, original)
+def test_categories_and_which_test_images_were_seen(original: Path, stores: Path):
+    dataset = _load(stores, original)
     assert len(dataset.class_names) == 200 and len(set(dataset.wnid)) == 200
     assert [dataset.wnid[c] for c in dataset.test.category] == [s[:9] for s in dataset.test.stimulus]
     assert dataset.class_names[dataset.test.category[0]] == "goldfish, Carassius auratus"
@@ -166,7 +165,7 @@ def test_ids_are_matched_by_nearest_value():
 
 
 @pytest.mark.parametrize("kind", ["unit", "float", "uint8", "large", "wide"])
-def test_image_archives_of_every_kind(kind: str, packed: Path, cache: StageCache, tmp_path: Path):
+def test_image_archives_of_every_kind(kind: str, packed: Path, stores: Path, tmp_path: Path):
     arrays = {key: np.round(images * 255) for key, images in god_images().items()}
     expected = arrays["test_images"][3].transpose(2, 0, 1)
     if kind == "unit":
@@ -178,15 +177,15 @@ def test_image_archives_of_every_kind(kind: str, packed: Path, cache: StageCache
     elif kind == "wide":  # the central square is kept
         arrays = {k: np.pad(a, ((0, 0), (0, 0), (3, 3), (0, 0))) for k, a in arrays.items()}
     np.savez_compressed(tmp_path / "pictures.npz", **arrays)
-    images = _load(cache, packed, images=tmp_path / "pictures.npz").test.images[3]
+    images = _load(stores, packed, images=tmp_path / "pictures.npz").test.images[3]
     if kind == "large":
         assert np.corrcoef(images.ravel(), expected.ravel())[0, 1] > 0.95
     else:
         np.testing.assert_array_equal(images, expected)
 
 
-def test_image_files_are_cropped_and_resized(original: Path, cache: StageCache):
-    dataset = _load(cache, original)
+def test_image_files_are_cropped_and_resized(original: Path, stores: Path):
+    dataset = _load(stores, original)
     grey = np.array([[i % 200 + 20, i // 200 * 30 + 20, 90] for i in range(N_TRAIN)])
     found = np.asarray(dataset.train.images)
     assert found.shape == (N_TRAIN, 3, 8, 8)
@@ -263,7 +262,7 @@ def _packed(change: Callable[[dict[str, np.ndarray]], object], name: str = "sbj_
 
 
 BROKEN_H5 = {
-    "renamed": (lambda f: (f / "Subject1.h5").rename(f / "subject_1.h5"), ["neither Subject1.h5", "found images, sub"]),
+    "renamed": (lambda f: (f / "Subject1.h5").rename(f / "subject_1.h5"), ["neither Subject1.h5", "found images_256"]),
     "truncated": (_cut("Subject1.h5"), ["Subject1.h5", "not a readable BData file", "download"]),
     "no HDF5": (lambda f: (f / "Subject1.h5").write_text("hello"), ["Subject1.h5", "not a readable BData file"]),
     "no dataset": (_edit_h5(_drop("dataset")), ["key 'dataset' is missing or no dataset", "['metadata']"]),
@@ -282,6 +281,9 @@ BROKEN_H5 = {
     "an image twice": (
         _edit_h5(_replace("dataset", _with([0, 1], 2, 1518878.010042))), ["of 1200 training images", "each once"],
     ),
+}  # fmt: skip
+
+BROKEN_IMAGES = {
     "no images": (lambda f: shutil.rmtree(f / "images"), ["neither images_256.npz nor", "data.images"]),
     "an image missing": (
         lambda f: (f / "images/test/n01443537_22563.JPEG").unlink(), ["images: 1 of 1250", "n01443537_22563"],
@@ -359,17 +361,35 @@ BROKEN_NPZ = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def one_file(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    write_god_h5(folder / "Subject1.h5")
+    np.savez(folder / IMAGES, **god_images())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tasks")
+    write_god_tasks(folder)
+    np.savez(folder / IMAGES, **god_images())
+    return folder
+
+
 @pytest.mark.parametrize("what", BROKEN_H5)
-def test_broken_original_files_are_explained(what: str, original: Path, tmp_path: Path):
-    _expect_explanation(original, tmp_path, *BROKEN_H5[what])
+def test_broken_original_files_are_explained(what: str, one_file: Path, tmp_path: Path):
+    _expect_explanation(one_file, tmp_path, *BROKEN_H5[what])
+
+
+@pytest.mark.parametrize("what", BROKEN_IMAGES)
+def test_broken_image_files_are_explained(what: str, original: Path, tmp_path: Path):
+    _expect_explanation(original, tmp_path, *BROKEN_IMAGES[what])
 
 
 @pytest.mark.parametrize("what", BROKEN_TASKS)
-def test_broken_task_files_are_explained(what: str, tmp_path: Path):
-    (tmp_path / "good").mkdir()
-    write_god_tasks(tmp_path / "good")
-    np.savez(tmp_path / "good" / IMAGES, **god_images())
-    _expect_explanation(tmp_path / "good", tmp_path, *BROKEN_TASKS[what])
+def test_broken_task_files_are_explained(what: str, tasks: Path, tmp_path: Path):
+    _expect_explanation(tasks, tmp_path, *BROKEN_TASKS[what])
 
 
 @pytest.mark.parametrize("what", BROKEN_NPZ)
@@ -384,7 +404,7 @@ def _expect_explanation(good: Path, tmp_path: Path, damage: Callable[[Path], obj
     damage(folder)
     config = GodData(path=folder, image_size=8)
     with pytest.raises(UserError) as caught:
-        data.check(config)
-        data.load(config, 0, StageCache(tmp_path / "cache"))
+        config.check()
+        load(config, tmp_path)
     told = str(caught.value)
     assert str(folder) in told and "\n" not in told and all(word in told for word in words), told

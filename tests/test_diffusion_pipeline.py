@@ -30,9 +30,8 @@ from cnd.generators.embedded import EmbeddedGenerator
 from cnd.generators.latent_diffusion import LatentDiffusion
 from cnd.generators.ldm import LdmGenerator
 from cnd.generators.pipeline import CndPipeline, FmriCondition
-from cnd.generators.sampling import SamplingConfig
 from cnd.generators.vq_diffusion import VqLatentDiffusion
-from cnd.protocols import Noise
+from cnd.protocols import Noise, SamplingConfig
 from cnd.workflow import run as workflow
 from cnd.workflow.cache import StageCache
 from cnd.workflow.plan import all_folds

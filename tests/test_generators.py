@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from cnd.generators.embedded import WEIGHTS, EmbeddedGenerator
-from cnd.generators.sampling import SamplingConfig, draw
+from cnd.generators.sampling import draw
+from cnd.protocols import SamplingConfig
 from cnd.metrics.judges.networks import ImageClassifier
 from cnd.metrics.nway import n_way_accuracy
 from cnd.protocols import Noise

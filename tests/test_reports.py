@@ -16,14 +16,11 @@ from matplotlib.figure import Figure
 from report_records import CONTROLS, ROWS, finished_sweep, table_row, write_record, write_sweep, write_trial
 from scipy import stats
 
-from cnd.experiment import load_experiment, override
 from cnd.errors import UserError
-from cnd.paper import warnings_of
+from cnd.metrics.nway import NWay
 from reports import figures, tables, text
 from reports.build import build_report, main, result_table
-from reports.collect import choose_items, metric_title, read_images, read_sweep
-
-GOD = Path(__file__).parents[1] / "experiments" / "god.yaml"
+from reports.collect import choose_items, read_images, read_sweep
 
 
 class Page(HTMLParser):
@@ -74,13 +71,12 @@ def test_report_holds_what_a_reader_needs(page: Page) -> None:
         "not comparable with the paper",
         "Fabricated brain.",
         "noise ceiling: 0.71",
-        "time-steps are drawn from 400 to 560. (all rows)",
+        "decoder.phase2.timestep_range = [400, 560]",
         "3.3 to 21.8 %",
         "MinD-Vis",
         "python sweeps/run.py table --experiment fake --seeds 1 --set data.snr=0.02",
         "key-10-0",
         "run-10-0",
-        "abc123",
         "torch 2.13",
         "1,234,567",
         "drawn once with a fixed seed",
@@ -97,7 +93,7 @@ def test_strings_of_the_sweep_are_escaped(tmp_path: Path) -> None:
     sweep_dir = write_sweep(tmp_path, rows, [0], title=evil, description=evil, name=evil, experiment=evil)
     write_trial(sweep_dir, "10", 0)
     write_record(
-        tmp_path, "10", deviations=[evil], warnings=[evil], versions={evil: evil}, code_version=evil,
+        tmp_path, "10", remarks=[evil], versions={evil: evil}, metrics=[NWay(n=50).describe() | {"title": evil}],
         data={"description": evil, evil: evil}, experiment={"name": evil},
     )  # fmt: skip
     write_trial(sweep_dir, "c", 0, "failed", error=evil)
@@ -128,8 +124,10 @@ def test_scores_and_differences_are_those_of_the_category_means(finished: tuple[
     table = result_table(output, sweep_dir).set_index("row")
 
     def category_means(row: str) -> pd.Series:
-        items = pd.read_parquet(output / "cache" / "record" / f"{row}-0" / "items.parquet")
-        return items.groupby("category")["nway50_top1"].mean()
+        folder = output / "cache" / "record" / f"{row}-0"
+        scores = pd.read_parquet(folder / "scores.parquet").query("metric == 'nway50_top1'")
+        items = scores.merge(pd.read_parquet(folder / "items.parquet"), on="item")
+        return items.groupby("category")["value"].mean()
 
     expected = stats.ttest_1samp(category_means("11"), 0).confidence_interval()
     assert table.loc["11", ["low", "high"]].tolist() == pytest.approx([100 * expected.low, 100 * expected.high])
@@ -174,11 +172,11 @@ def test_few_categories_make_the_item_the_unit(tmp_path: Path) -> None:
     records = read_sweep(tmp_path, sweep_dir)
     scores = tables.score_table(records)
     assert set(scores["n_units"]) == {40}
-    assert records.metrics == ["nway2_top1", "nway5_top1", "nway10_top1"]
+    assert [m.name for m in records.metrics] == ["nway2_top1", "nway5_top1", "nway10_top1"]
     assert records.metric == "nway2_top1"  # the paper's 50-way was not measured; the experiment's first is the score
     page = Page(build_report(tmp_path, sweep_dir))
     assert "The sampling unit is the item (40 of them)" in page.text
-    assert "Chance is 50.0 % for 2-way top-1" in page.text
+    assert "The score is 2-way top-1; chance is 50.0 %." in page.text
     assert "SIMULATED" not in page.text
 
 
@@ -194,10 +192,10 @@ def headline_of(output: Path, sweep_dir: Path) -> str:
 @pytest.mark.parametrize(
     ("levels", "words"),
     [
-        ({"ridge": 0.7}, "concept bank beats CnD"),
-        ({"ridge": 0.15}, "concept bank does not beat CnD"),
-        ({"ridge": 0.4}, "cannot be told apart from CnD"),
-        ({"shuffled": 0.3}, "ABOVE one in n"),
+        ({"ridge": 0.7}, "concept bank' beats row 10"),
+        ({"ridge": 0.15}, "concept bank' does not beat row 10"),
+        ({"ridge": 0.4}, "cannot be told apart from row 10"),
+        ({"shuffled": 0.3}, "ABOVE chance"),
         ({"0": 0.15}, "Phase 1 helps"),
         ({"0": 0.7}, "Phase 1 makes the score worse"),
         ({"0": 0.4}, "no effect of Phase 1 can be shown"),
@@ -230,8 +228,8 @@ def test_a_report_that_is_current_is_left_alone(tmp_path: Path) -> None:
 
 def test_badges_are_loud_about_optimism(tmp_path: Path) -> None:
     edits = {"phase1.transductive": True, "phase2.checkpoint": "test_best", "generator": {"kind": "dit"}}
-    warnings = warnings_of(override(load_experiment(GOD), edits, "test"))
-    sweep_dir = finished_sweep(tmp_path, ROWS[1:2], n_samples=5, simulated=False, warnings=warnings)
+    edits["evaluation.classifiers"] = [{"kind": "timm"}]
+    sweep_dir = finished_sweep(tmp_path, ROWS[1:2], n_samples=5, simulated=False, experiment=edits)
     page = Page(build_report(tmp_path, sweep_dir))
     named = ["TRANSDUCTIVE", "TEST-SET CHECKPOINT", "A DIFFERENT METHOD", "BEST-OF-5 IS OPTIMISTIC"]
     for words in [*named, "first of 5 samples", "best of 5"]:
@@ -242,7 +240,6 @@ def test_badges_are_loud_about_optimism(tmp_path: Path) -> None:
 def test_numbers_are_written_for_people() -> None:
     assert [text.points(x) for x in (0.0123, -0.02, -0.0001, float("nan"))] == ["+1.2", "−2.0", "0.0", "–"]
     assert [text.percent(x) for x in (0.105, float("nan"))] == ["10.5", "–"]
-    assert metric_title("nway100_top5") == "100-way top-5"
 
 
 # ---------------------------------------------------------------- partial results
@@ -325,6 +322,9 @@ def test_no_sweep_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text("{}")
     with pytest.raises(UserError, match="no rows"):
         read_sweep(tmp_path, tmp_path)
+    (tmp_path / "sweep.json").write_text('{"rows": [{"id": "1"}], "trials": ["1-seed0"]}')
+    with pytest.raises(UserError, match="written by another version"):
+        read_sweep(tmp_path, tmp_path)
 
 
 # ---------------------------------------------------------------- pictures
@@ -376,7 +376,7 @@ def test_learning_curves_are_means_over_folds() -> None:
         [("10", "phase2", fold, seen, "loss", seen + fold) for fold in (0, 2) for seen in (8, 16)],
         columns=["row", "phase", "fold", "samples_seen", "name", "value"],
     )
-    figure = figures.learning_curves(history, "10")
+    figure = figures.learning_curves(history, "10", [])
     assert isinstance(figure, Figure)
     (line,) = [line for line in figure.axes[0].lines if len(line.get_xdata())]
     np.testing.assert_array_equal(line.get_xydata(), [[8, 9], [16, 17]])
@@ -403,22 +403,26 @@ def test_record_without_attention_has_no_concept_section(tmp_path: Path) -> None
 def test_provenance_names_what_each_row_changed(tmp_path: Path) -> None:
     sweep_dir = finished_sweep(tmp_path, ROWS[:2])
     page = Page(build_report(tmp_path, sweep_dir))
-    assert "phase1.enabled = False" in page.text
+    assert "decoder.phase1.enabled = False" in page.text
     configuration = json.loads(re.search(r"Full configuration of row 10 (\{.*\}) One file", page.text)[1])  # type: ignore[index]
-    assert configuration["phase2"] == {"checkpoint": "validation"}
+    assert configuration["decoder"]["phase2"]["checkpoint"] == "validation"
 
 
 def test_every_judge_and_unseen_stimuli_have_their_own_column(tmp_path: Path) -> None:
-    sweep = finished_sweep(tmp_path)
+    sweep, judged = finished_sweep(tmp_path), NWay(n=50, judge="resnet50")
     for path in tmp_path.rglob("items.parquet"):
         items = pd.read_parquet(path)
-        items["nway50_top1/resnet50"] = 1.0
-        items["seen"] = items["item"] % 2 == 0
-        items.to_parquet(path)
+        items.assign(seen=items["item"] % 2 == 0).to_parquet(path)
+        scores = pd.read_parquet(path.with_name("scores.parquet"))
+        other = scores[scores["metric"] == "nway50_top1"].assign(metric=judged.name, value=1.0)
+        pd.concat([scores, other]).to_parquet(path.with_name("scores.parquet"))
+        summary = json.loads(path.with_name("summary.json").read_text())
+        summary["metrics"].append(judged.describe())
+        path.with_name("summary.json").write_text(json.dumps(summary))
     records = read_sweep(tmp_path, sweep)
     assert records.metric == "nway50_top1"
-    assert {"nway50_top1/resnet50", "nway50_top1/unseen stimuli"} <= set(records.metrics)
-    assert metric_title("nway50_top1/resnet50") == "50-way top-1, resnet50"
+    assert {"nway50_top1/resnet50", "nway50_top1/unseen stimuli"} <= {m.name for m in records.metrics}
+    assert records.facts(judged.name).title == "50-way top-1, resnet50"
     assert tables.chance(records, "nway50_top1/resnet50") == tables.chance(records, "nway50_top1")
     scores = tables.score_table(records).set_index(["row", "metric"])["score"]
     row = records.complete[0].row
@@ -435,3 +439,20 @@ def test_differences_compare_the_same_seeds_while_a_sweep_is_unfinished(tmp_path
     write_trial(sweep, "1", 1, state="running")
     lines = tables.difference_table(read_sweep(tmp_path, sweep)).set_index("row")
     assert lines.loc["1", "difference"] == pytest.approx(expected)
+
+
+def test_subjects_are_averaged_and_shown_apart(tmp_path: Path) -> None:
+    rows = [table_row("10"), table_row("1")]
+    sweep = write_sweep(tmp_path, rows, [0], subjects=["1", "2"])
+    for row in ("10", "1"):
+        for subject, seed in (("1", 0), ("2", 1)):  # another seed stands for another subject's scores
+            record = write_record(tmp_path, row, seed, level=0.3 + 0.4 * seed)
+            write_trial(sweep, row, 0, record=record.relative_to(tmp_path).as_posix(), subject=subject)
+            (sweep / "trials" / f"{row}-seed0.json").rename(sweep / "trials" / f"{row}-subject{subject}-seed0.json")
+    records = read_sweep(tmp_path, sweep)
+    by_subject = tables.subject_table(records).set_index(["row", "subject"])["score"]
+    assert by_subject["10", "2"] > by_subject["10", "1"] + 0.2
+    mean = tables.score_table(records).set_index(["row", "metric"]).loc[("10", records.metric), "score"]
+    assert mean == pytest.approx((by_subject["10", "1"] + by_subject["10", "2"]) / 2)
+    page = Page(build_report(tmp_path, sweep))
+    assert "By subject" in page.text and "means over 2 subjects" in page.text and "--subjects 1,2" in page.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import fake_pipeline
@@ -37,9 +38,14 @@ BASE = Experiment(name="base", data=SimulatedData())
 
 
 def _trials(
-    rows: list[str] | None = None, seeds: int = 1, edits: dict[str, Any] | None = None, base: Experiment = BASE
+    rows: list[str] | None = None,
+    seeds: int = 1,
+    edits: dict[str, Any] | None = None,
+    base: Experiment = BASE,
+    subjects: Sequence[str] = (),
 ):
-    return resolve(load_sweep("ablation_table1"), base, fake_pipeline.stages, rows, seeds, edits or {})
+    sweep = load_sweep("ablation_table1")
+    return resolve(sweep, base, fake_pipeline.steps, rows, seeds, edits or {}, subjects=subjects)
 
 
 def test_table1_shows_what_the_paper_prints() -> None:
@@ -56,15 +62,15 @@ def test_table1_shows_what_the_paper_prints() -> None:
 def test_table1_rows_run_with_the_settings_they_show() -> None:
     views = {"Y": "both", "N": "first"}
     for trial in _trials():
-        phase1, shown = trial.experiment.phase1, trial.settings
         if trial.control or trial.row == "0":
             continue
-        assert phase1.enabled and trial.experiment.phase2.concept_depth == shown["cl_depth"]
+        phase1, shown = trial.experiment.decoder.phase1, trial.settings
+        assert phase1.enabled and trial.experiment.decoder.phase2.concept_depth == shown["cl_depth"]
         assert (phase1.alpha_s, phase1.alpha_c, phase1.mask_ratio) == tuple(list(shown.values())[:3])
         assert phase1.self_contrast_view == views.get(shown["dup_self_contrast"], phase1.self_contrast_view)
-    views_of = {trial.row: trial.experiment.phase1.self_contrast_view for trial in _trials()}
+    views_of = {trial.row: trial.experiment.decoder.phase1.self_contrast_view for trial in _trials() if not trial.control}
     assert (views_of["1"], views_of["2"], views_of["15"]) == ("first", "first", "independent")
-    assert not next(t for t in _trials() if t.row == "0").experiment.phase1.enabled
+    assert not next(t for t in _trials() if t.row == "0").experiment.decoder.phase1.enabled
 
 
 def test_sixteen_rows_share_eleven_phase_1_trainings() -> None:
@@ -77,12 +83,12 @@ def test_sixteen_rows_share_eleven_phase_1_trainings() -> None:
 
 def test_controls_are_the_reference_row_with_one_thing_changed() -> None:
     trials = {t.row: t for t in _trials()}
-    reference = trials["10"].experiment.model_dump(exclude={"shuffle_pairs", "decoder"})
+    reference = trials["10"].experiment.model_dump(exclude={"split", "decoder"})
     for name in ["ridge", "shuffled", "oracle"]:
         assert trials[name].control
-        assert trials[name].experiment.model_dump(exclude={"shuffle_pairs", "decoder"}) == reference
+        assert trials[name].experiment.model_dump(exclude={"split", "decoder"}) == reference
     kinds = [trials[name].experiment.decoder.kind for name in ["ridge", "shuffled", "oracle"]]
-    assert kinds == ["ridge", "cnd", "oracle"] and trials["shuffled"].experiment.shuffle_pairs
+    assert kinds == ["ridge", "cnd", "oracle"] and trials["shuffled"].experiment.split.shuffle_pairs
     assert set(trials["ridge"].settings.values()) == {"-"} and trials["shuffled"].settings == trials["10"].settings
 
 
@@ -141,7 +147,7 @@ controls:
 def test_a_table_of_ones_own_is_read_by_path(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(GOOD)
     sweep = load_sweep(str(tmp_path / "mine.yaml"))
-    trials = resolve(sweep, BASE, fake_pipeline.stages, None, 1, {})
+    trials = resolve(sweep, BASE, fake_pipeline.steps, None, 1, {})
     assert {t.name: t.settings["depth"] for t in trials} == {"a-seed0": 2, "b-seed0": 6, "c-seed0": 2}
 
 
@@ -153,8 +159,8 @@ def test_a_table_of_ones_own_is_read_by_path(tmp_path: Path) -> None:
         ("base: a", "base: z", "no row 'z'"),
         ("label: control", "lable: x", r"mine.yaml:11: unknown key 'controls.0.lable'; did you mean 'label'"),
         ("id: b", "id: b/c", r"mine.yaml:8: rows.1.id = 'b/c': use letters"),
-        ("depth: 6", "dept: 6", r"mine.yaml:9, row b: unknown key 'phase2.concept_dept'; did you mean 'concept_depth'"),
-        ("depth: 6", "depth: 0", r"mine.yaml:9, row b: phase2.concept_depth = 0: must be greater than 0"),
+        ("depth: 6", "dept: 6", r"mine.yaml:9, row b: unknown key 'decoder.phase2.concept_dept'; did you mean 'concept_depth'"),
+        ("depth: 6", "depth: 0", r"mine.yaml:9, row b: decoder.phase2.concept_depth = 0: must be greater than 0"),
         ("setting: phase2.concept_depth", "setting: phase2.depth", "column 'depth': unknown key 'phase2.depth'"),
     ],
 )
@@ -162,7 +168,7 @@ def test_mistakes_in_a_table_are_told_in_one_line(tmp_path: Path, old: str, new:
     assert old in GOOD
     (tmp_path / "mine.yaml").write_text(GOOD.replace(old, new))
     with pytest.raises(UserError, match=message) as caught:
-        resolve(load_sweep(str(tmp_path / "mine.yaml")), BASE, fake_pipeline.stages, None, 1, {})
+        resolve(load_sweep(str(tmp_path / "mine.yaml")), BASE, fake_pipeline.steps, None, 1, {})
     assert "\n" not in str(caught.value)
 
 
@@ -175,7 +181,7 @@ def test_every_shipped_sweep_and_experiment_fits(tmp_path: Path) -> None:
             base = load_base(experiment, {})
             if sweep == "figure3a" and experiment not in ("god", "simulated", "smoke"):
                 continue  # a sweep over five subjects
-            assert resolve(load_sweep(sweep), base, fake_pipeline.stages, None, 1, {})
+            assert resolve(load_sweep(sweep), base, fake_pipeline.steps, None, 1, {})
 
 
 def test_names_and_paths_that_are_not_there() -> None:
@@ -183,3 +189,12 @@ def test_names_and_paths_that_are_not_there() -> None:
         load_sweep("ablation_table")
     with pytest.raises(UserError, match="there is no such file"):
         find_file("no/where.yaml", Path("."), "sweep")
+
+
+def test_subjects_multiply_the_trials(tmp_path: Path) -> None:
+    trials = _trials(["0", "10"], subjects=["1", "3"])
+    assert len(trials) == 2 * 5 and {t.subject for t in trials} == {"1", "3"}
+    assert {t.experiment.data.subject for t in trials if t.subject == "3"} == {3}
+    assert all("-subject" in t.name for t in trials) and len({t.key for t in trials}) == 10
+    with pytest.raises(UserError, match=r"--subjects: data.subject = '?9"):
+        _trials(["10"], subjects=["9"])

@@ -62,7 +62,7 @@ def test_trials_that_share_a_phase_1_link_the_same_run(tmp_path: Path, record: P
         linked.append(tracker.client.get_run(run).data.tags["stage.phase1.run_id"])
     assert linked[0] == linked[1]
     stage = tracker.client.get_run(linked[0])
-    assert stage.info.status == "FINISHED" and stage.data.params["phase1.mask_ratio"] == "0.75"
+    assert stage.info.status == "FINISHED" and stage.data.params["decoder.phase1.mask_ratio"] == "0.75"
     assert [m.step for m in tracker.client.get_metric_history(linked[0], "phase1.tune/loss")] == [0, 100, 200]
 
 

@@ -79,7 +79,7 @@ def test_the_decoder_of_a_finished_run_is_exported(output: Path, tmp_path: Path)
         (["analyse", "oracle-seed0"], "decoder 'oracle' has nothing to analyse"),
         (["analyse", "10-seed0", "--set", "phase2.lr=1"], "only settings of the analysis can change"),
         (["export", "nosuch", "x"], "nosuch: no such run"),
-        (["export", "oracle-seed0", "x"], "only 'cnd' trains a decoder"),
+        (["export", "oracle-seed0", "x"], "trains nothing that can be exported"),
         (["export", "10-seed0", "x", "--fold", "3"], "--fold 3: the run has the folds 0"),
     ],
 )

@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from cnd.data.simulated import SimulatedData
-from cnd.data.splits import SplitConfig, held_out, random_input, training_set
 from cnd.errors import UserError
 from cnd.experiment import Experiment, load_experiment, override
 from cnd.generators.embedded import EmbeddedGenerator
@@ -190,35 +189,3 @@ def test_images_of_another_shape_are_told(record: Path, cache: StageCache) -> No
     (fold,) = all_folds(SMOKE.model_copy(update={"decoder": Sneaky()}))
     with pytest.raises(UserError, match=r"sneaky: gave images uint8 \[50, 3, 8, 8\], expected uint8 \[50, 1, channels"):
         Workbench(cache).folder(fold.sample)
-
-
-# ---------------------------------------------------------------- edits of the data
-
-
-def test_shuffled_pairs_move_the_fmri_only(record: Path, cache: StageCache) -> None:
-    (fold,) = all_folds(SMOKE)
-    bench = Workbench(cache)
-    items = bench.value(fold.given.data).train
-    given = bench.value(fold.given.training)
-    assert np.array_equal(np.sort([*given.fitting, *given.held]), np.arange(len(items)))
-    shuffled = training_set(bench, SplitConfig(shuffle_pairs=True), 0, fold.given.data).items
-    assert shuffled.stimulus == items.stimulus and np.array_equal(shuffled.category, items.category)
-    assert not np.array_equal(shuffled.fmri, items.fmri)
-    assert np.array_equal(np.sort(shuffled.fmri, axis=0), np.sort(items.fmri, axis=0))
-    other = training_set(bench, SplitConfig(shuffle_pairs=True), 1, fold.given.data).items
-    assert not np.array_equal(other.fmri, shuffled.fmri)
-
-
-def test_random_input_is_noise_for_training_and_test(record: Path, cache: StageCache) -> None:
-    (fold,) = all_folds(SMOKE)
-    noise = random_input(Workbench(cache), 0, fold.given.data)
-    for part in (noise.train, noise.test):
-        assert part.fmri.dtype == np.float32 and abs(part.fmri.mean()) < 0.05 and abs(part.fmri.std() - 1) < 0.05
-    assert not np.array_equal(noise.train.fmri[:50], noise.test.fmri)
-
-
-def test_validation_holds_out_whole_categories() -> None:
-    category = np.repeat(np.arange(150), 8)
-    held = held_out(category, 0.1, seed=0)
-    assert len(np.unique(category[held])) == 15 and len(held) == 15 * 8
-    assert len(held_out(np.repeat([6, 9], 45), 0.1, seed=0)) == 9  # of two classes none can be left out

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnd.json_files import write_json
-from cnd.workflow.cache import StageCache
-from cnd.experiment import parse_assignments
 from cnd.errors import UserError
+from cnd.experiment import parse_assignments
+from cnd.json_files import write_json
 from cnd.store.trials import find_trial
+from cnd.workflow.cache import StageCache
 
 if TYPE_CHECKING:
     from cnd.store.tracking import Tracker

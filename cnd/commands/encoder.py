@@ -6,7 +6,7 @@ SOURCE is either kind (``model.safetensors`` of a Phase 1 stage, ``.pth`` of Min
 where it ends in ``.safetensors``, in MinD-Vis's where it ends in ``.pth``. Where the number of voxels is not the
 source's, its positions are interpolated. The experiment's ``encoder.layout`` must be the source's: ``mind_vis`` for
 what MinD-Vis trained, which converts exactly in both directions. A network of layout ``cnd`` can be written for
-MinD-Vis, but is not computed exactly there (:func:`cnd.decoders.cnd.phase1.checkpoints.to_mindvis`); the command says so.
+MinD-Vis, but is not computed exactly there, and the command says so.
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ class Bold5000Data(FileSource):
     """BOLD5000, Chang et al. 2019: GLMsingle betas by area."""
 
     setup: ClassVar[str] = SETUP
+    signs: ClassVar[tuple[str, ...]] = ("CSI*_GLMbetas*.npy", "py/CSI*.npy", "BOLD5000_*/")
     stores_images: ClassVar[bool] = True
     kind: Literal["bold5000"] = "bold5000"
     path: Path | None = None  # folder with CSIx_GLMbetas-...npy and Stimuli_Presentation_Lists/

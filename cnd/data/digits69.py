@@ -15,11 +15,16 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from cnd.data.files import FileSource
+from cnd.data.tables import zscore
 from cnd.errors import UserError
 from cnd.protocols import FmriDataset, FmriSplit
 
 WHOLE = "bring the original digit69_28x28.mat"
-SETUP = "pass the file with --set data.path=/path/to/digit69_28x28.mat (see README.md, digits69)"
+SIGN = "digit69*.mat"
+SETUP = """Handwritten sixes and nines (digits69)
+  file    digit69_28x28.mat, which may not be passed on (README.md, digits69)
+  then    --set data.path=/path/to/digit69_28x28.mat"""
+HINT = "pass digit69_28x28.mat with --set data.path="
 SHAPES = {"fmriTrn": (90, 3092), "fmriTest": (10, 3092), "stimTrn": (90, 784), "stimTest": (10, 784)}
 FOLD_SEED = 69  # the folds belong to the data set: every row and every seed is judged on the same ones
 
@@ -28,8 +33,9 @@ class Digits69Data(FileSource):
     """Handwritten sixes and nines, real fMRI of visual cortex."""
 
     setup: ClassVar[str] = SETUP
+    signs: ClassVar[tuple[str, ...]] = (SIGN,)
     kind: Literal["digits69"] = "digits69"
-    path: Path | None = None  # digit69_28x28.mat, which is not redistributable
+    path: Path | None = None  # digit69_28x28.mat, which is not redistributable, or the folder that holds it
     n_folds: Annotated[int, Field(ge=2, le=50)] = 10  # cross-validation over all 100 items
     fold: Annotated[int, Field(ge=0)] | None = None  # None pools every fold, a number runs that one
 
@@ -50,10 +56,11 @@ class Digits69Data(FileSource):
             UserError: no path was given, or nothing lies there.
         """
         if self.path is None:
-            raise UserError(f"data.path is not set: digits69 reads a file that cannot be shipped; {SETUP}")
-        if not self.path.is_file():
-            raise UserError(f"{self.path}: no such file (data.path); {SETUP}")
-        return [self.path]
+            raise UserError(f"data.path is not set: digits69 reads a file that cannot be shipped; {HINT}")
+        found = [self.path] if self.path.is_file() else sorted(self.path.glob(SIGN))[:1]
+        if not found:
+            raise UserError(f"{self.path}: no such file (data.path); {HINT}")
+        return found
 
     def check_files(self) -> None:
         """Read the file once.
@@ -67,8 +74,7 @@ class Digits69Data(FileSource):
         """Training and test set of one fold; voxels are z-scored with the statistics of the training items."""
         fmri, pictures, digit = read(self)
         inside = fold_of_items(self, digit) == fold
-        mean, std = fmri[~inside].mean(0), fmri[~inside].std(0)
-        patterns = ((fmri - mean) / np.where(std > 0, std, 1)).astype(np.float32)
+        patterns = zscore(fmri, fmri[~inside])
 
         def split(rows: np.ndarray) -> FmriSplit:
             chosen = np.flatnonzero(rows)

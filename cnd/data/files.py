@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -32,12 +32,13 @@ class FileSource(DataSource):
 
     def identity(self) -> Any:
         """Settings and the content of the files; ``missing`` stands for files that are not there."""
-        return dict(_identity(self))
+        settings = self.model_dump(mode="json", exclude=set(PLACES))
+        return settings | {"files": _content(self, "files"), "images": _content(self, "image_files")}
 
     def pool_identity(self) -> Any:
         """As :meth:`identity`, of the training fMRI alone: what another subject takes as a pool."""
         settings = self.model_dump(mode="json", exclude={*PLACES, "image_size", "test_trials"})
-        return settings | {"files": _hash(self.files)}
+        return settings | {"files": _content(self, "files")}
 
     def image_files(self) -> list[Path]:
         """Files that hold images and nothing else.
@@ -49,13 +50,17 @@ class FileSource(DataSource):
         return [] if source is None else list(source.files)
 
     def missing(self) -> list[str]:
-        """What is not there, where to get it and where to put it."""
-        found = _problems([self.files, self.image_files])
-        setup = [self.setup] if found and self.setup not in found[0] else []
-        pools = _problems([pool.of(self).identity for pool in self.unlabelled])
-        pools += [line for pool in self.unlabelled for line in _problems([pool.of(self).missing])]
-        text = "\n".join(dict.fromkeys([*found, *setup, *pools]))
-        return [text] if text else []
+        """What is not there, a line each; below the first, where to get it and where to put it."""
+        found = list(dict.fromkeys([*_complaint(self.files), *_complaint(self.image_files)]))
+        if found and self.setup:
+            found[0] += f"\n{self.setup}"
+        return found + [line for pool in self.unlabelled for line in self._missing_of(pool)]
+
+    def _missing_of(self, pool: Pool) -> list[str]:
+        try:
+            return pool.of(self).missing()
+        except UserError as error:
+            return [str(error)]
 
     def check(self) -> None:
         """Read the files once, without torch.
@@ -87,27 +92,22 @@ def load_pools(bench: Bench, pools: tuple[Pool, ...]) -> tuple[np.ndarray, ...]:
     return tuple(pool.patterns() for pool in pools)
 
 
-@lru_cache(maxsize=64)  # the plan asks for every trial
-def _identity(source: FileSource) -> dict[str, Any]:
-    settings = source.model_dump(mode="json", exclude=set(PLACES))
-    return settings | {"files": _hash(source.files), "images": _hash(source.image_files)}
-
-
-def _hash(find: Callable[[], list[Path]]) -> str:
-    """Hash of the files that a function finds."""
+def _content(source: FileSource, what: Literal["files", "image_files"]) -> str:
+    """Hash of the names and content of files, or ``missing``."""
     try:
-        return files_hash(find())
+        return _known_content(source, what)
     except UserError:
         return "missing"
 
 
-def _problems(steps: list[Callable[[], Any]]) -> list[str]:
-    """What the steps complain about."""
-    found = []
-    for step in steps:
-        try:
-            told = step()
-            found += [line for line in told if isinstance(line, str)] if isinstance(told, list) else []
-        except UserError as error:
-            found.append(str(error))
-    return found
+@lru_cache(maxsize=128)  # the plan asks for every trial; what is missing is looked for again
+def _known_content(source: FileSource, what: str) -> str:
+    return files_hash(getattr(source, what)())
+
+
+def _complaint(step: Callable[[], Any]) -> list[str]:
+    try:
+        step()
+    except UserError as error:
+        return [str(error)]
+    return []

@@ -39,12 +39,12 @@ the training items. No stimulus may be in both files. Repeated test trials stay 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from cnd.data.files import FileSource
-from cnd.data.folder_layout import SETUP, Table, beside, both_paths, classes, kept, read_both, voxels
+from cnd.data.folder_layout import SETUP, Table, beside, both_paths, classes, kept, read_both, subjects, voxels
 from cnd.data.images import ImageFiles
 from cnd.data.tables import keys_of, read, zscore
 from cnd.errors import UserError
@@ -58,15 +58,24 @@ class FolderData(FileSource):
     """Your own data in one documented folder (see the top of this module)."""
 
     setup: ClassVar[str] = SETUP
+    signs: ClassVar[tuple[str, ...]] = ("train.*", "*/train.*")
     kind: Literal["folder"] = "folder"
     path: Path | None = None  # train.npz and test.npz (or .parquet, .h5)
     image_size: Positive = 256
     subject: str | None = None  # needed where the files hold several
     roi: tuple[str, ...] = ()  # keep these areas only; empty keeps every voxel
 
-    def of_subject(self, subject: Any) -> FolderData:
+    def subjects(self) -> list[str]:
+        """Those in the folder, where none is chosen and there are any.
+
+        Raises:
+            UserError: the training file is not readable.
+        """
+        return [] if self.subject or self.path is None or not self.path.is_dir() else subjects(self.path)
+
+    def of_subject(self, subject: Any) -> Self:
         """The same for another subject, whose name is text here."""
-        return FolderData.model_validate(self.model_dump() | {"subject": str(subject)})
+        return super().of_subject(str(subject))
 
     def files(self) -> list[Path]:
         """Training file, test file, what lies beside them, and the images that they name.
@@ -120,13 +129,12 @@ def load(config: FolderData) -> FmriDataset:
         for i, table in enumerate(tables)
     )
     subject = f", subject {config.subject}" if config.subject else ""
-    folder = config.path.name if config.path else ""
     return FmriDataset(
         train=train,
         test=test,
         unlabelled=(),
         class_names=names,
-        description=f"{folder}: your own data{subject}, {fmri[0].shape[1]} voxels",
+        description=f"your own data{subject}, {fmri[0].shape[1]} voxels",
         simulated=False,
         roi=[] if known.roi is None else [str(area) for area in known.roi[keep]],
         vertex=None if known.vertex is None else known.vertex[keep].astype(np.int64),

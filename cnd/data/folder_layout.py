@@ -102,7 +102,10 @@ def both_paths(config: FolderData) -> list[Path]:
         return [path for path in found.values() if path]
     below = subjects(folder) if found["train"] is None else []
     if below:
-        raise UserError(f"{folder}: holds subjects {', '.join(below)}; choose one with --set data.subject={below[0]}")
+        other = "" if config.subject is None else f", none named '{config.subject}'"
+        raise UserError(
+            f"{folder}: holds subjects {', '.join(below)}{other}; choose one with --set data.subject={below[0]}"
+        )
     listed = sorted(p.name for p in folder.iterdir())[:8]
     raise UserError(
         f"{folder}: no {missing[0]} file; expected {' or '.join(missing[0] + suffix for suffix in SUFFIXES)}, "

@@ -42,6 +42,7 @@ class GodData(FileSource):
     """Generic Object Decoding, Horikawa & Kamitani 2017: all public layouts."""
 
     setup: ClassVar[str] = SETUP
+    signs: ClassVar[tuple[str, ...]] = ("Subject[1-5].h5", "Subject[1-5]_ImageNet*.h5", "sbj_[1-5].npz")
     stores_images: ClassVar[bool] = True
     kind: Literal["god"] = "god"
     path: Path | None = None  # folder with Subject{1..5}_ImageNet{Training,Test}.h5, Subject{1..5}.h5 or sbj_{1..5}.npz

@@ -19,7 +19,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -49,9 +49,12 @@ HINT = (
     "and --set 'data.unlabelled=[]' goes without"
 )
 
+
 class HcpPool(Pool):
     """fMRI without stimuli: packed HCP (``.npz`` with V1..V4) or any time-by-vertex array."""
 
+    setup: ClassVar[str] = SETUP
+    signs: ClassVar[tuple[str, ...]] = (f"**/{PACKED}", "**/*_Atlas_MSMAll*.dtseries.nii", "*.npz", "*.npy")
     kind: Literal["hcp"] = "hcp"
     path: Path
     window: Positive = 1  # volumes averaged into one pattern; the volumes are z-scored over time first

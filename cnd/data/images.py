@@ -1,4 +1,4 @@
-"""Stimulus images, held once: every subject and every trial reads one memory-mapped file in the cache."""
+"""Stimulus images, held once: every subject and every trial reads one memory-mapped file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cnd.data.checks import readable
 from cnd.errors import UserError, nearest
 from cnd.protocols import ImageSource
 
-STORE = "images.npy"  # of a kept store
+STORE = "images.npy"  # name of the file that holds them
 DARK = 32  # of 255: among several photographs some pixel is brighter
 BATCH = 16  # images in memory while a store is written: 25 MB of float64 at 256x256
 SUFFIXES = {".jpeg", ".jpg", ".png"}

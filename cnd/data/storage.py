@@ -5,13 +5,13 @@ Images that lie in a store (:mod:`cnd.data.images`) are kept as its row numbers 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from cnd.data.images import StoredImages
+from cnd.json_files import read_json, write_json
 from cnd.protocols import FmriDataset, FmriSplit, ImageArray
 
 SPLITS = ("train", "test")
@@ -40,7 +40,7 @@ def save_dataset(dataset: FmriDataset, folder: Path) -> None:
         wnid=dataset.wnid,
         facts=dataset.facts,
     )
-    (folder / "meta.json").write_text(json.dumps(meta))
+    write_json(folder / "meta.json", meta)
 
 
 def load_dataset(folder: Path, images: Path | None = None) -> FmriDataset:
@@ -50,7 +50,7 @@ def load_dataset(folder: Path, images: Path | None = None) -> FmriDataset:
         images: the store of the data set's images (:func:`cnd.data.images.write_store`), where it has one.
     """
     arrays = load_file(folder / "arrays.safetensors")
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = read_json(folder / "meta.json")
 
     def pictures(name: str) -> ImageArray:
         if f"{name}_images" in arrays:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import SerializeAsAny
 
+from cnd.errors import UserError
 from cnd.protocols import DataSource, Pool
 from cnd.settings import Positive
-
-if TYPE_CHECKING:
-    from cnd.data.files import FileSource
 
 
 class SubjectPool(Pool):
     """The training fMRI of another subject of the same data source."""
 
     kind: Literal["subject"] = "subject"
-    subject: Positive
+    subject: Positive | str
 
     def of(self, source: DataSource) -> Pool:
         """Bound to the source.
@@ -26,24 +24,23 @@ class SubjectPool(Pool):
         Raises:
             UserError: the source has no such subject, or it is the target itself.
         """
-        from cnd.errors import UserError
-
         other = source.of_subject(self.subject)
-        if getattr(other, "subject", None) == getattr(source, "subject", None):
+        if other == source:
             raise UserError(f"data.unlabelled: subject {self.subject} is the target itself; name another subject")
         return _Bound(source=other.model_copy(update={"unlabelled": ()}))
 
 
 class _Bound(Pool):
+    """A pool whose source is known."""
+
     kind: Literal["bound"] = "bound"
     source: SerializeAsAny[DataSource]
 
     def identity(self) -> Any:
-        source: FileSource = self.source  # type: ignore[assignment]
-        return source.pool_identity()
+        return self.source.pool_identity()
 
     def missing(self) -> list[str]:
-        return self.source.missing()
+        return [told.splitlines()[0] for told in self.source.missing()]  # the target tells where to get it
 
     def check(self) -> None:
         self.source.check()

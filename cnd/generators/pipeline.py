@@ -23,9 +23,9 @@ from cnd import registry
 from cnd.checkpoint_files import MALFORMED
 from cnd.errors import UserError
 from cnd.generators.latent_diffusion import LatentDiffusion
-from cnd.generators.sampling import SamplingConfig, draw
+from cnd.generators.sampling import draw
 from cnd.generators.vq_diffusion import VqLatentDiffusion
-from cnd.protocols import Condition, Generator
+from cnd.protocols import Condition, Generator, SamplingConfig
 
 # importable since the lines above; diffusers looks for ModelMixin here when it loads FmriCondition
 from diffusers import ConfigMixin, DiffusionPipeline, ImagePipelineOutput, ModelMixin, VQModel  # isort: skip

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
 
-from cnd.protocols import Condition, Report, no_report
-from cnd.settings import Config, Positive
+from cnd.protocols import Condition, OnProgress, SamplingConfig, no_progress
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -17,21 +15,12 @@ if TYPE_CHECKING:
     from cnd.protocols import Generator
 
 
-class SamplingConfig(Config):
-    """DDIM sampling of the test items (sec. 4.2, 5.2)."""
-
-    steps: Annotated[int, Field(ge=1, le=1000)] = 250
-    guidance: Annotated[float, Field(ge=1)] = 1.0  # classifier-free guidance; 1 is none
-    samples_per_item: Positive = 5
-    batch_size: Positive = 50
-
-
 def draw(
     config: SamplingConfig,
     generator: Generator,
     condition: Condition,
     noise: Float[Tensor, "items samples c h w"],
-    report: Report = no_report,
+    report: OnProgress = no_progress,
 ) -> np.ndarray:
     """Images uint8 [n_items, n_samples, channels, height, width] of each item's condition, one a noise."""
     import torch

@@ -16,7 +16,8 @@ from cnd.settings import Config, Positive
 if TYPE_CHECKING:
     import pandas as pd
 
-    AnyJudge, AnyMetric = JudgeChoice, Metric
+    AnyJudge = JudgeChoice
+    AnyMetric = Metric
 else:
     AnyJudge, AnyMetric = registry.union("cnd.judges"), registry.union("cnd.metrics")
 

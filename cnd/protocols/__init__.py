@@ -18,11 +18,11 @@ from cnd.protocols.decoder import (
     Given,
     Lab,
     Noise,
+    OnProgress,
     Reconstruction,
-    Report,
-    no_report,
+    no_progress,
 )
-from cnd.protocols.generator import Condition, Generator, GeneratorChoice
+from cnd.protocols.generator import Condition, Generator, GeneratorChoice, SamplingConfig
 from cnd.protocols.metric import Judge, JudgeChoice, Judgement, Metric, Truth
 
 __all__ = [
@@ -45,11 +45,12 @@ __all__ = [
     "Lab",
     "Metric",
     "Noise",
+    "OnProgress",
     "Patterns",
     "Pool",
     "Reconstruction",
-    "Report",
+    "SamplingConfig",
     "TrainingSet",
     "Truth",
-    "no_report",
+    "no_progress",
 ]

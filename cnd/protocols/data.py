@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
+from pydantic import ValidationError
 
+from cnd.errors import UserError
 from cnd.settings import Part
 
 if TYPE_CHECKING:
@@ -130,8 +132,8 @@ class Patterns:
 class ImageSource(Protocol):
     """Images in files of their own, which are held once for all subjects."""
 
-    size: int
-
+    @property
+    def size(self) -> int: ...
     @property
     def files(self) -> list[Path]: ...
     def __len__(self) -> int: ...
@@ -150,6 +152,7 @@ class DataSource(Part):
 
     kind: Any
     setup: ClassVar[str] = ""  # how to get the files, for people
+    signs: ClassVar[tuple[str, ...]] = ()  # names of files that tell such data, as patterns below ``path``
     simulated: ClassVar[bool] = False
     stores_images: ClassVar[bool] = False  # whether there is an :meth:`image_source`
 
@@ -185,17 +188,27 @@ class DataSource(Part):
         """
         return None
 
+    def subjects(self) -> list[str]:
+        """The subjects among which one must be chosen; empty where the settings choose one anyway."""
+        return []
+
     def of_subject(self, subject: Any) -> Self:
         """The same source for another subject.
 
         Raises:
             UserError: there is none.
         """
-        from cnd.errors import UserError
-
         if "subject" not in type(self).model_fields:
             raise UserError(f"data: {self.kind} has one subject; leave the subject out")
-        return type(self).model_validate(self.model_dump() | {"subject": subject})
+        try:
+            return type(self).model_validate(self.model_dump() | {"subject": subject})
+        except ValidationError as error:
+            told = error.errors()[0]["msg"].replace("Input should be", "must be")
+            raise UserError(f"data.subject = {subject}: {told}") from error
+
+    def pool_identity(self) -> Any:
+        """As :meth:`identity`, of the training fMRI alone: what another subject takes as a pool."""
+        return self.identity()
 
     def pools(self, data: Step) -> Step | None:
         """A step that gives unlabelled patterns for pre-training, a tuple of float32 [m, voxels]; None: there are none.
@@ -214,6 +227,8 @@ class Pool(Part):
     """fMRI without stimuli that the user adds to a data source, for pre-training in Phase 1 (sec. 3.2)."""
 
     kind: Any
+    setup: ClassVar[str] = ""  # as of a data source
+    signs: ClassVar[tuple[str, ...]] = ()
 
     def patterns(self) -> np.ndarray:
         """float32 [n, voxels], each voxel z-scored.

@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from cnd.protocols.data import Patterns, TrainingSet
-from cnd.protocols.generator import Condition, Generator, GeneratorChoice
+from cnd.protocols.generator import Condition, Generator, GeneratorChoice, SamplingConfig
 from cnd.settings import Part
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from cnd.generators.sampling import SamplingConfig
     from cnd.steps import Step
 
-Report = Callable[[float, int, dict[str, float]], None]
+OnProgress = Callable[[float, int, dict[str, float]], None]
 """Progress of one piece of work: fraction done (0..1), samples seen, metrics."""
 
 
-def no_report(fraction: float, samples_seen: int, metrics: dict[str, Any]) -> None:
+def no_progress(fraction: float, samples_seen: int, metrics: dict[str, Any]) -> None:
     """The report that goes nowhere."""
 
 
@@ -84,10 +83,12 @@ class Conditioning(Fitted, Protocol):
 class Lab(Protocol):
     """What a decoder may use while it learns. Everything is made when it is first asked for."""
 
-    seed: int
-    sampling: SamplingConfig
     given: Given
 
+    @property
+    def seed(self) -> int: ...
+    @property
+    def sampling(self) -> SamplingConfig: ...
     @property
     def generator(self) -> Generator:
         """The frozen generator."""
@@ -132,6 +133,7 @@ class Given:
     Attributes:
         data: gives a :class:`cnd.protocols.FmriDataset`.
         training: gives a :class:`cnd.protocols.TrainingSet`.
+        classes: gives a function from items to the generator's class of each, int64 [n].
         latents: gives the latents of the training stimuli, [n, c, h, w].
         pools: gives the unlabelled patterns, a tuple of float32 [m, voxels]; None where there are none.
         test_score: gives a function from reconstructions of the test items to the table's score, for a decoder that
@@ -141,6 +143,7 @@ class Given:
 
     data: Step
     training: Step
+    classes: Step
     latents: Step
     pools: Step | None
     generator: GeneratorChoice

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Protocol, Self
+
+from pydantic import Field
 
 from cnd.protocols.data import ImageArray
-from cnd.settings import Part
+from cnd.settings import Config, Part, Positive
 
 if TYPE_CHECKING:  # the plan needs no torch
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     import torch
     from jaxtyping import Float, Int
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class Condition(NamedTuple):
@@ -31,6 +33,15 @@ class Condition(NamedTuple):
     def to(self, device: Any) -> Condition:
         """The same on another device."""
         return Condition(self.context.to(device), self.pooled.to(device))
+
+
+class SamplingConfig(Config):
+    """DDIM sampling of the test items (sec. 4.2, 5.2)."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)] = 250
+    guidance: Annotated[float, Field(ge=1)] = 1.0  # classifier-free guidance; 1 is none
+    samples_per_item: Positive = 5
+    batch_size: Positive = 50
 
 
 class Generator(Protocol):
@@ -100,6 +111,7 @@ class Generator(Protocol):
         """DDIM from ``noise`` to clean latents."""
         ...
 
+    def parameters(self) -> Iterator[nn.Parameter]: ...
     def to(self, device: Any) -> Self: ...
     def copy(self) -> Self:
         """A copy whose denoising network may be trained; the autoencoder is shared."""

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 BATCH = 1000  # metrics in one call, MLflow's limit
 NAME, KEY = "cnd.name", "cnd.key"
+ARTIFACTS = (
+    "items.parquet", "scores.parquet", "history.parquet", "attention.parquet", "experiment.json", "summary.json"
+)  # fmt: skip
 STAGES = "stages"  # the MLflow experiment of runs that sweeps share
 GRID_ITEMS, GRID_SAMPLES = 12, 3
 
@@ -97,7 +100,7 @@ class Tracker:
         values = dict(summary["scores"]) | {f"seconds/{k}": v for k, v in summary.get("seconds", {}).items()}
         self._log(run, ((name, value, 0) for name, value in values.items()), when)
         self._log(run, _curves(history), when)
-        for name in ("items.parquet", "history.parquet", "attention.parquet", "experiment.json", "summary.json"):
+        for name in ARTIFACTS:
             if (folder / name).exists():
                 self.client.log_artifact(run, str(folder / name))
         if (folder / "images.safetensors").exists():
@@ -188,7 +191,7 @@ class Tracker:
         )
         self._stage_runs[name, key] = run
         experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
-        used = {part: experiment[part] for part in ("data", "encoder", "phase1", "seed")} | {"fold": fold}
+        used = {part: experiment[part] for part in ("data", "decoder", "seed")} | {"fold": fold}
         self.client.log_batch(run, params=[Param(k, str(v)[:6000]) for k, v in flatten(used).items()])
         mine = history[(history["fold"] == fold) & history["phase"].str.startswith("phase1")]
         self._log(run, _curves(mine), when)

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnd.cortex.settings import AnalysisConfig
-from cnd.generators.sampling import SamplingConfig
-from cnd.protocols import Bench, Conditioning, Decoder, FmriDataset, TrainingSet
+from cnd.protocols import Bench, Conditioning, Decoder, FmriDataset, SamplingConfig, TrainingSet
 from cnd.workflow.lab import Laboratory
 from cnd.workflow.samples import patterns
 
@@ -45,7 +44,7 @@ def fold_inputs(bench: Bench, decoder: Decoder, fold: FoldSteps) -> FoldInputs:
 
     dataset: FmriDataset = bench.value(fold.given.data)
     train: TrainingSet = bench.value(fold.given.training)
-    lab = Laboratory(bench, fold.given, fold.classes, fold.given.generator)
+    lab = Laboratory(bench, fold.given, fold.given.classes, fold.given.generator)
     fitted: Conditioning = decoder.fit(train, lab)  # type: ignore[assignment]  # declared by ``has_condition``
     splits = (dataset.train, dataset.test)
     decoded, seen = (fitted.condition(patterns(decoder, lab, split)) for split in splits)

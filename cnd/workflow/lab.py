@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from cnd.generators.sampling import SamplingConfig
-    from cnd.protocols import FmriSplit, TrainingSet
+    from cnd.protocols import FmriSplit, SamplingConfig, TrainingSet
 
 
 class Laboratory:

@@ -47,6 +47,4 @@ def _drawn(bench: Bench, generator: GeneratorChoice, classes: np.ndarray) -> Ten
     frozen = bench.generator(generator)
     noise = Noise(0, 1).latents(len(classes), frozen.latent_shape)[:, 0]
     parts = zip(torch.from_numpy(classes).split(50), noise.split(50), strict=True)
-    return torch.cat(
-        [frozen.sample(frozen.class_condition(part), start, DRAWN_STEPS, 1.0) for part, start in parts]
-    )
+    return torch.cat([frozen.sample(frozen.class_condition(part), start, DRAWN_STEPS, 1.0) for part, start in parts])

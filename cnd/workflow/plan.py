@@ -31,13 +31,11 @@ class FoldSteps:
     """The steps of one train / test partition.
 
     Attributes:
-        classes: gives a function from items to the generator's classes.
         own: the decoder's, by name.
     """
 
     index: int
     given: Given
-    classes: Step
     own: dict[str, Step]
     sample: Step
 
@@ -45,23 +43,19 @@ class FoldSteps:
 def fold_steps(experiment: Experiment, index: int) -> FoldSteps:
     """Steps of one fold."""
     e, given = experiment, given_of(experiment, experiment.data, index)
-    classes = classes_step(e, given.data)
     own = e.decoder.steps(given)
     settings: dict[str, Any] = {"decoder": e.decoder, "sampling": e.sampling, "seed": e.seed}
     if e.decoder.uses_generator:
         settings["generator"] = e.generator
     needs: dict[str, Step | None] = {"data": given.data, "training": given.training}
     if e.decoder.uses_labels or e.decoder.needs_truth:
-        needs["classes"] = classes
+        needs["classes"] = given.classes
     # a decoder with steps of its own says there what it needs; any other may use what all rows share
-    needs |= own or {"pools": given.pools, "latents": given.latents if e.decoder.uses_generator else None}
-    return FoldSteps(index, given, classes, own, Step("sample", partial(reconstruct, given=given), settings, needs))
-
-
-def classes_step(e: Experiment, data: Step) -> Step:
-    """The step that gives a function from items to the generator's classes."""
-    settings = {"generator": e.generator, "judge": e.evaluation.classifiers[0].of(e.generator)}
-    return Step("classes", find_classes, settings, {"data": data}, kept=False)
+    shared: dict[str, Step | None] = {"pools": given.pools}
+    if e.decoder.uses_generator:
+        shared["latents"] = given.latents
+    needs |= {**own} or shared
+    return FoldSteps(index, given, own, Step("sample", partial(reconstruct, given=given), settings, needs))
 
 
 def given_of(e: Experiment, source: DataSource, index: int) -> Given:
@@ -73,10 +67,12 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     raw = Step("data", make_data, {"source": source, "fold": index}, {"images": images}, load_data)
     data = data_as_used(e.split, raw, e.seed)
     judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
-    classes = classes_step(e, data) if e.evaluation.truth == "label" else None
+    finding = {"generator": e.generator, "judge": judges[0]}
+    classes = Step("classes", find_classes, finding, {"data": data}, kept=False)
     return Given(
         data=data,
         training=training_step(e.split, data, e.seed),
+        classes=classes,
         latents=Step("latents", make_latents, {"generator": e.generator}, {"data": raw}, load_latents),
         pools=source.pools(raw),
         generator=e.generator,
@@ -85,7 +81,7 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
             "test_score",
             test_scorer,
             {"evaluation": e.evaluation, "judges": judges},
-            {"data": data, "classes": classes},
+            {"data": data, "classes": classes if e.evaluation.truth == "label" else None},
             kept=False,
         ),
         seed=e.seed,
@@ -105,11 +101,11 @@ def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     for fold in folds:
         needs |= {f"sample{fold.index}": fold.sample, f"data{fold.index}": fold.given.data}
         if e.evaluation.truth == "label":
-            needs[f"classes{fold.index}"] = fold.classes
+            needs[f"classes{fold.index}"] = fold.given.classes
     judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
     settings = {"evaluation": e.evaluation, "judges": judges}
-    own = [fold.own for fold in folds]
-    return Step("record", partial(write_record, experiment=e, trained=own), settings, needs)
+    make = partial(write_record, experiment=e, trained=[fold.own for fold in folds])
+    return Step("record", make, settings, needs)
 
 
 def analysis_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
@@ -118,7 +114,7 @@ def analysis_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     settings = {"analysis": e.analysis, "sampling": e.sampling, "seed": e.seed}
     needs: dict[str, Step | None] = {}
     for fold in folds:
-        needs |= {f"sample{fold.index}": fold.sample, f"classes{fold.index}": fold.classes}
+        needs |= {f"sample{fold.index}": fold.sample, f"classes{fold.index}": fold.given.classes}
     return Step("analysis", partial(analyse_run, decoder=e.decoder, folds=folds), settings, needs)
 
 

@@ -156,9 +156,7 @@ def _attention(samples: list[Path], experiment: Experiment, folder: Path) -> Non
         pd.concat(found, ignore_index=True).to_parquet(folder / "attention.parquet")
 
 
-def _summary(
-    e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tuple[int, str, Path]]
-) -> dict[str, Any]:
+def _summary(e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tuple[int, str, Path]]) -> dict[str, Any]:
     once = {folder: name for _, name, folder in stages}  # folds may share a step
     infos = [{"stage": name} | read_json(folder / "info.json") for folder, name in once.items()]
     counted = next(({k: i[k] for k in ("trainable", "frozen")} for i in infos if "trainable" in i), {})

@@ -2,7 +2,7 @@
 
 A step is a pure function of its settings, its inputs and its seed, and is kept under the hash of those and of its code
 (:mod:`cnd.steps`). Rows that share a step compute it once; a run that was killed goes on where it was. A sweep calls
-``missing``, ``steps``, ``check``, ``warm_up``, ``prepare``, ``run`` and ``analyse``. Importing this module loads no torch.
+``missing``, ``steps``, ``check``, ``warm_up``, ``prepare``, ``run`` and ``analyse``. Importing this loads no torch.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def export_record(record: Path, cache: StageCache, fold: int, output: Path) -> P
     known = recorded_keys(cache, record, [chosen])
     _same_generator(experiment, cache, known[chosen.sample.name, chosen.sample.key])
     bench = Workbench(cache, recorded=known, fixed=frozenset(["data", *chosen.own]))
-    lab = Laboratory(bench, chosen.given, chosen.classes, chosen.given.generator)
+    lab = Laboratory(bench, chosen.given, chosen.given.classes, chosen.given.generator)
     n_voxels = bench.value(chosen.given.data).train.fmri.shape[1]
     experiment.decoder.export(lab, n_voxels, experiment.model_dump(mode="json"), output)
     return output

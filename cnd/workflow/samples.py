@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cnd.errors import UserError
-from cnd.generators.sampling import SamplingConfig
 from cnd.json_files import write_json
-from cnd.protocols import Bench, Decoder, FmriDataset, FmriSplit, GeneratorChoice, Given, Noise, Patterns, TrainingSet
+from cnd.protocols import (
+    Bench,
+    Decoder,
+    FmriDataset,
+    FmriSplit,
+    GeneratorChoice,
+    Given,
+    Noise,
+    Patterns,
+    SamplingConfig,
+    TrainingSet,
+)
 from cnd.steps import Step
 from cnd.workflow.lab import Laboratory
 

@@ -27,11 +27,11 @@ N_TRIALS = N_TEST * REPETITIONS
 OURS = """
 import sys
 from pathlib import Path
-from cnd import data
-from cnd.workflow.cache import StageCache
 from cnd.data.god import GodData
+from cnd.data.images import STORE, write_store
 folder = Path(sys.argv[1])
-subjects = [data.load(GodData(path=folder, subject=k), 0, StageCache(folder / "cache")) for k in range(1, 6)]
+write_store(GodData(path=folder).image_source(), folder / STORE)
+subjects = [GodData(path=folder, subject=k).load(0, folder / STORE) for k in range(1, 6)]
 total = sum(int(image.sum()) for s in subjects for split in (s.train, s.test) for image in split.images)
 """
 NAIVE = """

@@ -142,7 +142,7 @@ class DecoderSuite:
         if not can_be_analysed(experiment):
             return
         (fold,), bench = all_folds(experiment), Workbench(first.cache)
-        lab = Laboratory(bench, fold.given, fold.classes, experiment.generator)
+        lab = Laboratory(bench, fold.given, fold.given.classes, experiment.generator)
         fitted: Any = self.decoder.fit(bench.value(fold.given.training), lab)
         test = bench.value(fold.given.data).test
         condition = fitted.condition(patterns(self.decoder, lab, test))

@@ -1,28 +1,33 @@
-"""One suite for every data set: what :class:`cnd.protocols.FmriDataset` promises."""
+"""One suite for every data source: what :class:`cnd.protocols.DataSource` and its data sets promise.
+
+A source of your own inherits :class:`DataSourceConformance`, or :class:`FileSourceConformance` if it reads files.
+"""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from data_writers import (
     god_images,
+    load,
     packed_god,
     write_bold5000,
     write_bold_images,
+    write_digits69,
     write_folder,
     write_god_h5,
     write_god_tasks,
     write_image_files,
 )
-from scipy.io import loadmat, savemat
 
-from cnd import data
+from cnd import registry
 from cnd.data import digits69
 from cnd.data.bold5000 import Bold5000Data
 from cnd.data.digits69 import Digits69Data
@@ -33,342 +38,340 @@ from cnd.data.simulated import SimulatedData
 from cnd.data.storage import load_dataset, save_dataset
 from cnd.data.subject_pool import SubjectPool
 from cnd.errors import UserError
-from cnd.protocols import DataConfig, FmriDataset
-from cnd.workflow.cache import StageCache
+from cnd.experiment import Experiment
+from cnd.keys import closure
+from cnd.protocols import DataSource, FmriDataset, Given
+from cnd.workflow.plan import given_of
 
-SMALL = dict(n_voxels=128, images_per_category=1, test_images_per_category=1, test_repetitions=2, n_unlabelled=32)
 ROOT = Path(__file__).resolve().parents[2]
-
-# ---------------------------------------------------------------- what is tested: writers of synthetic files
-
-
-def _simulated(folder: Path, shift: float) -> DataConfig:
-    return SimulatedData(**SMALL)
+EXPERIMENT = Experiment(name="any", data=SimulatedData())
 
 
-def _digits69(folder: Path, shift: float) -> DataConfig:
-    """A stand-in of the original layout: the real file may not be here, and this suite needs no real fMRI."""
-    rng = np.random.default_rng(0)
-    content = {
-        k: rng.standard_normal(s) if k.startswith("fmri") else rng.integers(0, 256, s, dtype=np.uint8)
-        for k, s in digits69.SHAPES.items()
-    } | {"labelTrn": np.tile([[1], [2]], (45, 1)), "labelTest": np.tile([[1], [2]], (5, 1))}
-    config = Digits69Data(path=folder / "d.mat")
-    savemat(folder / "d.mat", content)
-    if shift:
-        inside = digits69.fold_of_items(config, digits69.read(config)[2]) == 0
-        content["fmriTrn"][inside[:90]] += shift
-        content["fmriTest"][inside[90:]] += shift
-        savemat(folder / "d.mat", content)
-    return config
+def steps_of(source: DataSource) -> Given:
+    """The steps of its first fold."""
+    return given_of(EXPERIMENT, source, source.folds()[0])
 
 
-def _real_digits69(folder: Path, shift: float) -> DataConfig:
-    path = ROOT.parent / "shared" / "data" / "digit69" / "digit69_28x28.mat"
-    if not path.is_file():
-        pytest.skip("digits69: digit69_28x28.mat is not here (it cannot be shipped)")
-    content = {k: v for k, v in loadmat(path).items() if k[0] != "_"}
-    if shift:
-        pytest.skip("the stand-in tests this")
-    savemat(folder / "d.mat", content)
-    return Digits69Data(path=folder / "d.mat")
+def changed(source: DataSource, **settings: Any) -> DataSource:
+    """A validated copy."""
+    return type(source).model_validate(source.model_dump() | settings)
 
 
-def _god_h5(folder: Path, shift: float) -> DataConfig:
-    write_god_h5(folder / "Subject1.h5", test_shift=shift)
-    write_god_h5(folder / "Subject2.h5", subject=2, n_voxels=15, test_shift=shift)
-    write_image_files(folder / "images")
-    return GodData(path=folder, image_size=8)
-
-
-def _god_tasks(folder: Path, shift: float) -> DataConfig:
-    write_god_tasks(folder, test_shift=shift)
-    write_god_tasks(folder, subject=2, n_voxels=15, test_shift=shift)
-    write_image_files(folder / "images")
-    return GodData(path=folder, image_size=8)
-
-
-def _god_npz(folder: Path, shift: float) -> DataConfig:
-    np.savez(folder / "sbj_1.npz", **packed_god(test_shift=shift))
-    np.savez(folder / "sbj_2.npz", **packed_god(subject=2, n_voxels=15, test_shift=shift))
-    np.savez(folder / "images_256.npz", **god_images())
-    return GodData(path=folder, image_size=8)
-
-
-def _god_trials(folder: Path, shift: float) -> DataConfig:
-    return _god_npz(folder, shift).model_copy(update={"test_trials": "single", "roi": ("V1", "HVC")})
-
-
-def _bold5000(folder: Path, shift: float) -> DataConfig:
-    for subject, n_voxels in ((1, 3), (4, 5)):
-        write_bold5000(folder, subject, n_voxels, test_shift=shift)
-    write_bold_images(folder)
-    return Bold5000Data(path=folder, image_size=8)
-
-
-def _bold5000_trials(folder: Path, shift: float) -> DataConfig:
-    return _bold5000(folder, shift).model_copy(update={"test_trials": "single", "roi": ("LOC",)})
-
-
-def _folder(folder: Path, shift: float) -> DataConfig:
-    write_folder(folder, pictures=True, test_shift=shift)
-    return FolderData(path=folder, image_size=8)
-
-
-def _folder_labels(folder: Path, shift: float) -> DataConfig:
-    write_folder(folder, pictures=False, test_shift=shift)
-    return FolderData(path=folder)
-
-
-KINDS: dict[str, Callable[[Path, float], DataConfig]] = {
-    "simulated": _simulated,
-    "digits69": _digits69,
-    "digits69_real": _real_digits69,
-    "god_h5": _god_h5,
-    "god_tasks": _god_tasks,
-    "god_npz": _god_npz,
-    "god_trials": _god_trials,
-    "bold5000": _bold5000,
-    "bold5000_trials": _bold5000_trials,
-    "folder": _folder,
-    "folder_labels": _folder_labels,
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    kind: str
-    config: DataConfig
-    dataset: FmriDataset
-    cache: StageCache
-
-    def load(self, config: DataConfig) -> FmriDataset:
-        return data.load(config, data.folds(config)[0], self.cache)
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def case(request, tmp_path_factory) -> Case:
-    folder, cache = tmp_path_factory.mktemp("files"), StageCache(tmp_path_factory.mktemp("cache"))
-    config = KINDS[request.param](folder, 0)
-    return Case(request.param, config, data.load(config, data.folds(config)[0], cache), cache)
-
-
-# ---------------------------------------------------------------- the suite
-
-
-def test_shapes_and_types(case):
-    dataset = case.dataset
-    for split in (dataset.train, dataset.test):
-        assert split.fmri.dtype == np.float32 and split.fmri.ndim == 2
-        assert split.images.dtype == np.uint8 and len(split.images.shape) == 4
-        assert split.category.dtype == np.int64
-        assert len(split.fmri) == len(split.images) == len(split.category) == len(split.stimulus) > 0
-        for optional in (split.seen, split.run):
-            assert optional is None or optional.shape == (len(split),)
-        assert split.run is None or split.run.dtype == np.int64
-        assert split.seen is None or split.seen.dtype == np.bool_
-    assert dataset.train.fmri.shape[1] == dataset.test.fmri.shape[1]
-    assert all(pool.dtype == np.float32 and pool.ndim == 2 and len(pool) for pool in dataset.unlabelled)
-
-
-def test_images_are_arrays_once_they_are_indexed(case):
-    images = case.dataset.train.images
-    everything = np.asarray(images)
-    assert everything.shape == images.shape and everything.dtype == np.uint8 and everything.size == images.size
-    rows = np.array([3, 0, 3])
-    for part, expected in (
-        (images[rows], everything[rows]),
-        (images[1:4], everything[1:4]),
-        (images[2], everything[2]),
-    ):
-        assert isinstance(part, np.ndarray) and part.dtype == np.uint8
-        np.testing.assert_array_equal(part, expected)
-    split = case.dataset.train.take(rows)
-    np.testing.assert_array_equal(split.images, everything[rows])
-    assert split.stimulus == [case.dataset.train.stimulus[i] for i in rows]
-    assert images.size == 0 if case.kind == "folder_labels" else everything.std() > 0
-
-
-def test_values_are_finite_and_normalised_by_training_statistics(case):
-    dataset = case.dataset
-    for patterns in (dataset.train.fmri, dataset.test.fmri, *dataset.unlabelled):
-        assert np.isfinite(patterns).all()
-    assert np.abs(dataset.train.fmri.mean(0)).max() < 2e-3  # rounding of the simulated voxels is 1e-3
-    varying = dataset.train.fmri.std(0) > 0
-    assert np.abs(dataset.train.fmri.std(0)[varying] - 1).max() < 2e-3
-
-
-def test_test_fmri_decides_nothing_about_the_training_set(case, tmp_path: Path):
-    if case.kind == "simulated":
-        pytest.skip("there is no file to change")
-    shifted = case.load(KINDS[case.kind](tmp_path, 3.0))
-    assert shifted.train.fmri.tobytes() == case.dataset.train.fmri.tobytes()
-    change = shifted.test.fmri - case.dataset.test.fmri
-    assert change.min() > 0.1  # so the statistics are not those of the test items either
-
-
-def test_no_test_item_is_a_training_item(case):
-    train, test = case.dataset.train, case.dataset.test
-    known = {image.tobytes() for image in np.asarray(train.images) if image.size}
-    assert not any(image.tobytes() in known for image in np.asarray(test.images))
-    assert not set(train.stimulus) & set(test.stimulus)
-
-
-def test_categories_index_the_class_names(case):
-    dataset = case.dataset
-    for split in (dataset.train, dataset.test):
-        assert split.category.min() >= 0 and split.category.max() < len(dataset.class_names)
-    assert len(dataset.wnid) in (0, len(dataset.class_names))
-
-
-def test_voxel_annotations_are_aligned(case):
-    dataset = case.dataset
-    n_voxels = dataset.train.fmri.shape[1]
-    assert len(dataset.roi) in (0, n_voxels)
-    assert dataset.vertex is None or len(dataset.vertex) == n_voxels
-    assert dataset.xyz is None or (dataset.xyz.shape == (n_voxels, 3) and dataset.xyz.dtype == np.float32)
-
-
-def test_same_config_gives_the_same_bytes(case):
-    again, dataset = case.load(case.config), case.dataset
-    assert again.train.fmri.tobytes() == dataset.train.fmri.tobytes()
-    assert again.test.fmri.tobytes() == dataset.test.fmri.tobytes()
-    assert np.asarray(again.test.images).tobytes() == np.asarray(dataset.test.images).tobytes()
-    assert again.test.stimulus == dataset.test.stimulus and again.description == dataset.description
-
-
-def test_it_is_the_same_after_storage(case, tmp_path: Path):
-    dataset = case.dataset
-    save_dataset(dataset, tmp_path)
-    again = load_dataset(tmp_path, data.image_store(case.config, case.cache))
-    for one, two in ((dataset.train, again.train), (dataset.test, again.test)):
-        np.testing.assert_array_equal(one.images, two.images)
-        for name in ("fmri", "category", "seen", "run"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
-        assert one.stimulus == two.stimulus
+def same(one: FmriDataset, two: FmriDataset) -> None:
+    """Both hold the same bytes."""
+    for a, b in ((one.train, two.train), (one.test, two.test)):
+        assert a.fmri.tobytes() == b.fmri.tobytes() and a.stimulus == b.stimulus
+        for name in ("images", "category", "seen", "run"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     for name in ("class_names", "description", "simulated", "roi", "wnid", "surface", "facts"):
-        assert getattr(again, name) == getattr(dataset, name)
-    np.testing.assert_array_equal(again.xyz, dataset.xyz)
+        assert getattr(one, name) == getattr(two, name)
+    for name in ("vertex", "xyz"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    assert [pool.tobytes() for pool in one.unlabelled] == [pool.tobytes() for pool in two.unlabelled]
 
 
-def test_check_passes_and_nothing_is_missing(case):
-    data.check(case.config)
-    assert data.missing(case.config) is None
+class DataSourceConformance:
+    """What holds for every source."""
+
+    other: Any = None  # another subject that is there, where a source has several
+    nobody: Any = 99  # a subject that is not
+
+    def source_at(self, folder: Path) -> DataSource:
+        """The source, after its files were written to a folder."""
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    def stores(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("stores")
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("files")
+
+    @pytest.fixture(scope="class")
+    def source(self, folder: Path) -> DataSource:
+        return self.source_at(folder)
+
+    @pytest.fixture(scope="class")
+    def dataset(self, source: DataSource, stores: Path) -> FmriDataset:
+        return load(source, stores)
+
+    # ------------------------------------------------------------ settings and files
+
+    def test_settings_survive_a_file_and_nothing_is_missing(self, source: DataSource) -> None:
+        assert type(source).model_validate(source.model_dump(mode="json")) == source
+        source.check()
+        assert source.missing() == []
+        assert source.stores_images == (source.image_source() is not None)
+        folds = source.folds()
+        assert folds and len(set(folds)) == len(folds)
+
+    def test_subjects(self, source: DataSource, dataset: FmriDataset, stores: Path) -> None:
+        if self.other is None:
+            with pytest.raises(UserError, match="has one subject"):
+                source.of_subject(2)
+            return
+        other = source.of_subject(self.other)
+        loaded = load(other, stores)
+        assert other.identity() != source.identity() and other.of_subject(source.subject) == source
+        assert loaded.train.fmri.shape[1] != dataset.train.fmri.shape[1]
+        if source.stores_images:  # one store for all subjects
+            keys = [step.needs["images"].key for step in (steps_of(source).data, steps_of(other).data)]
+            assert keys[0] == keys[1] and len(list(stores.iterdir())) == 1
+        image = {s: dataset.test.images[i].tobytes() for i, s in enumerate(dataset.test.stimulus)}
+        common = [i for i, s in enumerate(loaded.test.stimulus) if s in image]
+        assert common and all(loaded.test.images[i].tobytes() == image[loaded.test.stimulus[i]] for i in common)
+        with pytest.raises(UserError, match=f"{self.nobody}"):
+            load(source.of_subject(self.nobody), stores)
+
+    def test_loading_again_gives_the_same_bytes(self, source: DataSource, dataset: FmriDataset, stores: Path) -> None:
+        same(load(source, stores), dataset)
+
+    def test_its_key_knows_nothing_of_other_parts(self, source: DataSource) -> None:
+        others = {part.__module__ for part in registry.classes("cnd.data").values()} - {type(source).__module__}
+        assert not closure([type(source).__module__]) & {"cnd.registry", *others}
+
+    # ------------------------------------------------------------ what is loaded
+
+    def test_shapes_and_types(self, dataset: FmriDataset) -> None:
+        n_voxels = dataset.train.fmri.shape[1]
+        for split in (dataset.train, dataset.test):
+            assert split.fmri.dtype == np.float32 and split.fmri.shape == (len(split), n_voxels)
+            assert split.images.dtype == np.uint8 and len(split.images.shape) == 4
+            assert len(split) == len(split.images) == len(split.category) == len(split.stimulus) > 0
+            for optional, dtype in ((split.seen, np.bool_), (split.run, np.int64)):
+                assert optional is None or (optional.shape == (len(split),) and optional.dtype == dtype)
+            assert split.category.dtype == np.int64
+            assert split.category.min() >= 0 and split.category.max() < len(dataset.class_names)
+        assert len(dataset.wnid) in (0, len(dataset.class_names)) and len(dataset.roi) in (0, n_voxels)
+        assert dataset.vertex is None or len(dataset.vertex) == n_voxels
+        assert dataset.xyz is None or (dataset.xyz.shape == (n_voxels, 3) and dataset.xyz.dtype == np.float32)
+
+    def test_images_are_arrays_once_they_are_indexed(self, dataset: FmriDataset) -> None:
+        images, rows = dataset.train.images, np.array([3, 0, 3])
+        everything = np.asarray(images)
+        assert everything.shape == images.shape and everything.dtype == np.uint8 and everything.size == images.size
+        for at in (rows, slice(1, 4), 2):
+            assert isinstance(images[at], np.ndarray)
+            np.testing.assert_array_equal(images[at], everything[at])
+        split = dataset.train.take(rows)
+        np.testing.assert_array_equal(split.images, everything[rows])
+        assert split.stimulus == [dataset.train.stimulus[i] for i in rows]
+        assert not images.size or everything.std() > 0
+
+    def test_voxels_are_z_scored_over_the_training_items(self, dataset: FmriDataset) -> None:
+        for patterns in (dataset.train.fmri, dataset.test.fmri, *dataset.unlabelled):
+            assert patterns.dtype == np.float32 and len(patterns) and np.isfinite(patterns).all()
+        assert np.abs(dataset.train.fmri.mean(0)).max() < 2e-3  # simulated voxels are rounded to 1e-3
+        spread = dataset.train.fmri.std(0)
+        assert np.abs(spread[spread > 0] - 1).max() < 2e-3
+
+    def test_no_test_item_is_a_training_item(self, dataset: FmriDataset) -> None:
+        assert not set(dataset.train.stimulus) & set(dataset.test.stimulus)
+        known = {image.tobytes() for image in np.asarray(dataset.train.images) if image.size}
+        assert not any(image.tobytes() in known for image in np.asarray(dataset.test.images))
+
+    def test_it_is_the_same_after_storage(self, dataset: FmriDataset, stores: Path, tmp_path: Path) -> None:
+        save_dataset(dataset, tmp_path)
+        same(load_dataset(tmp_path, next(stores.iterdir(), None)), dataset)
 
 
-def test_fingerprint_changes_with_the_data_and_not_with_its_place(case, tmp_path: Path):
-    assert data.fingerprint(case.config) == data.fingerprint(case.config.model_copy())
-    if isinstance(case.config, SimulatedData):
-        assert data.fingerprint(case.config) != data.fingerprint(case.config.model_copy(update={"brain_seed": 9}))
-        return
-    (tmp_path / "same").mkdir()
-    assert data.fingerprint(KINDS[case.kind](tmp_path / "same", 0))["images"] == data.fingerprint(case.config)["images"]
-    if case.kind != "digits69_real":
-        (tmp_path / "other").mkdir()
-        assert (
-            data.fingerprint(KINDS[case.kind](tmp_path / "other", 1.0))["files"]
-            != (data.fingerprint(case.config)["files"])
-        )
+class FileSourceConformance(DataSourceConformance):
+    """What also holds for a source that reads the user's files below ``path``."""
+
+    def write(self, folder: Path, test_shift: float = 0.0) -> DataSource:
+        """Write files whose test fMRI, and nothing else, is shifted; the source that reads them."""
+        raise NotImplementedError
+
+    def source_at(self, folder: Path) -> DataSource:
+        return self.write(folder)
+
+    def test_the_content_of_files_counts_and_not_their_place(
+        self, source: DataSource, dataset: FmriDataset, folder: Path, stores: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(folder, tmp_path / "copy")
+        copy = changed(source, path=tmp_path / "copy" / source.path.relative_to(folder))
+        assert copy.identity() == source.identity()
+        assert steps_of(copy).data.key == steps_of(source).data.key
+        same(load(copy, stores), dataset)
+        (tmp_path / "edited").mkdir()
+        edited = self.write(tmp_path / "edited", 3.0)
+        assert edited.identity()["files"] != source.identity()["files"]
+        assert edited.identity()["images"] == source.identity()["images"] or not source.stores_images
+        assert steps_of(edited).data.key != steps_of(source).data.key
+        shifted = load(edited, stores)  # test items decide nothing about the training set, nor about their own scale
+        assert shifted.train.fmri.tobytes() == dataset.train.fmri.tobytes()
+        assert (shifted.test.fmri - dataset.test.fmri).min() > 0.1
+
+    def test_a_plan_needs_no_files_and_says_what_is_missing(self, source: DataSource, tmp_path: Path) -> None:
+        for path, told in ((None, "data.path is not set"), (tmp_path / "nowhere", f"{tmp_path / 'nowhere'}: no such")):
+            gone = changed(source, path=path)
+            assert gone.identity()["files"] == "missing" and steps_of(gone).data.key != steps_of(source).data.key
+            (first, *_) = gone.missing()
+            assert first.startswith(told) and source.setup and source.setup in first
+            for look in (gone.check, lambda gone=gone: gone.load(gone.folds()[0])):
+                with pytest.raises(UserError, match=told):
+                    look()
+
+    def test_what_arrives_later_is_found(self, folder: Path, source: DataSource, tmp_path: Path) -> None:
+        later = changed(source, path=tmp_path / "later" / source.path.relative_to(folder))
+        assert later.missing() and later.identity() != source.identity()
+        shutil.copytree(folder, tmp_path / "later")
+        assert later.missing() == [] and later.identity() == source.identity()
+
+    def test_pools(self, source: DataSource, stores: Path, tmp_path: Path) -> None:
+        assert steps_of(source).pools is None
+        rest = 5 + np.random.default_rng(0).standard_normal((40, 33)).astype(np.float32)
+        for name, series in (("rest", rest), ("copy", rest), ("other", rest[::-1])):
+            (tmp_path / name).mkdir()
+            np.save(tmp_path / name / "rest.npy", series)
+        subject = [] if self.other is None else [SubjectPool(subject=self.other)]
+
+        def pools(name: str) -> Any:
+            pooled = changed(source, unlabelled=[HcpPool(path=tmp_path / name), *subject])
+            pooled.check()
+            assert pooled.missing() == [] and pooled.identity() == source.identity()
+            return steps_of(pooled).pools
+
+        step = pools("rest")
+        assert step.key == pools("copy").key != pools("other").key
+        made = step.make(None, **step.arguments)
+        assert made[0].shape == (40, 33)
+        for pool in made:
+            np.testing.assert_allclose(pool.mean(0), 0, atol=1e-5)
+            np.testing.assert_allclose(pool.std(0), 1, atol=1e-3)
+        if subject:
+            np.testing.assert_array_equal(made[1], load(source.of_subject(self.other), stores).train.fmri)
+        gone = changed(source, unlabelled=[HcpPool(path=tmp_path / "no-pool")])
+        assert any("no-pool: no such file" in line for line in gone.missing())
+
+    def test_the_target_is_no_pool(self, source: DataSource) -> None:
+        pooled = changed(source, unlabelled=[SubjectPool(subject=getattr(source, "subject", 2))])
+        told = "is the target itself" if self.other else "has one subject"
+        assert any(told in line for line in pooled.missing())
+        with pytest.raises(UserError, match=told):
+            pooled.check()
 
 
-# ---------------------------------------------------------------- several subjects, pools, plans
+# ---------------------------------------------------------------- the sources
 
 
-@pytest.fixture(params=["god_h5", "god_npz", "bold5000"])
-def two_subjects(request, tmp_path: Path) -> tuple[DataConfig, DataConfig]:
-    (tmp_path / "files").mkdir()
-    config = KINDS[request.param](tmp_path / "files", 0)
-    return config, config.model_copy(update={"subject": 4 if request.param == "bold5000" else 2})
+class TestSimulated(DataSourceConformance):
+    other = 2
+
+    def source_at(self, folder: Path) -> DataSource:
+        small = dict(images_per_category=1, test_images_per_category=1, test_repetitions=2, n_unlabelled=32)
+        return SimulatedData(n_voxels=128, **small)
+
+    def test_settings_are_its_identity_and_its_pool_comes_with_it(self, source: DataSource) -> None:
+        assert changed(source, brain_seed=9).identity() != source.identity()
+        given = steps_of(source)
+        dataset = SimpleNamespace(unlabelled=("patterns",))
+        assert given.pools.make(SimpleNamespace(value=lambda step: dataset), **given.pools.arguments) == ("patterns",)
+        assert steps_of(changed(source, n_unlabelled=0)).pools is None
 
 
-def test_subjects_share_one_image_file(two_subjects, tmp_path: Path):
-    cache = StageCache(tmp_path / "cache")
-    first, second = (data.load(config, 0, cache) for config in two_subjects)
-    assert first.train.fmri.shape[1] != second.train.fmri.shape[1]
-    assert len(list((cache.root / "images").glob("*/images.npy"))) == 1
-    common = sorted(set(first.test.stimulus) & set(second.test.stimulus))
-    assert common
-    for name in common:
-        one, two = (d.test.images[d.test.stimulus.index(name)] for d in (first, second))
-        np.testing.assert_array_equal(one, two)
-    save_dataset(first, tmp_path)
-    n_images = sum(d.images.size for d in (first.train, first.test))
-    sizes = (tmp_path / "arrays.safetensors").stat().st_size, first.train.fmri.nbytes + first.test.fmri.nbytes
-    assert sizes[0] - sizes[1] < n_images / 4  # the images themselves are not in it
+class TestDigits69(FileSourceConformance):
+    def write(self, folder: Path, test_shift: float = 0.0) -> DataSource:
+        source = Digits69Data(path=folder / "digit69_28x28.mat")
+        write_digits69(source.path)
+        inside = digits69.fold_of_items(source, digits69.read(source)[2]) == source.folds()[0]
+        write_digits69(source.path, inside, test_shift)
+        return source
 
 
-def test_pools_of_another_subject_and_of_hcp(two_subjects, tmp_path: Path):
-    target, other = two_subjects
-    rest = 5 + np.random.default_rng(0).standard_normal((40, 33)).astype(np.float32)
-    np.save(tmp_path / "rest.npy", rest)
-    np.save(tmp_path / "copy.npy", rest)
-    np.save(tmp_path / "changed.npy", rest[::-1])
-    subject = SubjectPool(subject=other.subject)
-
-    def with_pool(path: str) -> DataConfig:
-        pools = (HcpPool(path=tmp_path / path), subject)
-        return target.model_copy(update={"unlabelled": pools})
-
-    cache = StageCache(tmp_path / "cache")
-    dataset = data.load(with_pool("rest.npy"), 0, cache)
-    assert dataset.unlabelled[0].shape == (40, 33)
-    np.testing.assert_array_equal(dataset.unlabelled[1], data.load(other, 0, cache).train.fmri)
-    for pool in dataset.unlabelled:
-        np.testing.assert_allclose(pool.mean(0), 0, atol=1e-5)
-        np.testing.assert_allclose(pool.std(0), 1, atol=1e-3)
-    prints = [data.pool_fingerprint(with_pool(path)) for path in ("rest.npy", "copy.npy", "changed.npy")]
-    assert prints[0] != prints[2] and prints[0][1] == prints[2][1]
-    assert data.pool_fingerprint(target) == [] and data.fingerprint(with_pool("rest.npy"))["pools"] == prints[0]
-    data.check(with_pool("rest.npy"))
+class TestRealDigits69(DataSourceConformance):
+    @pytest.fixture(scope="class")
+    def source(self, digits69_file: Path | None) -> DataSource:
+        if digits69_file is None:
+            pytest.skip("digits69: digit69_28x28.mat is not here (it cannot be shipped)")
+        return Digits69Data(path=digits69_file)
 
 
-def test_digits69_takes_pools_but_has_no_other_subject(tmp_path: Path):
-    np.save(tmp_path / "rest.npy", np.random.default_rng(0).standard_normal((20, 9)))
-    config = _digits69(tmp_path, 0).model_copy(update={"unlabelled": (HcpPool(path=tmp_path / "rest.npy"),)})
-    assert data.load(config, 1, StageCache(tmp_path / "cache")).unlabelled[0].shape == (20, 9)
-    with pytest.raises(UserError, match="digits69 has one subject"):
-        data.fingerprint(config.model_copy(update={"unlabelled": (SubjectPool(subject=2),)}))
+class TestGodH5(FileSourceConformance):
+    other = 2
+
+    def write(self, folder: Path, test_shift: float = 0.0) -> DataSource:
+        write_god_h5(folder / "Subject1.h5", test_shift=test_shift)
+        write_god_h5(folder / "Subject2.h5", subject=2, n_voxels=15, test_shift=test_shift)
+        write_image_files(folder / "images")
+        return GodData(path=folder, image_size=8)
 
 
-def test_the_target_is_no_pool(two_subjects):
-    config = two_subjects[0].model_copy(update={"unlabelled": (SubjectPool(subject=two_subjects[0].subject),)})
-    with pytest.raises(UserError, match="is the target itself"):
-        data.fingerprint(config)
+class TestGodTasks(FileSourceConformance):
+    other = 2
+
+    def write(self, folder: Path, test_shift: float = 0.0) -> DataSource:
+        write_god_tasks(folder, test_shift=test_shift)
+        write_god_tasks(folder, subject=2, n_voxels=15, test_shift=test_shift)
+        np.savez(folder / "images_256.npz", **god_images())
+        return GodData(path=folder, image_size=8)
 
 
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        (GodData(path=Path("/nowhere")), ("/nowhere: no such folder", "figshare", "forms.gle", "Subject1_Im", "put")),
-        (Bold5000Data(path=Path("/nowhere")), ("/nowhere: no such folder", "figshare", "dropbox", "Stimuli", "put")),
-        (Digits69Data(), ("data.path is not set", "digit69_28x28.mat")),
-        (FolderData(), ("data.path is not set",)),
-        (GodData(unlabelled=(HcpPool(path=Path("/no-pool")),)), ("data.path is not set", "/no-pool: no such file")),
-    ],
-)
-def test_a_plan_needs_no_files_and_what_is_missing_is_told(config: DataConfig, words: tuple[str, ...]):
-    told = data.missing(config)
-    assert told is not None and all(word in told for word in words)
-    with pytest.raises(UserError):
-        data.fingerprint(config)
-    planned = data.fingerprint(config, planning=True)
-    assert planned["files"] == "missing" and planned["kind"] == config.kind
-    assert planned != data.fingerprint(config.model_copy(update={"image_size": 8, "n_folds": 3}), planning=True)
+class TestGodPackedTrials(FileSourceConformance):
+    other = 2
+
+    def write(self, folder: Path, test_shift: float = 0.0) -> DataSource:
+        np.savez(folder / "sbj_1.npz", **packed_god(test_shift=test_shift))
+        np.savez(folder / "sbj_2.npz", **packed_god(subject=2, n_voxels=15, test_shift=test_shift))
+        np.savez(folder / "images_256.npz", **god_images())
+        return GodData(path=folder, image_size=8, test_trials="single", roi=("V1", "HVC"))
 
 
-def test_a_plan_loads_no_heavy_library(tmp_path: Path):
-    (tmp_path / "files").mkdir()
-    config = _god_h5(tmp_path / "files", 0)
+class TestBold5000(FileSourceConformance):
+    other = 4
+
+    def write(self, folder: Path, test_shift: float = 0.0) -> DataSource:
+        for subject, n_voxels in ((1, 3), (4, 5)):
+            write_bold5000(folder, subject, n_voxels, test_shift=test_shift)
+        write_bold_images(folder)
+        return Bold5000Data(path=folder, image_size=8)
+
+
+class TestBold5000Trials(TestBold5000):
+    def write(self, folder: Path, test_shift: float = 0.0) -> DataSource:
+        return changed(super().write(folder, test_shift), test_trials="single", roi=("LOC",))
+
+
+class TestFolder(FileSourceConformance):
+    def write(self, folder: Path, test_shift: float = 0.0) -> DataSource:
+        write_folder(folder, pictures=True, test_shift=test_shift)
+        return FolderData(path=folder, image_size=8)
+
+    test_the_target_is_no_pool = None  # the subject is the folder's only one and has no name
+
+    def test_subjects(self, source: DataSource, dataset: FmriDataset, stores: Path) -> None:
+        assert source.subjects() == []
+        with pytest.raises(UserError, match=r"no key 'subject', but data\.subject asks for '2'"):
+            load(source.of_subject(2), stores)
+
+
+class TestFolderOfSubjects(FileSourceConformance):
+    other, nobody = "S2", "S3"
+
+    def write(self, folder: Path, test_shift: float = 0.0) -> DataSource:
+        for subject, n_voxels in (("S1", 7), ("S2", 9)):
+            (folder / subject).mkdir()
+            write_folder(folder / subject, pictures=False, test_shift=test_shift, n_voxels=n_voxels)
+        assert FolderData(path=folder).subjects() == ["S1", "S2"]
+        return FolderData(path=folder, subject="S1")
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def test_a_plan_loads_no_heavy_library(tmp_path: Path) -> None:
+    for subject in (1, 2):
+        write_god_h5(tmp_path / f"Subject{subject}.h5", subject)
+    np.savez(tmp_path / "images_256.npz", **god_images())
     code = """if True:
         import sys
-        from cnd import data
-        from cnd.data.god import GodData
-        from cnd.data.subject_pool import SubjectPool
-        config = GodData(path=sys.argv[1], unlabelled=(SubjectPool(subject=2),))
-        assert data.fingerprint(config)["files"] != "missing" and data.missing(config) is None
-        print([name for name in ("torch", "pandas", "scipy", "h5py", "PIL", "pyarrow") if name in sys.modules])
+        from cnd import registry
+        sources = registry.classes("cnd.data")
+        source = sources["god"](path=sys.argv[1], unlabelled=[{"kind": "subject", "subject": 2}])
+        assert source.identity()["files"] != "missing" and source.missing() == []
+        print([n for n in ("torch", "pandas", "scipy", "h5py", "nibabel", "PIL", "pyarrow") if n in sys.modules])
     """
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(config.path)], capture_output=True, text=True, cwd=ROOT, check=True
-    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

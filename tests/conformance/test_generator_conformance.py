@@ -20,8 +20,8 @@ from cnd.generators.dit import DitGenerator
 from cnd.generators.embedded import EmbeddedGenerator
 from cnd.generators.latent_diffusion import LatentDiffusion
 from cnd.generators.ldm import LdmGenerator
-from cnd.generators.sampling import SamplingConfig, draw
-from cnd.protocols import Condition, GeneratorChoice, Noise
+from cnd.generators.sampling import draw
+from cnd.protocols import Condition, GeneratorChoice, Noise, SamplingConfig
 
 make_torchvision_importable()
 

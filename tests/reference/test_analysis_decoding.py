@@ -11,7 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from cnd.cortex.compute.areas import areas_of
 from cnd.cortex.compute.importance import activation_patterns, importance
-from cnd.cortex.compute.significance import Fold, HeldOut, permutations, permute_units
+from cnd.cortex.compute.significance import FoldTargets, HeldOut, permutations, permute_units
 from cnd.linear.ridge import VoxelRidge, folds_of, smoothers
 from cnd.protocols import FmriSplit
 
@@ -116,10 +116,10 @@ def split(X: np.ndarray, category: np.ndarray, rows: np.ndarray) -> FmriSplit:
     return FmriSplit(X[rows].astype(np.float32), images, category[rows], [f"item {i:03d}" for i in rows])
 
 
-def fold_of(X: np.ndarray, Y: np.ndarray, train: np.ndarray, test: np.ndarray, alpha: float = 30.0) -> Fold:
+def fold_of(X: np.ndarray, Y: np.ndarray, train: np.ndarray, test: np.ndarray, alpha: float = 30.0) -> FoldTargets:
     mean = Y[train].mean(0)
     parts = [(Y[rows] - mean).astype(np.float32) for rows in (train, test)]
-    return Fold(*parts, smoothers(X[train], X[test], (alpha,)), np.zeros(Y.shape[1], dtype=int))
+    return FoldTargets(*parts, smoothers(X[train], X[test], (alpha,)), np.zeros(Y.shape[1], dtype=int))
 
 
 def test_whole_categories_change_places_with_others_of_their_size():

@@ -11,7 +11,7 @@ import torch
 from sklearn.decomposition import PCA
 from tiny_generator import tiny_generator
 
-from cnd.generators.sampling import SamplingConfig
+from cnd.protocols import SamplingConfig
 from cnd.cortex.compute.components import principal_components
 from cnd.cortex.compute.states import Drive, StateStore, places, record, step_indices, submodules
 from cnd.cortex.settings import AnalysisConfig

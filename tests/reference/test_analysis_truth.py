@@ -17,14 +17,14 @@ from scipy.stats import spearmanr
 from cnd import generators
 from cnd.data.simulated import SimulatedData
 from cnd.generators.embedded import EmbeddedGenerator
-from cnd.generators.sampling import SamplingConfig
+from cnd.protocols import SamplingConfig
 from cnd.cortex import tables
 from cnd.cortex.compute.analyse import FoldInputs, analyse
 from cnd.cortex.compute.significance import permutations
 from cnd.cortex.compute.states import Cell
 from cnd.cortex.compute.tallies import Tallies
 from cnd.cortex.settings import AnalysisConfig
-from cnd.data import simulated
+from cnd.data.simulation import simulate as simulated
 from cnd.data.simulation.cortex import Cortex, build_cortex
 from cnd.linear.ridge import VoxelRidge
 from cnd.protocols import FmriDataset

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_writers import digits69_content
 from scipy.io import loadmat, savemat
 
-from cnd.data.digits69 import Digits69Data
 from cnd.data import digits69
+from cnd.data.digits69 import Digits69Data
 from cnd.errors import UserError
 
 
@@ -18,10 +19,7 @@ def content(digits69_file) -> dict[str, np.ndarray]:
     """The real file's content, or a stand-in of the same layout."""
     if digits69_file is not None:
         return {k: v for k, v in loadmat(digits69_file).items() if k[0] != "_"}
-    rng = np.random.default_rng(0)
-    made = {k: rng.standard_normal(s) if k.startswith("fmri") else rng.integers(0, 256, s, dtype=np.uint8)
-            for k, s in digits69.SHAPES.items()}  # fmt: skip
-    return made | {"labelTrn": np.tile([[1], [2]], (45, 1)), "labelTest": np.tile([[1], [2]], (5, 1))}
+    return digits69_content()
 
 
 def test_folds_partition_the_items(content, tmp_path: Path):
@@ -29,7 +27,7 @@ def test_folds_partition_the_items(content, tmp_path: Path):
     config = Digits69Data(path=tmp_path / "d.mat")
     seen: list[str] = []
     for fold in range(config.n_folds):
-        dataset = digits69.load(config, fold)
+        dataset = config.load(fold)
         assert len(dataset.train) == 90 and len(dataset.test) == 10
         assert np.array_equal(np.unique(dataset.test.category), [6, 9])
         seen += dataset.test.stimulus
@@ -70,8 +68,18 @@ def test_no_matlab_file(tmp_path: Path):
         digits69.read(Digits69Data(path=path))
 
 
-def test_missing_path():
-    with pytest.raises(UserError, match=r"--set data.path="):
-        digits69.files(Digits69Data())
-    with pytest.raises(UserError, match="no such file"):
-        digits69.files(Digits69Data(path=Path("/nowhere/d.mat")))
+def test_the_folder_of_the_file_will_do(content, tmp_path: Path):
+    savemat(tmp_path / "digit69_28x28.mat", content)
+    assert Digits69Data(path=tmp_path).files() == Digits69Data(path=tmp_path / "digit69_28x28.mat").files()
+    with pytest.raises(UserError, match=r"no such file .* --set data\.path="):
+        Digits69Data(path=tmp_path / "elsewhere").files()
+
+
+@pytest.mark.parametrize("fold", [0, 7])
+def test_voxels_are_scaled_by_the_items_of_the_other_folds(content, tmp_path: Path, fold: int):
+    savemat(tmp_path / "d.mat", content)
+    config = Digits69Data(path=tmp_path / "d.mat")
+    fmri, _, digit = digits69.read(config)
+    inside = digits69.fold_of_items(config, digit) == fold
+    expected = (fmri[inside] - fmri[~inside].mean(0)) / fmri[~inside].std(0)
+    np.testing.assert_allclose(config.load(fold).test.fmri, expected, rtol=1e-5, atol=1e-5)

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from cnd.decoders.cnd.phase1.settings import EncoderConfig
 from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.generators.embedded import EmbeddedGenerator
-from cnd.generators.sampling import SamplingConfig, draw
+from cnd.generators.sampling import draw
+from cnd.protocols import SamplingConfig
 from cnd.data.digit_images import augmented_digits
 from cnd.errors import UserError
 from cnd.decoders.cnd.phase1.model import FmriEncoder

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from cnd.generators.sampling import SamplingConfig
 from cnd.cortex import tables
 from cnd.cortex.compute.components import Components, principal_components
 from cnd.cortex.compute.significance import permutations
@@ -22,11 +21,8 @@ from cnd.cortex.compute.states import Cell, Drive, places, record, state_name, s
 from cnd.cortex.compute.tallies import Tallies
 from cnd.cortex.settings import AnalysisConfig
 from cnd.errors import UserError
-from cnd.protocols import Condition, FmriDataset, Report, no_report
+from cnd.protocols import Condition, FmriDataset, Generator, OnProgress, SamplingConfig, no_progress
 from cnd.statistics import FEWEST_CATEGORIES
-
-if TYPE_CHECKING:
-    from cnd.generators.latent_diffusion import LatentDiffusion
 
 RECORDING = 0.7  # expected share of the time
 
@@ -42,7 +38,7 @@ class FoldInputs:
     """
 
     dataset: FmriDataset
-    generator: LatentDiffusion
+    generator: Generator
     condition: tuple[Condition, Condition]
     classes: tuple[np.ndarray, np.ndarray]
     latents: tuple[Tensor, Tensor] | None
@@ -54,7 +50,7 @@ def analyse(
     seed: int,
     folds: Sequence[Callable[[], FoldInputs]],
     folder: Path,
-    report: Report = no_report,
+    report: OnProgress = no_progress,
 ) -> None:
     """Decode hidden states from voxels and write the tables of :mod:`cnd.cortex.tables` into ``folder``.
 

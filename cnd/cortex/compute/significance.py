@@ -112,7 +112,7 @@ class _Stratum:
         return self.blocks[rng.permutation(len(self.blocks))][self.used]
 
 
-class Fold(NamedTuple):
+class FoldTargets(NamedTuple):
     """Targets of one fold, float32 about the training mean, and how ridge predicts them.
 
     Attributes:
@@ -138,7 +138,7 @@ class Fold(NamedTuple):
         everyone = np.concatenate([self.train, self.test])
         products = []
         for train_rows, test_rows in zip(permuted.train, permuted.test, strict=True):
-            moved = Fold(everyone[train_rows], everyone[test_rows], self.smoothers, self.chosen)
+            moved = FoldTargets(everyone[train_rows], everyone[test_rows], self.smoothers, self.chosen)
             truth = moved.test - moved.train.mean(0)
             products.append(np.einsum("nt,nt->t", truth, moved.predicted()))
         return np.stack(products)

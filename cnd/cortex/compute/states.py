@@ -13,19 +13,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnd.generators.sampling import SamplingConfig
 from cnd.cortex.settings import AnalysisConfig
 from cnd.errors import UserError, nearest
-from cnd.protocols import Condition, Report, no_report
-
-if TYPE_CHECKING:
-    from cnd.generators.latent_diffusion import LatentDiffusion
+from cnd.protocols import Condition, Generator, OnProgress, SamplingConfig, no_progress
 
 Side = Literal["encoder", "decoder"]
 SUBMODULES: dict[Side, int] = {"encoder": 18, "decoder": 24}
@@ -224,14 +220,14 @@ class Drive(NamedTuple):
 
 
 def record(
-    generator: LatentDiffusion,
+    generator: Generator,
     modules: Sequence[str],
     steps: Sequence[int],
     sampling: SamplingConfig,
     drive: Drive,
     noise_seeds: Sequence[int],
     folder: Path,
-    report: Report = no_report,
+    report: OnProgress = no_progress,
 ) -> StateStore:
     """Denoise every item and store the states of the conditional branch.
 
@@ -282,9 +278,7 @@ def record(
     return store
 
 
-def _denoise(
-    generator: LatentDiffusion, steps: Sequence[int], sampling: SamplingConfig, drive: Drive, seed: int
-) -> None:
+def _denoise(generator: Generator, steps: Sequence[int], sampling: SamplingConfig, drive: Drive, seed: int) -> None:
     """Run the UNet over one batch; the hooks see what it computes."""
     n_items, device = len(drive.condition.pooled), generator.device
     shape = generator.latent_shape

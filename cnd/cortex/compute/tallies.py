@@ -11,7 +11,7 @@ import pandas as pd
 from cnd.cortex.compute.areas import AreaScores
 from cnd.cortex.compute.components import Components
 from cnd.cortex.compute.importance import Importance, importance
-from cnd.cortex.compute.significance import Fold, HeldOut, Permutations, Result
+from cnd.cortex.compute.significance import FoldTargets, HeldOut, Permutations, Result
 from cnd.cortex.compute.states import Cell
 from cnd.cortex.settings import AnalysisConfig
 from cnd.cortex.tables import MAPS
@@ -60,7 +60,7 @@ class Tallies:
             tally.alpha.append(decoder.alpha_[part])
             tally.maps.append(importance(train.fmri, decoder.coef_[part]))
             chosen = self._index(decoder.alpha_[part])
-            tally.decoding.add(Fold(components.train, components.test, smooth, chosen), permuted)
+            tally.decoding.add(FoldTargets(components.train, components.test, smooth, chosen), permuted)
             encoding = self._encoding(dataset, components)
             tally.encoding.add(encoding, permuted)
             errors.setdefault(f"{cell.drive}.{cell.place.side}", []).append((encoding.test - encoding.predicted()) ** 2)
@@ -70,7 +70,7 @@ class Tallies:
         truth = np.concatenate([components.test for components in found.values()], axis=1)
         self.areas.add(self.config, dataset, targets, truth, columns)
 
-    def _encoding(self, dataset: FmriDataset, components: Components) -> Fold:
+    def _encoding(self, dataset: FmriDataset, components: Components) -> FoldTargets:
         """Components to voxels. A state without components predicts the training mean."""
         train, test = dataset.train, dataset.test
         mean = train.fmri.mean(0)
@@ -79,7 +79,7 @@ class Tallies:
             model = self._ridge().fit(components.train, train.fmri, groups=train.category)
             chosen = self._index(model.alpha_)
         smooth = smoothers(components.train, components.test, self.config.alphas).astype(np.float32)
-        return Fold(train.fmri - mean, test.fmri - mean, smooth, chosen)
+        return FoldTargets(train.fmri - mean, test.fmri - mean, smooth, chosen)
 
     def _index(self, alpha: np.ndarray) -> np.ndarray:
         """Place of each chosen penalty among the candidates."""

@@ -1,6 +1,7 @@
 """A simulated visual cortex that sees rendered objects: a benchmark shaped like GOD whose truth is known.
 
-150 categories for training, 50 others for testing (:mod:`cnd.data.simulation.stimuli`), seen by :mod:`cnd.data.simulation.cortex`. A trial is
+150 categories for training, 50 others for testing (:mod:`cnd.data.simulation.stimuli`), seen by a visual cortex
+(:mod:`cnd.data.simulation.cortex`). A trial is
 
     pattern = sqrt(snr_v) * signal_v + noise,   var(signal_v) = var(noise) = 1,
 
@@ -116,7 +117,7 @@ def simulate_with_trials(config: SimulatedData, keep_trials: bool = True) -> tup
     train = np.empty((n_train, n_voxels))
     train[order] = signal[:n_train][order] + noise.draw(n_train, rng)
     trials = repeated_trials(config, signal[n_train : n_train + n_test], noise, rng)
-    pool = _rest(config, signal[n_train + n_test :], noise, rng)
+    pool = rest(config, signal[n_train + n_test :], noise, rng)
 
     mean, std = train.mean(0), train.std(0)
 
@@ -149,7 +150,7 @@ def _voxel_snr(config: SimulatedData, cortex: Cortex) -> np.ndarray:
     return snr * config.snr / np.median(snr)
 
 
-def _rest(config: SimulatedData, signal: np.ndarray, noise: NoiseModel, rng: np.random.Generator) -> np.ndarray:
+def rest(config: SimulatedData, signal: np.ndarray, noise: NoiseModel, rng: np.random.Generator) -> np.ndarray:
     """Rest-like patterns: mixtures of the signals of two unseen renders, at four times the SNR of a trial.
 
     Windows of a resting scan are averaged in time, hence the SNR. Without ``unlabelled_signal`` only noise is left.

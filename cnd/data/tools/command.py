@@ -2,7 +2,7 @@
 
 python -m cnd.data check PATH            what a folder or file holds, and what is wrong with it
 python -m cnd.data prepare hcp FOLDER --output FOLDER
-python -m cnd.data fetch god|bold5000|hcp|digits69 --output FOLDER
+python -m cnd.data fetch god|bold5000|... --output FOLDER
 
 Data goes to stdout, progress to stderr. Exit code 0: fine; 2: the input is at fault, told in one line; 130:
 interrupted.
@@ -13,25 +13,32 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnd.data.bold5000 import Bold5000Data
-from cnd.data.digits69 import Digits69Data
-from cnd.data.files import FileData
-from cnd.data.folder import FolderData
-from cnd.data.god import GodData
-from cnd.data.hcp import HcpPool
+from pydantic import ValidationError
+
+from cnd import registry
+from cnd.data.images import STORE, write_store
+from cnd.data.tools import fetch as fetching
+from cnd.data.tools import inspection
 from cnd.errors import UserError
+from cnd.protocols import DataSource, FmriDataset
+from cnd.reading import explain
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-KINDS = ("folder", "god", "bold5000", "digits69", "hcp")
-
 # ---------------------------------------------------------------- check
+
+
+def kinds() -> dict[str, Any]:
+    """The data sources and pools that read a path, by kind; those of the user's own packages are among them."""
+    every = registry.classes("cnd.data") | registry.classes("cnd.pools")
+    return {kind: part for kind, part in every.items() if "path" in part.model_fields}
 
 
 def guess_kind(path: Path) -> str:
@@ -42,37 +49,28 @@ def guess_kind(path: Path) -> str:
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; check the path")
-    if path.is_file():
-        return "digits69" if path.suffix == ".mat" else "hcp"
-    signs = {
-        "folder": ["train.*", "*/train.*"],
-        "god": ["Subject[1-5].h5", "Subject[1-5]_ImageNet*.h5", "sbj_[1-5].npz"],
-        "bold5000": ["CSI*_GLMbetas*.npy", "py/CSI*.npy", "BOLD5000_*/"],
-        "digits69": ["digit69*.mat"],
-        "hcp": ["**/HCP_visual_voxel.npz", "**/*_Atlas_MSMAll*.dtseries.nii", "*.npz", "*.npy"],
-    }
-    for kind, patterns in signs.items():
-        if any(next(path.glob(pattern), None) for pattern in patterns):
+    fits = path.match if path.is_file() else lambda sign: any(path.glob(sign))
+    for kind, part in kinds().items():
+        if any(map(fits, part.signs)):
             return kind
-    listed = sorted(p.name for p in path.iterdir())[:6]
-    raise UserError(f"{path}: no data of a known kind; found {listed}; say which with --kind {'|'.join(KINDS)}")
+    listed = sorted(p.name for p in path.iterdir())[:6] if path.is_dir() else [path.name]
+    raise UserError(f"{path}: no data of a known kind; found {listed}; say which with --kind {'|'.join(kinds())}")
 
 
-def data_config(kind: str, path: Path, subject: str | None) -> FileData:
-    """Config of a data set at a path.
+def part_at(kind: str, path: Path, **settings: Any) -> Any:
+    """The source or pool of a kind that reads a path.
+
+    Args:
+        settings: others of its settings; None where the default will do.
 
     Raises:
-        UserError: the kind has no such subject.
+        UserError: it has no such settings.
     """
-    if kind == "folder":
-        return FolderData(path=path, subject=subject)
-    if kind == "digits69":
-        return Digits69Data(path=path if path.is_file() else next(path.glob("digit69*.mat"), path))
-    last = 5 if kind == "god" else 4
-    if subject is not None and subject not in map(str, range(1, last + 1)):
-        raise UserError(f"--subject {subject}: {kind} has subjects 1 to {last}; choose one of them")
-    number = int(subject or 1)
-    return GodData(path=path, subject=number) if kind == "god" else Bold5000Data(path=path, subject=number)
+    part, given = kinds()[kind], {name: value for name, value in settings.items() if value is not None}
+    try:
+        return part.model_validate({"path": path, **given})
+    except ValidationError as error:
+        raise explain(error, part, lambda key: f"--{'.'.join(key)} of --kind {kind}") from error
 
 
 def check(options: argparse.Namespace) -> None:
@@ -81,45 +79,42 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         UserError: the data are malformed.
     """
-    from cnd.data import inspection
-
     kind = options.kind or guess_kind(options.path)
+    part = part_at(kind, options.path, window=options.window)
     summary: dict[str, Any] = {"kind": kind, "path": str(options.path)}
-    if kind == "hcp":
-        from cnd.data.hcp import describe_pool, load_pool
-
-        pool_config = HcpPool(path=options.path, window=options.window)
-        pool = load_pool(pool_config)
-        summary |= inspection.summarise_pool(pool, describe_pool(pool_config))
+    if kind in registry.classes("cnd.pools"):
+        pool = part.patterns()
+        summary |= inspection.summarise_pool(pool, part.describe() or kind)
         options.output.mkdir(parents=True, exist_ok=True)
         pictures = inspection.draw_pool(pool, options.output)
     else:
-        dataset, subjects = _load(kind, options)
-        summary |= {"subjects": subjects} | inspection.summarise(dataset)
-        options.output.mkdir(parents=True, exist_ok=True)
-        pictures = inspection.draw(dataset, options.output)
+        summary["subjects"] = part.subjects()
+        with _loaded(_of_one_subject(part, summary["subjects"], options.subject)) as dataset:
+            summary |= inspection.summarise(dataset)
+            options.output.mkdir(parents=True, exist_ok=True)
+            pictures = inspection.draw(dataset, options.output)
     page = inspection.write_page(summary, pictures, options.output)
     summary["written"] = [str(page), *map(str, pictures)]
     print(json.dumps(summary, indent=1) if options.json else inspection.text(summary))
 
 
-def _load(kind: str, options: argparse.Namespace) -> tuple[Any, list[str]]:
-    """The data set, and the subjects that are there."""
-    from cnd import data
-    from cnd.workflow.cache import StageCache
+def _of_one_subject(source: DataSource, there: list[str], wanted: str | None) -> DataSource:
+    """The source of the subject that is wanted, or of the first of several."""
+    if wanted is None and len(there) > 1:
+        wanted = there[0]
+        print(f"several subjects ({', '.join(there)}); this is {wanted}, --subject chooses", file=sys.stderr)
+    return source if wanted is None else source.of_subject(wanted)
 
-    subjects: list[str] = []
-    subject = options.subject
-    if kind == "folder" and options.path.is_dir():
-        from cnd.data.folder_layout import subjects as find_subjects
 
-        subjects = find_subjects(options.path)
-        if len(subjects) > 1 and subject is None:
-            subject = subjects[0]
-            print(f"several subjects ({', '.join(subjects)}); this is {subject}, --subject chooses", file=sys.stderr)
-    config = data_config(kind, options.path, subject)
-    data.check(config)
-    return data.load(config, data.folds(config)[0], StageCache(options.cache)), subjects
+@contextmanager
+def _loaded(source: DataSource) -> Iterator[FmriDataset]:
+    """The first fold; its images lie in a temporary store."""
+    source.check()
+    with tempfile.TemporaryDirectory() as folder:
+        store = None
+        if (images := source.image_source()) is not None:
+            write_store(images, store := Path(folder) / STORE)
+        yield source.load(source.folds()[0], store)
 
 
 # ---------------------------------------------------------------- prepare
@@ -152,16 +147,13 @@ def fetch(options: argparse.Namespace) -> None:
     Raises:
         UserError: a server refuses, or sends something else than was published.
     """
-    from cnd.data import fetch as fetching
-
-    source = fetching.source(options.name)
-    has_address = source.article is not None or source.direct
-    if not has_address or options.output is None:
-        print(source.steps)
-        if has_address:
+    steps, address = kinds()[options.name].setup, fetching.ADDRESSES.get(options.name)
+    if address is None or options.output is None:
+        print(steps)
+        if address is not None:
             print(f"\n--output FOLDER downloads what of {options.name} has a public address", file=sys.stderr)
         return
-    remotes = fetching.remotes(source, options.only, options.figshare_api)
+    remotes = fetching.remotes(address, options.only, options.figshare_api)
     with _progress("download") as bar:
         tasks = {remote: bar.add_task(remote.name, total=remote.size) for remote in remotes}
         for remote in remotes:
@@ -172,7 +164,7 @@ def fetch(options: argparse.Namespace) -> None:
                 fetching.unpack(path)
             known = f"MD5 {remote.md5}" if remote.md5 else f"SHA-256 {fetching.digest(path)}, none was published"
             print(f"{path}\t{known}")
-    print(f"\nThe rest, and where everything goes:\n{source.steps}", file=sys.stderr)
+    print(f"\nThe rest, and where everything goes:\n{steps}", file=sys.stderr)
 
 
 @contextmanager
@@ -203,13 +195,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("check", help="validate data, print a summary, write pictures")
     one.add_argument("path", type=Path)
-    one.add_argument("--kind", choices=KINDS, help="by default told from the names of the files")
+    one.add_argument("--kind", choices=list(kinds()), help="by default told from the names of the files")
     one.add_argument("--subject", help="where there are several")
-    one.add_argument("--window", type=_positive, default=1, help="hcp: volumes averaged into one pattern")
+    one.add_argument("--window", type=_positive, help="hcp: volumes averaged into one pattern")
     one.add_argument("--output", type=Path, default=Path("cnd_data_check"), help="folder of the page with pictures")
-    one.add_argument(
-        "--cache", type=Path, default=Path("runs/cache"), help="where images are kept for runs (god, bold5000)"
-    )
     one.add_argument("--json", action="store_true")
     one.set_defaults(run=check)
     two = commands.add_parser("prepare", help="pack raw HCP")
@@ -219,10 +208,10 @@ def _parser() -> argparse.ArgumentParser:
     two.add_argument("--pattern", default="*_REST1_LR_Atlas_MSMAll*.dtseries.nii", help="names of the raw files")
     two.set_defaults(run=prepare)
     three = commands.add_parser("fetch", help="download, or tell the steps")
-    three.add_argument("name", choices=["god", "bold5000", "hcp", "digits69"])
+    three.add_argument("name", choices=[kind for kind, part in kinds().items() if part.setup])
     three.add_argument("--output", type=Path, help="folder to download to")
     three.add_argument("--only", default="*", help="pattern of file names, e.g. 'Subject3*'")
-    three.add_argument("--figshare-api", default="https://api.figshare.com/v2", help="another server with its answers")
+    three.add_argument("--figshare-api", default=fetching.FIGSHARE, help="another server with its answers")
     three.set_defaults(run=fetch)
     return parser
 

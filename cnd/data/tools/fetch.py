@@ -1,4 +1,4 @@
-"""Downloads of data sets that have a public address; the others tell the steps to get them.
+"""Downloads of data sets that have a public address.
 
 Files on figshare are looked up by its API when they are wanted, so that address, size and MD5 are the publisher's own:
 https://docs.figshare.com (``articles/{id}/files``). They are fetched from ``file/download/{id}`` of the same API, as
@@ -45,11 +45,10 @@ class Remote:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a data set is.
+class Address:
+    """Where files of a data set can be had without asking.
 
     Attributes:
-        steps: how to get what cannot be downloaded, and where to put everything.
         article: number of its figshare article.
         wanted: regular expression of the names wanted from there.
         known: figshare's numbers of files that an earlier version of the article had, by name; asked for where
@@ -57,51 +56,32 @@ class Source:
         direct: files elsewhere.
     """
 
-    steps: str
-    article: int | None = None
-    wanted: str = ""
+    article: int
+    wanted: str
     known: dict[str, int] = field(default_factory=dict)
     direct: tuple[Remote, ...] = ()
 
 
-def source(name: str) -> Source:
-    """Where a data set is, by its ``kind``.
-
-    The numbers of GOD's files stand in data/README.md of github.com/KamitaniLab/GenericObjectDecoding; the address of
-    BOLD5000's images on its download page (bold5000-dataset.github.io/website/download.html).
-
-    Raises:
-        KeyError: there is no such data set.
-    """
-    from cnd.data import bold5000, digits69, god, hcp
-
-    stimuli = "https://www.dropbox.com/s/5ie18t4rjjvsl47/BOLD5000_Stimuli.zip?dl=1"
-    return {
-        "god": Source(
-            god.SETUP,
-            7387130,
-            r"Subject[1-5](_ImageNet(Training|Test))?\.h5",
-            {f"Subject{k}.h5": n for k, n in enumerate(GOD_FILES, start=1)},
-        ),
-        "bold5000": Source(
-            bold5000.SETUP,
-            14456124,
-            r"BOLD5000_GLMsingle_ROI_betas\.zip",
-            {},
-            (Remote("BOLD5000_Stimuli.zip", stimuli),),
-        ),
-        "hcp": Source(hcp.SETUP),
-        "digits69": Source(f"Handwritten sixes and nines (digits69)\n  {digits69.SETUP}"),
-    }[name]
-
-
-NAMES = ("god", "bold5000", "hcp", "digits69")
+ADDRESSES = {
+    "god": Address(
+        7387130,
+        r"Subject[1-5](_ImageNet(Training|Test))?\.h5",
+        known={f"Subject{k}.h5": number for k, number in enumerate(GOD_FILES, start=1)},
+    ),
+    "bold5000": Address(
+        14456124,
+        r"BOLD5000_GLMsingle_ROI_betas\.zip",
+        direct=(Remote("BOLD5000_Stimuli.zip", "https://www.dropbox.com/s/5ie18t4rjjvsl47/BOLD5000_Stimuli.zip?dl=1"),),
+    ),
+}
+"""By kind of data. The numbers of GOD's files stand in data/README.md of github.com/KamitaniLab/GenericObjectDecoding;
+the address of BOLD5000's images on its download page (bold5000-dataset.github.io/website/download.html)."""
 
 
 # ---------------------------------------------------------------- what to download
 
 
-def remotes(wanted: Source, only: str = "*", api: str = FIGSHARE) -> list[Remote]:
+def remotes(address: Address, only: str = "*", api: str = FIGSHARE) -> list[Remote]:
     """The files of a data set that have a public address; asks figshare for size and MD5.
 
     Args:
@@ -111,18 +91,16 @@ def remotes(wanted: Source, only: str = "*", api: str = FIGSHARE) -> list[Remote
     Raises:
         UserError: figshare cannot be reached, or has none of these files.
     """
-    found = list(wanted.direct)
-    if wanted.article is not None:
-        listed = [f for f in _listing(wanted.article, api) if re.fullmatch(wanted.wanted, f["name"])]
-        names = {f["name"] for f in listed}
-        found += [_of_figshare(api, f["id"], f["name"], f) for f in listed]
-        if not fnmatch.filter(names, only):
-            found += [_of_figshare(api, number, name, {}) for name, number in wanted.known.items() if name not in names]
-        if not any(re.fullmatch(wanted.wanted, remote.name) for remote in found):
-            raise UserError(
-                f"{_page(wanted.article)}: no file {wanted.wanted} in the article any more; look there, or say "
-                f"--figshare-api to ask another server"
-            )
+    listed = [f for f in _listing(address.article, api) if re.fullmatch(address.wanted, f["name"])]
+    names = {f["name"] for f in listed}
+    found = [*address.direct, *(_of_figshare(api, f["id"], f["name"], f) for f in listed)]
+    if not fnmatch.filter(names, only):
+        found += [_of_figshare(api, number, name, {}) for name, number in address.known.items() if name not in names]
+    if not any(re.fullmatch(address.wanted, remote.name) for remote in found):
+        raise UserError(
+            f"{_page(address.article)}: no file {address.wanted} in the article any more; look there, or say "
+            f"--figshare-api to ask another server"
+        )
     chosen = sorted((r for r in found if fnmatch.fnmatch(r.name, only)), key=lambda remote: remote.name)
     if found and not chosen:
         raise UserError(f"--only '{only}': matches no file; there are {', '.join(sorted(r.name for r in found))}")

@@ -47,12 +47,12 @@ class CndDecoder(Decoder):
         first = phase1_steps(self.encoder, self.phase1, given) if self.phase1.enabled else {}
         return first | {"phase2": phase2_step(self.encoder, self.phase2, first.get("phase1"), given)}
 
-    def fit(self, train: TrainingSet, lab: Lab) -> Fitted:
+    def fit(self, train: TrainingSet, lab: Lab) -> FittedCnd:
         """The trained module in front of its generator."""
         folder: Path = lab.value(self.steps(lab.given)["phase2"])
         n_voxels = train.items.fmri.shape[1]
         module, generator = trained_module(self.encoder, self.phase2, n_voxels, lab.generator, folder)
-        return Fitted(module.to(lab.device), generator, lab)
+        return FittedCnd(module.to(lab.device), generator, lab)
 
     def missing(self) -> list[str]:
         """The checkpoint to start from, where it is not there."""
@@ -114,7 +114,7 @@ class CndDecoder(Decoder):
         write_pipeline(experiment, n_voxels, load_file(trained / MODULE), generator, folder)
 
 
-class Fitted(ByCondition):
+class FittedCnd(ByCondition):
     """The trained condition module (:class:`cnd.protocols.Conditioning`)."""
 
     def __init__(self, module: ConditionModule, generator: Generator, lab: Lab) -> None:

@@ -15,11 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cnd.decoders.cnd.phase1.settings import Phase1Config
-from cnd.errors import UserError
 from cnd.decoders.cnd.phase1.losses import backward_in_micro_batches, double_contrastive_loss, sparsify
 from cnd.decoders.cnd.phase1.model import MaskedAutoencoder
-from cnd.protocols import Report, no_report
+from cnd.decoders.cnd.phase1.settings import Phase1Config
 from cnd.decoders.training import (
     StateFile,
     load_optimizer,
@@ -29,6 +27,8 @@ from cnd.decoders.training import (
     prefixed,
     under,
 )
+from cnd.errors import UserError
+from cnd.protocols import OnProgress, no_progress
 
 HISTORY_POINTS = 200
 
@@ -53,7 +53,7 @@ def batch_starts(n_patterns: int, batch_size: int) -> range:
 
 
 @dataclass
-class Progress:
+class Phase1State:
     """What changes during a training besides the tensors of model and optimiser."""
 
     generator: torch.Generator  # the only source of random numbers
@@ -70,7 +70,7 @@ def fit(
     epochs: int,
     seed: int,
     phase: Literal["pretrain", "tune"],
-    on_step: Report = no_report,
+    on_step: OnProgress = no_progress,
     resume: Path | None = None,
     save_every: float = 60.0,
 ) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ def fit(
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True)
     starts = batch_starts(len(data), config.batch_size)
     n_steps = epochs * len(starts)
-    progress = Progress(torch.Generator().manual_seed(seed), torch.arange(len(data)))
+    progress = Phase1State(torch.Generator().manual_seed(seed), torch.arange(len(data)))
     scaler = loss_scaler(config.precision, device)
     settings = dict(seed=seed, epochs=epochs, shape=list(data.shape), phase1=config.model_dump(mode="json"))
     settings["encoder"] = model.encoder.config.model_dump(mode="json")
@@ -177,7 +177,7 @@ def save_state(
     model: MaskedAutoencoder,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    progress: Progress,
+    progress: Phase1State,
 ) -> None:
     """Write all that :func:`load_state` needs to go on."""
     tensors = prefixed("model", model.state_dict()) | prefixed("optimizer", optimizer_tensors(optimizer))
@@ -191,7 +191,7 @@ def load_state(
     model: MaskedAutoencoder,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    progress: Progress,
+    progress: Phase1State,
 ) -> None:
     """Put model, optimiser and progress where :func:`save_state` found them, if it ever did.
 

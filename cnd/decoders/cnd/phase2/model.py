@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnd.decoders.cnd.phase2.settings import Phase2Config
-from cnd.protocols import Condition
+from cnd.protocols import Condition, Generator
 
 IDENTITY_GAIN = 0.1  # of a concept layer's value path at the start: each layer begins as a small, aligned step
 
@@ -177,7 +177,7 @@ class ConditionModule(nn.Module):
         return condition, torch.stack(attentions).mean(0)
 
 
-def count_parameters(*modules: nn.Module) -> dict[str, int]:
+def count_parameters(*modules: nn.Module | Generator) -> dict[str, int]:
     """Numbers of trainable and frozen parameters."""
     parameters = [p for module in modules for p in module.parameters()]
     trainable = sum(p.numel() for p in parameters if p.requires_grad)

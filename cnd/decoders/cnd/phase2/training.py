@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.decoders.cnd.phase2.model import ConditionModule, denoising_loss
-from cnd.protocols import Generator, Report, no_report
+from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.decoders.training import (
     StateFile,
     autocast,
@@ -25,10 +24,11 @@ from cnd.decoders.training import (
     prefixed,
     under,
 )
+from cnd.protocols import Generator, OnProgress, no_progress
 
 
 @dataclass
-class Fitted:
+class Phase2State:
     """Outcome of :func:`fit`, and where it stands: at the end the module holds the chosen checkpoint's weights."""
 
     rng: torch.Generator  # the only source of random numbers
@@ -48,7 +48,7 @@ def trainable_parameters(
     """Freeze what the config freezes; return AdamW's parameter groups."""
     module.requires_grad_(True)
     module.encoder.requires_grad_(config.train_encoder)
-    generator.requires_grad_(False)
+    generator.unet.requires_grad_(False)
     encoder = [p for p in module.encoder.parameters() if p.requires_grad]
     rest = [p for name, p in module.named_parameters() if not name.startswith("encoder.")]
     if config.train_unet_cross_attention:  # DC-LDM: attn2 and the norm before it
@@ -102,10 +102,10 @@ def fit(
     latents: Tensor,
     seed: int,
     score: Callable[[], float] | None = None,
-    report: Report = no_report,
+    report: OnProgress = no_progress,
     resume: Path | None = None,
     save_every: float = 60.0,
-) -> Fitted:
+) -> Phase2State:
     """Train the condition module by eq. 2 and keep the checkpoint that ``score`` prefers.
 
     Same module, data, config and seed give the same weights, bit for bit on a CPU with the same number of threads,
@@ -130,7 +130,7 @@ def fit(
     scaler = loss_scaler(config.precision, generator.device)
     total, starts = n_steps(config, len(fmri)), range(0, len(fmri), config.batch_size)
     every = max(1, total // config.n_checkpoints)
-    at = Fitted(torch.Generator().manual_seed(seed), torch.arange(len(fmri)))
+    at = Phase2State(torch.Generator().manual_seed(seed), torch.arange(len(fmri)))
     settings = dict(seed=seed, shape=[*fmri.shape, *latents.shape], phase2=config.model_dump(mode="json"))
     state = StateFile(resume, "phase2", settings, save_every)
     load_state(state, module, generator, optimizer, scaler, at)
@@ -172,7 +172,7 @@ def train_step(
     scaler: torch.amp.GradScaler,
     fmri: Tensor,
     latents: Tensor,
-    at: Fitted,
+    at: Phase2State,
 ) -> float:
     """One update on one batch, ``micro_batch_size`` items in memory at once; returns the loss."""
     device = generator.device
@@ -197,7 +197,7 @@ def train_step(
     return total
 
 
-def choose(at: Fitted, score: Callable[[], float], module: ConditionModule, generator: Generator) -> None:
+def choose(at: Phase2State, score: Callable[[], float], module: ConditionModule, generator: Generator) -> None:
     """Score the weights as they stand, and keep a copy where they are the best so far."""
     module.eval()
     value = score()
@@ -228,14 +228,14 @@ def validation_score(
 
 def weights(module: ConditionModule, generator: Generator) -> dict[str, Tensor]:
     """All that the training changes: the module, and what it trains of the generator."""
-    trained = {name: p.detach() for name, p in generator.named_parameters() if p.requires_grad}
+    trained = {name: p.detach() for name, p in generator.unet.named_parameters() if p.requires_grad}
     return prefixed("module", module.state_dict()) | prefixed("generator", trained)
 
 
 def load_weights(tensors: dict[str, Tensor], module: ConditionModule, generator: Generator) -> None:
     """Put back what :func:`weights` gave."""
     module.load_state_dict(under("module", tensors))
-    generator.load_state_dict(under("generator", tensors), strict=False)
+    generator.unet.load_state_dict(under("generator", tensors), strict=False)
 
 
 def save_state(
@@ -244,7 +244,7 @@ def save_state(
     generator: Generator,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    at: Fitted,
+    at: Phase2State,
 ) -> None:
     """Write all that :func:`load_state` needs to go on."""
     tensors = prefixed("now", weights(module, generator)) | prefixed("best", at.best_weights)
@@ -259,7 +259,7 @@ def load_state(
     generator: Generator,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    at: Fitted,
+    at: Phase2State,
 ) -> None:
     """Put everything where :func:`save_state` found it, if it ever did.
 
