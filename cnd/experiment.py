@@ -153,7 +153,11 @@ def override(experiment: Experiment, edits: dict[str, Any], source: str) -> Expe
             if len(tagged := [m for m in model if tag(m) == node.get("kind")]) == 1:
                 model = tagged
             fields = {f for m in model for f in m.model_fields}
-            if part not in node or not isinstance(node[part], dict):
+            if node is content:
+                fields |= {old.partition(".")[0] for old in OLD_SPELLINGS}
+            if part in fields:
+                node.setdefault(part, {})  # after a new kind
+            if not isinstance(node.get(part), dict):
                 raise UserError(f"{source}: unknown key '{dotted}'{nearest(part, fields)}")
             model = [m for c in model if part in c.model_fields for m in models_in(c.model_fields[part].annotation)]
             node = node[part]

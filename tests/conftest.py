@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,3 +18,20 @@ def digits69_file() -> Path | None:
     named = os.environ.get("CND_DIGITS69")
     path = Path(named) if named else ROOT.parent / "shared" / "data" / "digit69" / "digit69_28x28.mat"
     return path if path.is_file() else None
+
+
+@pytest.fixture(scope="session")
+def smoke_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A cache to which tests may add; data and latents of ``smoke`` are made once for all of them."""
+    from cnd.workflow.cache import StageCache
+
+    return StageCache(tmp_path_factory.mktemp("smoke") / "cache")
+
+
+@pytest.fixture(scope="session")
+def smoke_record(smoke_cache: Any) -> Path:
+    """The record of a run of ``smoke``."""
+    from cnd.experiment import load_experiment
+    from cnd.workflow.run import run
+
+    return run(load_experiment(ROOT / "experiments" / "smoke.yaml"), smoke_cache)

@@ -15,15 +15,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from cnd import imagenet
+from cnd._compat import make_torchvision_importable
 from cnd.errors import UserError
-from cnd.generators.embedded import EmbeddedGenerator
 from cnd.metrics.judges import timm as judges
-from cnd.metrics.judges.embedded import EmbeddedClassifier
-from cnd.metrics.judges.networks import ImageClassifier, TimmPreparation
 from cnd.metrics.judges.timm import TimmClassifier, timm_weights
 
-import timm  # isort: skip  # importable since the line above
-from timm.data import ImageNetInfo  # isort: skip
+make_torchvision_importable()
+
+import timm  # noqa: E402
+from timm.data import ImageNetInfo  # noqa: E402
 
 LITE0 = importlib.util.find_spec(judges.LITE0_PACKAGE) is not None
 
@@ -145,6 +145,7 @@ def test_identities_and_classes_load_no_torch():
     code = """
 import sys
 from cnd import imagenet
+from cnd._compat import make_torchvision_importable
 from cnd.generators.embedded import EmbeddedGenerator
 from cnd.generators.ldm import LdmGenerator
 from cnd.metrics.judges.embedded import EmbeddedClassifier

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cnd.data.simulated import SimulatedData
-from cnd.experiment import Experiment, load_experiment, override, parse_assignments
 from cnd.errors import UserError
+from cnd.experiment import Experiment, load_experiment, override, parse_assignments, parse_experiment
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 
@@ -24,16 +24,17 @@ def test_shipped_experiments_load(path: Path):
 
 
 def test_defaults_are_the_papers(base: Experiment):
-    assert (base.encoder.depth, base.encoder.width, base.encoder.patch_size) == (24, 1024, 16)
-    assert (base.phase1.alpha_s, base.phase1.alpha_c, base.phase1.mask_ratio) == (1.0, 0.5, 0.75)
-    assert (base.phase2.concept_depth, base.phase2.lr, base.phase2.batch_size) == (4, 5.3e-5, 8)
+    encoder, phase1, phase2 = base.decoder.encoder, base.decoder.phase1, base.decoder.phase2
+    assert (encoder.depth, encoder.width, encoder.patch_size) == (24, 1024, 16)
+    assert (phase1.alpha_s, phase1.alpha_c, phase1.mask_ratio) == (1.0, 0.5, 0.75)
+    assert (phase2.concept_depth, phase2.lr, phase2.batch_size) == (4, 5.3e-5, 8)
     assert base.sampling.steps == 250 and base.evaluation.n_way == (50, 100)
 
 
 @pytest.mark.parametrize(
     ("edits", "expected"),
     [
-        ({"phase1.mask_rato": 0.5}, "unknown key 'phase1.mask_rato'; did you mean 'mask_ratio'?"),
+        ({"phase1.mask_rato": 0.5}, "unknown key 'decoder.phase1.mask_rato'; did you mean 'mask_ratio'?"),
         ({"phse1.mask_ratio": 0.5}, "unknown key 'phse1.mask_ratio'; did you mean 'phase1'?"),
         ({"phase1.mask_ratio": 1.5}, "phase1.mask_ratio = 1.5: must be less than 1"),
         ({"phase1.alpha_s": 0, "phase1.alpha_c": 0}, "nothing to train"),
@@ -54,18 +55,39 @@ def test_override_explains(base: Experiment, edits: dict, expected: str):
 def test_override_of_kind_drops_the_old_settings(base: Experiment):
     changed = override(base, {"data.kind": "digits69", "data.path": "a.mat"}, "--set")
     assert changed.data.kind == "digits69"
+    ridge = override(base, {"decoder.kind": "ridge"}, "--set")
+    assert override(ridge, {"decoder.kind": "cnd", "phase1.mask_ratio": 0.5}, "--set").decoder.phase1.mask_ratio == 0.5
 
 
 def test_override_leaves_the_base_alone(base: Experiment):
-    assert override(base, {"phase1.mask_ratio": 0.5}, "--set").phase1.mask_ratio == 0.5
-    assert base.phase1.mask_ratio == 0.75
+    assert override(base, {"phase1.mask_ratio": 0.5}, "--set").decoder.phase1.mask_ratio == 0.5
+    assert base.decoder.phase1.mask_ratio == 0.75
+    given = {"decoder": {"kind": "cnd"}, "phase1.mask_ratio": 0.5}
+    assert override(base, given, "--set").decoder.phase1.mask_ratio == 0.5
+    assert given["decoder"] == {"kind": "cnd"}
+
+
+def test_old_spellings_go_on_working(base: Experiment, tmp_path: Path):
+    path = tmp_path / "old.yaml"
+    path.write_text(
+        "data: {kind: simulated}\nshuffle_pairs: true\nencoder: {depth: 2}\nphase1: {mask_ratio: 0.5}\n"
+        "phase2: {validation_fraction: 0.2, concept_depth: 3}\n"
+    )
+    edits = {"shuffle_pairs": True, "encoder.depth": 2, "phase1.mask_ratio": 0.5}
+    edits |= {"phase2.validation_fraction": 0.2, "phase2.concept_depth": 3, "name": "old"}
+    assert load_experiment(path) == override(base, edits, "--set")
+    record = base.model_dump(mode="json") | {"decoder": {"kind": "ridge"}, "phase1": {"mask_ratio": 0.5}}
+    assert parse_experiment(record, "record").decoder.kind == "ridge"
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("data:\n  kind: simulated\n  snrr: 3\n", ":3: unknown key 'data.snrr'; did you mean 'snr'?"),
-        ("data:\n  kind: simulated\nphase1:\n  mask_ratio: 2\n", ":4: phase1.mask_ratio = 2: must be less than 1"),
+        (
+            "data:\n  kind: simulated\nphase1:\n  mask_ratio: 2\n",
+            ":4: decoder.phase1.mask_ratio = 2: must be less than 1",
+        ),
         ("data:\n  kind: simulated\n  kind: digits69\n", ":3: key 'data.kind' appears twice"),
         ("data: {snr: 1}\n", "'data.kind' is missing"),
         ("seed: 1\n", "key 'data' is missing"),

@@ -16,25 +16,25 @@ from safetensors.numpy import load_file
 from tiny_ldm import write_ldm
 from torch import nn
 
-from cnd import generators, pipeline
-from cnd.workflow.cache import StageCache
 from cnd.data.simulated import SimulatedData
-from cnd.decoders.cnd.phase1.settings import EncoderConfig
-from cnd.decoders.cnd.phase2.settings import Phase2Config
-from cnd.experiment import Experiment, load_experiment, override
-from cnd.generators.embedded import EmbeddedGenerator
-from cnd.generators.ldm import LdmGenerator
-from cnd.protocols import SamplingConfig
 from cnd.data.storage import load_dataset
-from cnd.generators.pipeline import CndPipeline, FmriCondition, export_run
-from cnd.errors import UserError
-from cnd.generators.latent_diffusion import LatentDiffusion
-from cnd.generators.vq_diffusion import VqLatentDiffusion
+from cnd.decoders.cnd.decoder import CndDecoder
 from cnd.decoders.cnd.phase1.checkpoints import export_mindvis
 from cnd.decoders.cnd.phase1.model import FmriEncoder, MaskedAutoencoder
+from cnd.decoders.cnd.phase1.settings import EncoderConfig
 from cnd.decoders.cnd.phase2.model import ConditionModule
-from cnd.generators.sampling import initial_noise
-from cnd.stages import fold_stages
+from cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.errors import UserError
+from cnd.experiment import Experiment, load_experiment, override
+from cnd.generators.embedded import EmbeddedGenerator
+from cnd.generators.latent_diffusion import LatentDiffusion
+from cnd.generators.ldm import LdmGenerator
+from cnd.generators.pipeline import CndPipeline, FmriCondition
+from cnd.generators.vq_diffusion import VqLatentDiffusion
+from cnd.protocols import Noise, SamplingConfig
+from cnd.workflow import run as workflow
+from cnd.workflow.cache import StageCache
+from cnd.workflow.plan import all_folds
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ROOT / "experiments" / "smoke.yaml"
@@ -44,8 +44,10 @@ EXPERIMENT = Experiment(
     name="small",
     data=SimulatedData(),
     generator=EmbeddedGenerator(name="digits"),
-    encoder=EncoderConfig(width=16, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2),
-    phase2=Phase2Config(context_tokens=3, concept_heads=4, concept_depth=1),
+    decoder=CndDecoder(
+        encoder=EncoderConfig(width=16, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2),
+        phase2=Phase2Config(context_tokens=3, concept_heads=4, concept_depth=1),
+    ),
     sampling=SamplingConfig(steps=2, guidance=2.0),
     evaluation={"n_way": (2, 5)},
 )
@@ -73,12 +75,12 @@ def folder(pipe: CndPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(generator: LatentDiffusion) -> CndPipeline:
     """Random weights, and positions as a foreign checkpoint may bring them."""
-    encoder = FmriEncoder(EXPERIMENT.encoder, N_VOXELS, seed=3)
+    encoder = FmriEncoder(EXPERIMENT.decoder.encoder, N_VOXELS, seed=3)
     encoder.set_positions(torch.randn(encoder.n_patches, 16, generator=torch.Generator().manual_seed(7)))
     torch.manual_seed(1)
     bank, added = generator.concept_bank, generator.time_embedding_width
-    module = ConditionModule(EXPERIMENT.phase2, encoder, 1 + encoder.n_patches, 16, bank, added)
-    condition = FmriCondition.of(EXPERIMENT, N_VOXELS, module.state_dict(), generator)
+    module = ConditionModule(EXPERIMENT.decoder.phase2, encoder, 1 + encoder.n_patches, 16, bank, added)
+    condition = FmriCondition.of(EXPERIMENT.model_dump(mode="json"), N_VOXELS, module.state_dict(), generator)
     made = CndPipeline(generator.vae, generator.unet, generator.scheduler, condition)
     made.set_progress_bar_config(disable=True)
     return made
@@ -148,7 +150,7 @@ def test_images_are_pil_by_default(pipe: CndPipeline) -> None:
 
 
 def test_samples_come_item_by_item(pipe: CndPipeline) -> None:
-    noise = initial_noise(3, 2, pipe.latent_diffusion.latent_shape, seed=4)
+    noise = Noise(4, 2).latents(3, pipe.latent_diffusion.latent_shape)
     together = pipe(patterns(), latents=noise, output_type="np").images
     alone = pipe(patterns()[1:2], latents=noise[1:2], output_type="np").images
     np.testing.assert_allclose(together[2:4], alone, atol=1 / 255)
@@ -203,7 +205,7 @@ def test_a_damaged_folder_is_told_in_one_line(case: str, folder: Path, tmp_path:
         weights.write_bytes(weights.read_bytes()[:-100])
     elif case == "settings":
         config = json.loads((damaged / "condition" / "config.json").read_text())
-        config["experiment"]["phase2"]["other"] = 1
+        config["experiment"]["decoder"]["phase2"]["other"] = 1
         (damaged / "condition" / "config.json").write_text(json.dumps(config))
     else:
         (damaged / "model_index.json").write_text("{}")
@@ -217,65 +219,52 @@ def test_loading_warns_of_nothing(folder: Path, capfd: pytest.CaptureFixture[str
     assert "float32" not in capfd.readouterr().err
 
 
-# ---------------------------------------------------------------- from a sweep's cache
+# ---------------------------------------------------------------- of a finished run
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> StageCache:
-    return StageCache(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module", params=["frozen", "cross-attention trained", "from MinD-Vis"])
-def finished(request: pytest.FixtureRequest, cache: StageCache) -> Experiment:
-    edits: dict[str, object] = {"phase2.train_unet_cross_attention": request.param == "cross-attention trained"}
-    if request.param == "from MinD-Vis":
-        edits |= {"encoder.layout": "mind_vis", "phase1.initial_weights": cache.root / "theirs.pth"}
-        config = override(load_experiment(SMOKE), edits, "test").encoder
-        export_mindvis(MaskedAutoencoder(config, n_voxels=200, seed=4), cache.root / "theirs.pth")
+@pytest.mark.parametrize("trained", ["frozen", "cross-attention trained", "from MinD-Vis"])
+def test_an_exported_run_draws_the_images_of_its_sweep(trained: str, smoke_cache: StageCache, tmp_path: Path) -> None:
+    edits: dict[str, object] = {"phase2.train_unet_cross_attention": trained == "cross-attention trained"}
+    if trained == "from MinD-Vis":
+        edits |= {"encoder.layout": "mind_vis", "phase1.initial_weights": tmp_path / "theirs.pth"}
+        config = override(load_experiment(SMOKE), {"encoder.layout": "mind_vis"}, "test").decoder.encoder
+        export_mindvis(MaskedAutoencoder(config, n_voxels=200, seed=4), tmp_path / "theirs.pth")
     experiment = override(load_experiment(SMOKE), edits, "test")
-    pipeline.check(experiment)
-    pipeline.run(experiment, cache)
-    return experiment
-
-
-def test_exported_run_draws_the_images_of_its_sweep(finished: Experiment, cache: StageCache, tmp_path: Path) -> None:
-    fold = fold_stages(finished, 0)
-    pipe = CndPipeline.from_pretrained(export_run(finished, cache, fold, tmp_path / "out"))
-    stages = [cache.find(stage.name, stage.key) for stage in (fold.data, fold.sample)]
-    assert stages[0] is not None and stages[1] is not None
-    fmri = load_dataset(stages[0]).test.fmri
-    expected = load_file(stages[1] / "samples.safetensors")["reconstructions"]  # [n, samples, c, h, w]
-    noise = initial_noise(*expected.shape[:2], pipe.latent_diffusion.latent_shape, finished.seed)
-    found = np.stack([np.asarray(image) for image in pipe(fmri, latents=noise).images])
+    workflow.check(experiment)
+    record = workflow.run(experiment, smoke_cache)
+    pipe = CndPipeline.from_pretrained(workflow.export_record(record, smoke_cache, 0, tmp_path / "out"))
+    (fold,) = all_folds(experiment)
+    data, sample = (smoke_cache.path(step.name, step.key) for step in (fold.given.data, fold.sample))
+    expected = load_file(sample / "samples.safetensors")["reconstructions"]  # [n, samples, c, h, w]
+    noise = Noise(experiment.seed, expected.shape[1]).latents(len(expected), pipe.latent_diffusion.latent_shape)
+    found = np.stack([np.asarray(image) for image in pipe(load_dataset(data).test.fmri, latents=noise).images])
     np.testing.assert_array_equal(found, expected.reshape(-1, *expected.shape[2:]).transpose(0, 2, 3, 1))
 
 
-def test_a_folder_that_cannot_be_written_is_told(finished: Experiment, cache: StageCache, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_told(smoke_record: Path, smoke_cache: StageCache, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"out: cannot be written \(.*name another folder"):
-        export_run(finished, cache, fold_stages(finished, 0), tmp_path / "file" / "out")
+        workflow.export_record(smoke_record, smoke_cache, 0, tmp_path / "file" / "out")
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(UserError, match="exists already"):
+        workflow.export_record(smoke_record, smoke_cache, 0, tmp_path)
 
 
 def test_a_generator_that_was_changed_since_is_told(
-    finished: Experiment, cache: StageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smoke_record: Path, smoke_cache: StageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fold, found = fold_stages(finished, 0), finished.generator.identity()
-    monkeypatch.setattr(generators, "fingerprint", lambda *_: found | {"unet/config.json": "other"})
+    monkeypatch.setattr(EmbeddedGenerator, "identity", lambda self: {"kind": "embedded", "files": {"other": "hash"}})
     with pytest.raises(UserError, match="its files are not those that 'smoke' was trained with"):
-        export_run(finished, cache, fold, tmp_path / "out")
+        workflow.export_record(smoke_record, smoke_cache, 0, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_export_refuses_what_it_cannot_do(cache: StageCache, tmp_path: Path) -> None:
-    smoke = load_experiment(SMOKE)
-    other = override(smoke, {"seed": 99}, "test")
-    with pytest.raises(UserError, match="'smoke' is not trained there yet"):
-        export_run(other, cache, fold_stages(other, 0), tmp_path / "a")
-    ridge = override(smoke, {"decoder.kind": "ridge"}, "test")
+def test_export_refuses_what_it_cannot_do(smoke_record: Path, smoke_cache: StageCache, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--fold 3: the run has the folds 0"):
+        workflow.export_record(smoke_record, smoke_cache, 3, tmp_path / "out")
+    with pytest.raises(UserError, match="is gone; run the sweep again"):
+        workflow.export_record(smoke_record, StageCache(tmp_path / "empty"), 0, tmp_path / "out")
+    ridge = workflow.run(override(load_experiment(SMOKE), {"decoder.kind": "ridge"}, "test"), smoke_cache)
     with pytest.raises(UserError, match=r"decoder\.kind = ridge"):
-        export_run(ridge, cache, fold_stages(ridge, 0), tmp_path / "a")
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "mine.txt").write_text("keep")
-    with pytest.raises(UserError, match="exists already"):
-        export_run(other, cache, fold_stages(other, 0), tmp_path / "b")
-    assert not (tmp_path / "a").exists()
+        workflow.export_record(ridge, smoke_cache, 0, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

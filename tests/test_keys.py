@@ -72,7 +72,12 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.generators.sampling": {"phase2", "sample"},
     # scores; a judge also tells the class of a stimulus without a label that the generator knows
     "cnd.metrics": only(("test_best",), {"phase2"}, {"record"}),
-    "cnd.metrics.judges": {"test_best": {"phase2"}, "cnd": {"analysis", "record"}, "ridge": {"sample"}, "oracle": {"sample"}},
+    "cnd.metrics.judges": {
+        "test_best": {"phase2"},
+        "cnd": {"analysis", "record"},
+        "ridge": {"sample"},
+        "oracle": {"sample"},
+    },
     # the analysis
     "cnd.cortex": {"analysis"},
     "cnd.cortex.drawing": {"figures"},

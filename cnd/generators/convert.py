@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from cnd._compat import make_torchvision_importable
-from cnd.json_files import write_json
-from cnd.keys import file_hash
 from cnd.checkpoint_files import check_values, open_checkpoint
 from cnd.errors import UserError
 from cnd.generators.cin256_settings import CIN256_V2, read_config
+from cnd.json_files import write_json
+from cnd.keys import file_hash
 
 make_torchvision_importable()
 

@@ -18,8 +18,8 @@ from cnd.protocols.decoder import (
     Given,
     Lab,
     Noise,
-    Reconstruction,
     OnProgress,
+    Reconstruction,
     no_progress,
 )
 from cnd.protocols.generator import Condition, Generator, GeneratorChoice, SamplingConfig
@@ -45,10 +45,10 @@ __all__ = [
     "Lab",
     "Metric",
     "Noise",
+    "OnProgress",
     "Patterns",
     "Pool",
     "Reconstruction",
-    "OnProgress",
     "SamplingConfig",
     "TrainingSet",
     "Truth",

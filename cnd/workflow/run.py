@@ -123,6 +123,8 @@ def analyse_record(
     own = frozenset(name for fold in folds for name in fold.own)
     known = recorded_keys(cache, record, folds)
     bench = Workbench(cache, listener, Clock({"analysis": 1.0}, 1), known, own)
+    for step in (step for fold in folds for step in fold.own.values()):
+        bench.folder(step)  # what is gone is told before anything is computed
     analysed = analysis_step(experiment, folds)
     return bench.folder(analysed), bench.folder(figures_step(experiment, analysed))
 

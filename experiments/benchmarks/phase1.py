@@ -26,9 +26,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also runs where 
 import torch
 from torch import Tensor
 
-from cnd.decoders.cnd.phase1.settings import EncoderConfig, Phase1Config
-from cnd.decoders.cnd.phase1.losses import backward_in_micro_batches, double_contrastive_loss, draw_inputs, info_nce, sparsify
+from cnd.decoders.cnd.phase1.losses import (
+    backward_in_micro_batches,
+    double_contrastive_loss,
+    draw_inputs,
+    info_nce,
+    sparsify,
+)
 from cnd.decoders.cnd.phase1.model import MaskedAutoencoder, n_kept, to_patches
+from cnd.decoders.cnd.phase1.settings import EncoderConfig, Phase1Config
 
 N_VOXELS, REPEATS = 1200, 9
 

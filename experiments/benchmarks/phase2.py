@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cnd.experiment import load_experiment
 from cnd.data.simulation.stimuli import render
 from cnd.decoders.cnd.phase1.model import FmriEncoder
 from cnd.decoders.cnd.phase2.model import ConditionModule, denoising_loss
+from cnd.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 N_VOXELS, REPEATS = 1200, 10

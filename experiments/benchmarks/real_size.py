@@ -28,16 +28,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also runs where 
 import torch
 from torch import nn
 
+from cnd.decoders.cnd.phase1 import training as phase1
+from cnd.decoders.cnd.phase1.model import FmriEncoder, MaskedAutoencoder
 from cnd.decoders.cnd.phase1.settings import EncoderConfig, Phase1Config
+from cnd.decoders.cnd.phase2 import training as phase2
+from cnd.decoders.cnd.phase2.model import ConditionModule, count_parameters
 from cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.decoders.training import loss_scaler
 from cnd.generators.cin256_settings import CIN256_V2
 from cnd.generators.convert import scheduler_of
 from cnd.generators.vq_diffusion import VqLatentDiffusion
-from cnd.decoders.cnd.phase1 import training as phase1
-from cnd.decoders.cnd.phase1.model import FmriEncoder, MaskedAutoencoder
-from cnd.decoders.cnd.phase2 import training as phase2
-from cnd.decoders.cnd.phase2.model import ConditionModule, count_parameters
-from cnd.decoders.training import loss_scaler
 
 # importable since the lines above
 from diffusers import UNet2DConditionModel  # isort: skip

@@ -26,18 +26,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnd._compat import make_torchvision_importable
-from cnd.generators.sampling import draw
-from cnd.protocols import SamplingConfig
 from cnd.data.digit_images import augmented_digits
 from cnd.data.simulation.stimuli import N_CATEGORIES, N_SHAPES, N_SURFACES, render
+from cnd.generators.sampling import draw
+from cnd.protocols import SamplingConfig
 
 make_torchvision_importable()
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # noqa: E402
 
+from cnd.generators.latent_diffusion import LatentDiffusion  # noqa: E402
 from cnd.metrics.judges.networks import ImageClassifier  # noqa: E402
 from cnd.metrics.nway import n_way_accuracy  # noqa: E402
-from cnd.generators.latent_diffusion import LatentDiffusion  # noqa: E402
 from cnd.networks import build_resnet, load_resnet, save_half, save_resnet  # noqa: E402
 from cnd.protocols import Noise  # noqa: E402
 

@@ -1,7 +1,7 @@
 """What every decoder promises (:class:`cnd.protocols.Decoder`), as a suite to inherit.
 
     class TestMine(DecoderSuite):
-        settings = {"kind": "mine"}
+        decoder = MyDecoder()
 
 It takes seconds, on a part of the data of ``experiments/smoke.yaml``. A test outside this repository finds it with
 ``tests/conformance`` on its path.
@@ -25,7 +25,7 @@ from cnd.data.storage import load_dataset
 from cnd.errors import UserError
 from cnd.experiment import Experiment, load_experiment, override, parse_experiment
 from cnd.generators.sampling import draw
-from cnd.protocols import DataSource, FmriDataset, FmriSplit, Noise
+from cnd.protocols import DataSource, Decoder, FmriDataset, FmriSplit, Noise
 from cnd.workflow.bench import Workbench
 from cnd.workflow.cache import StageCache
 from cnd.workflow.lab import Laboratory
@@ -54,14 +54,14 @@ class Killed(BaseException):
 class DecoderSuite:
     """Inherit it, and say which decoder is meant."""
 
-    settings: ClassVar[dict[str, Any]]  # of the decoder
+    decoder: ClassVar[Decoder]
     seed_matters: ClassVar[bool] = True  # False: it neither learns by chance nor draws
     pairs_matter: ClassVar[bool] = True  # False: it does not learn which fMRI goes with which label or image
 
     def experiment(self, **edits: Any) -> Experiment:
         """Two samples of each item; a double underscore stands for a dot."""
         changed = {name.replace("__", "."): value for name, value in edits.items()}
-        return override(SMOKE, {"decoder": self.settings, "sampling.samples_per_item": 2} | changed, "test")
+        return override(SMOKE, {"decoder": self.decoder.model_dump(), "sampling.samples_per_item": 2} | changed, "test")
 
     @pytest.fixture(scope="class")
     def first(self, tmp_path_factory: pytest.TempPathFactory) -> First:
@@ -91,22 +91,20 @@ class DecoderSuite:
 
     def test_its_settings_survive_json(self) -> None:
         experiment = self.experiment()
-        assert experiment.decoder.kind == self.settings["kind"]
+        assert experiment.decoder == self.decoder
         content = json.loads(json.dumps(experiment.model_dump(mode="json")))
         assert parse_experiment(content, "record") == experiment
 
     def test_bad_settings_are_told_in_one_line(self) -> None:
-        decoder = self.experiment().decoder
-        for name in {*type(decoder).model_fields, "no_such_setting"} - {"kind"}:
+        for name in {*type(self.decoder).model_fields, "no_such_setting"} - {"kind"}:
             with pytest.raises(UserError, match=name) as told:
                 self.experiment(**{f"decoder__{name}": {"no": "such value"}})
             assert "\n" not in str(told.value)
 
     def test_it_misses_nothing_and_warns_in_sentences(self) -> None:
-        decoder = self.experiment().decoder
-        decoder.check()
-        assert decoder.missing() == []
-        assert all(": " in warning and "\n" not in warning for warning in decoder.warnings())
+        self.decoder.check()
+        assert self.decoder.missing() == []
+        assert all(": " in warning and "\n" not in warning for warning in self.decoder.warnings())
 
     # ------------------------------------------------------------ reconstructions
 
@@ -122,9 +120,7 @@ class DecoderSuite:
         other = reconstruct(self.experiment(seed=1), first.cache)
         assert np.array_equal(other, first.images) is not self.seed_matters
 
-    def test_it_never_sees_the_truth(
-        self, first: First, empty: StageCache, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_it_never_sees_the_truth(self, first: First, empty: StageCache, monkeypatch: pytest.MonkeyPatch) -> None:
         """Labels and images of test items change nothing, unless it declares that it needs them."""
         experiment = self.experiment()
 
@@ -134,7 +130,7 @@ class DecoderSuite:
         edit_data(monkeypatch, experiment, first.cache, lambda dataset: replace(dataset, test=lie(dataset.test)))
         shutil.rmtree(empty.root / "data")
         images = reconstruct(experiment, empty)
-        assert np.array_equal(images, first.images) is not experiment.decoder.needs_truth
+        assert np.array_equal(images, first.images) is not self.decoder.needs_truth
 
     def test_it_learns_from_the_pairs_that_it_is_given(self, first: First) -> None:
         shuffled = reconstruct(self.experiment(split__shuffle_pairs=True), first.cache)
@@ -146,10 +142,10 @@ class DecoderSuite:
         if not can_be_analysed(experiment):
             return
         (fold,), bench = all_folds(experiment), Workbench(first.cache)
-        lab = Laboratory(bench, fold.given, fold.classes, experiment.generator)
-        fitted: Any = experiment.decoder.fit(bench.value(fold.given.training), lab)
+        lab = Laboratory(bench, fold.given, fold.given.classes, experiment.generator)
+        fitted: Any = self.decoder.fit(bench.value(fold.given.training), lab)
         test = bench.value(fold.given.data).test
-        condition = fitted.condition(patterns(experiment.decoder, lab, test))
+        condition = fitted.condition(patterns(self.decoder, lab, test))
         assert len(condition.context) == len(condition.pooled) == len(test)
         assert condition.context.isfinite().all() and condition.pooled.isfinite().all()
         noise = Noise(experiment.seed, 2).latents(len(test), fitted.generator.latent_shape)
@@ -159,10 +155,10 @@ class DecoderSuite:
     # ------------------------------------------------------------ behaviour
 
     def test_progress_only_grows(self, first: First) -> None:
-        decoder, fractions = self.experiment().decoder, [at.fraction for at in first.progress]
+        fractions = [at.fraction for at in first.progress]
         assert fractions[0] >= 0 and fractions[-1] == 1 and fractions == sorted(fractions)
-        assert sum(decoder.shares.values()) < 1
-        assert {at.phase for at in first.progress} <= {"data", *decoder.shares, "sample", "evaluate", "done"}
+        assert sum(self.decoder.shares.values()) < 1
+        assert {at.phase for at in first.progress} <= {"data", *self.decoder.shares, "sample", "evaluate", "done"}
 
     def test_a_killed_run_goes_on_to_the_same_bytes(self, first: First, empty: StageCache) -> None:
         """Killed again and again, each time after half of what was left."""
@@ -184,7 +180,9 @@ class DecoderSuite:
         def edit(dataset: FmriDataset) -> FmriDataset:
             train, test = dataset.train.take(few), dataset.test.take(np.arange(4))
             if bad == "labels without images":
-                train, test = (replace(items, images=np.zeros((len(items), 0, 0, 0), np.uint8)) for items in (train, test))
+                train, test = (
+                    replace(items, images=np.zeros((len(items), 0, 0, 0), np.uint8)) for items in (train, test)
+                )
             return replace(dataset, train=train, test=test)
 
         edit_data(monkeypatch, experiment, first.cache, edit)

@@ -1,7 +1,7 @@
 """What every metric promises (:class:`cnd.protocols.Metric`), as a suite to inherit.
 
     class TestMine(MetricSuite):
-        settings = {"kind": "mine"}
+        metric = MyMetric()
 
 A test outside this repository finds it with ``tests/conformance`` on its path.
 """
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from cnd import registry
 from cnd.metrics.evaluation import EvaluationConfig, judge_all
 from cnd.protocols import ImageArray, Metric, Truth
 
@@ -38,13 +37,7 @@ class ColourJudge:
 class MetricSuite:
     """Inherit it, and say which metric is meant."""
 
-    settings: ClassVar[dict[str, Any]]
-
-    @pytest.fixture
-    def metric(self) -> Metric:
-        made = registry.find("cnd.metrics", self.settings["kind"]).model_validate(self.settings)
-        assert isinstance(made, Metric)
-        return made
+    metric: ClassVar[Metric]
 
     @pytest.fixture(scope="class")
     def stimuli(self) -> np.ndarray:
@@ -59,47 +52,41 @@ class MetricSuite:
         share = np.linspace(0.3, 1, N_SAMPLES)[None, :, None, None, None]
         return ((1 - share) * stimuli[:, None] + share * noise).astype(np.uint8)
 
-    def score(self, metric: Metric, stimuli: np.ndarray, images: np.ndarray) -> np.ndarray:
+    def score(self, stimuli: np.ndarray, images: np.ndarray) -> np.ndarray:
         """With all that a run knows of its test items."""
         judgements = judge_all(EvaluationConfig(), {"embedded": ColourJudge()}, stimuli, images, None)
         category = np.arange(len(stimuli)) // 2
         names = [f"stimulus {i}" for i in range(len(stimuli))]
-        return metric.score(stimuli, images, Truth(names, category, [str(c) for c in set(category)], judgements))
+        return self.metric.score(stimuli, images, Truth(names, category, [str(c) for c in set(category)], judgements))
 
-    def test_it_describes_itself(self, metric: Metric) -> None:
-        told = json.loads(json.dumps(metric.describe()))
+    def test_it_describes_itself(self) -> None:
+        told = json.loads(json.dumps(self.metric.describe()))
         assert re.fullmatch(r"[\w/. -]+", told["name"])  # MLflow refuses other characters
         assert told["title"] and told["low"] < told["high"] and isinstance(told["higher_is_better"], bool)
         assert told["chance"] is None or told["low"] <= told["chance"] <= told["high"]
 
-    def test_its_settings_survive_json(self, metric: Metric) -> None:
-        config = EvaluationConfig(metrics=(metric,))
+    def test_its_settings_survive_json(self) -> None:
+        config = EvaluationConfig(metrics=(self.metric,))
         assert EvaluationConfig.model_validate(json.loads(config.model_dump_json())) == config
 
-    def test_scores_are_by_item_and_sample_within_bounds(
-        self, metric: Metric, stimuli: np.ndarray, images: np.ndarray
-    ) -> None:
-        found = self.score(metric, stimuli, images)
+    def test_scores_are_by_item_and_sample_within_bounds(self, stimuli: np.ndarray, images: np.ndarray) -> None:
+        found = self.score(stimuli, images)
         assert found.shape == (N_ITEMS, N_SAMPLES) and found.dtype == np.float64
-        low, high = metric.bounds
+        low, high = self.metric.bounds
         defined = found[~np.isnan(found)]
         assert len(defined) and low <= defined.min() and defined.max() <= high
-        assert np.array_equal(found, self.score(metric, stimuli, images), equal_nan=True)
+        assert np.array_equal(found, self.score(stimuli, images), equal_nan=True)
 
-    def test_nothing_scores_better_than_the_stimulus_itself(
-        self, metric: Metric, stimuli: np.ndarray, images: np.ndarray
-    ) -> None:
-        perfect = self.score(metric, stimuli, np.repeat(stimuli[:, None], N_SAMPLES, axis=1))
-        sign = 1 if metric.higher_is_better else -1
-        best, found = sign * perfect, sign * self.score(metric, stimuli, images)
+    def test_nothing_scores_better_than_the_stimulus_itself(self, stimuli: np.ndarray, images: np.ndarray) -> None:
+        perfect = self.score(stimuli, np.repeat(stimuli[:, None], N_SAMPLES, axis=1))
+        sign = 1 if self.metric.higher_is_better else -1
+        best, found = sign * perfect, sign * self.score(stimuli, images)
         assert (best >= found.max() - 1e-9).all()
         assert np.nanmean(found[:, 0]) > np.nanmean(found[:, -1])  # nearer to the stimulus is better
-        if (chance := metric.chance()) is not None:
+        if (chance := self.metric.chance()) is not None:
             assert np.nanmean(best) > sign * chance
 
-    def test_samples_of_an_item_are_scored_each_by_itself(
-        self, metric: Metric, stimuli: np.ndarray, images: np.ndarray
-    ) -> None:
-        found = self.score(metric, stimuli, images)
-        alone = self.score(metric, stimuli, images[:, 1:2])
+    def test_samples_of_an_item_are_scored_each_by_itself(self, stimuli: np.ndarray, images: np.ndarray) -> None:
+        found = self.score(stimuli, images)
+        alone = self.score(stimuli, images[:, 1:2])
         np.testing.assert_allclose(alone[:, 0], found[:, 1], rtol=1e-6)

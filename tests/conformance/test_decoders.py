@@ -6,10 +6,15 @@ import pytest
 from decoder_suite import SMOKE, DecoderSuite
 
 from cnd import registry
+from cnd.decoders.mean_condition import MeanConditionDecoder
+from cnd.decoders.nearest_training_image import NearestTrainingImageDecoder
+from cnd.decoders.oracle import OracleDecoder
+from cnd.decoders.random_class import RandomClassDecoder
+from cnd.decoders.ridge import RidgeDecoder
 
 
 class TestCnd(DecoderSuite):
-    settings = SMOKE.decoder.model_dump()
+    decoder = SMOKE.decoder
 
     @pytest.fixture(autouse=True)
     def _save_after_every_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,29 +23,29 @@ class TestCnd(DecoderSuite):
 
 
 class TestRidge(DecoderSuite):
-    settings = {"kind": "ridge"}
+    decoder = RidgeDecoder()
 
 
 class TestOracle(DecoderSuite):
-    settings = {"kind": "oracle"}
+    decoder = OracleDecoder()
     pairs_matter = False
 
 
 class TestMeanCondition(DecoderSuite):
-    settings = {"kind": "mean_condition"}
+    decoder = MeanConditionDecoder()
     pairs_matter = False
 
 
 class TestRandomClass(DecoderSuite):
-    settings = {"kind": "random_class"}
+    decoder = RandomClassDecoder()
     pairs_matter = False
 
 
 class TestNearestTrainingImage(DecoderSuite):
-    settings = {"kind": "nearest_training_image"}
+    decoder = NearestTrainingImageDecoder()
     seed_matters = False
 
 
 def test_every_decoder_is_here() -> None:
     ours = {kind for kind, part in registry.classes("cnd.decoders").items() if part.__module__.startswith("cnd.")}
-    assert ours == {suite.settings["kind"] for suite in DecoderSuite.__subclasses__()}
+    assert ours == {suite.decoder.kind for suite in DecoderSuite.__subclasses__()}

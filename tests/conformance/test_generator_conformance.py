@@ -13,17 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_ldm import SCHEDULE, write_ldm
 
-from cnd import generators
+from cnd import registry
 from cnd._compat import make_torchvision_importable
-from cnd.experiment import GeneratorConfig
+from cnd.errors import UserError
 from cnd.generators.dit import DitGenerator
 from cnd.generators.embedded import EmbeddedGenerator
-from cnd.generators.ldm import LdmGenerator
-from cnd.protocols import SamplingConfig
-from cnd.errors import UserError
 from cnd.generators.latent_diffusion import LatentDiffusion
-from cnd.generators.sampling import reconstruct
-from cnd.protocols import Condition
+from cnd.generators.ldm import LdmGenerator
+from cnd.generators.sampling import draw
+from cnd.protocols import Condition, GeneratorChoice, Noise, SamplingConfig
 
 make_torchvision_importable()
 
@@ -56,20 +54,6 @@ def write_dit(folder: Path, safe: bool = True) -> None:
     pipeline.save_pretrained(folder, safe_serialization=safe)
 
 
-@pytest.fixture(scope="module", params=["embedded", "ldm", "dit"])
-def case(request, tmp_path_factory) -> tuple[GeneratorConfig, LatentDiffusion]:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp(request.param)
-    config: GeneratorConfig = EmbeddedGenerator(name="digits")
-    if request.param == "ldm":
-        write_ldm(folder)
-        config = LdmGenerator(path=folder)
-    elif request.param == "dit":
-        write_dit(folder)
-        config = DitGenerator(path=folder)
-    return config, config.load()
-
-
 def condition(generator: LatentDiffusion, n: int, tokens: int = 3) -> Condition:
     """A condition as the condition module gives it: any number of tokens, any vectors."""
     rng, width = torch.Generator().manual_seed(1), generator.concept_bank.shape[1]
@@ -81,126 +65,169 @@ def noise(generator: LatentDiffusion, n: int) -> torch.Tensor:
     return torch.randn((n, *generator.latent_shape), generator=torch.Generator().manual_seed(2))
 
 
-def test_it_is_frozen_and_in_evaluation_mode(case):
-    _, generator = case
-    assert not any(p.requires_grad for p in generator.parameters())
-    assert not any(module.training for module in generator.modules())
+class GeneratorSuite:
+    """Inherit it, and write the generator's folder."""
+
+    n_classes = 1000
+
+    def write(self, folder: Path) -> GeneratorChoice:
+        """A generator with ten classes in its bank, as small as can be."""
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    def choice(self, tmp_path_factory: pytest.TempPathFactory) -> GeneratorChoice:
+        torch.manual_seed(0)
+        return self.write(tmp_path_factory.mktemp("generator"))
+
+    @pytest.fixture(scope="class")
+    def generator(self, choice: GeneratorChoice) -> LatentDiffusion:
+        return choice.load()
+
+    # ------------------------------------------------------------ settings
+
+    def test_its_identity_is_every_file_of_weights(self, choice: GeneratorChoice) -> None:
+        files = choice.identity()["files"]
+        weights = [str(path.relative_to(choice.folder())) for path in choice.folder().rglob("*.safetensors")]
+        assert weights and set(weights) <= set(files) and choice.missing() == []
+
+    def test_it_knows_its_classes_by_name(self, choice: GeneratorChoice) -> None:
+        names = choice.class_names()
+        assert len(set(names)) == len(names) == self.n_classes
+        assert choice.class_indices([names[3], "no such class"]) == [3, None]
+
+    def test_it_is_frozen_and_in_evaluation_mode(self, generator: LatentDiffusion) -> None:
+        assert not any(p.requires_grad for p in generator.parameters())
+        assert not any(module.training for module in generator.modules())
+
+    def test_bank_holds_the_classes_without_the_null_class(self, generator: LatentDiffusion) -> None:
+        assert generator.concept_bank.shape == (10, len(generator.null_class))
+        assert not (generator.concept_bank == generator.null_class).all(1).any()
+
+    def test_noise_schedule_falls_from_one_towards_zero(self, generator: LatentDiffusion) -> None:
+        assert generator.alphas_cumprod.shape == (1000,)
+        assert (generator.alphas_cumprod.diff() < 0).all() and 0 < generator.alphas_cumprod[-1] < 0.05
+
+    def test_images_to_latents_and_back(self, generator: LatentDiffusion) -> None:
+        channels, size = generator.vae.config.in_channels, generator.image_size
+        images = np.random.default_rng(0).integers(0, 256, (3, channels, size, size), dtype=np.uint8)
+        latents = generator.encode(images)
+        assert latents.shape == (3, *generator.latent_shape) and latents.dtype == torch.float32
+        decoded = generator.decode(latents)
+        assert decoded.shape == images.shape and decoded.dtype == np.uint8
+        one_by_one = torch.cat([generator.encode(images[i : i + 1]) for i in range(3)])
+        torch.testing.assert_close(latents, one_by_one, atol=1e-4, rtol=1e-4)
+
+    def test_grey_images_stand_for_rgb_and_other_sizes_are_refused(self, generator: LatentDiffusion) -> None:
+        channels, size = generator.vae.config.in_channels, generator.image_size
+        grey = np.random.default_rng(0).integers(0, 256, (1, 1, size, size), dtype=np.uint8)
+        assert torch.equal(generator.encode(grey), generator.encode(grey.repeat(channels, 1)))
+        with pytest.raises(UserError, match=f"set data.image_size = {size}"):
+            generator.encode(grey[:, :, :-1])
+
+    def test_added_noise_has_the_schedules_variance(self, generator: LatentDiffusion) -> None:
+        clean, eps = noise(generator, 2), noise(generator, 4)[2:]
+        timesteps = torch.tensor([0, 999])
+        alpha = generator.alphas_cumprod[timesteps].view(2, 1, 1, 1)
+        expected = alpha.sqrt() * clean + (1 - alpha).sqrt() * eps
+        torch.testing.assert_close(generator.add_noise(clean, eps, timesteps), expected)
+
+    def test_predicted_noise_depends_on_what_conditions_it_and_carries_gradients(
+        self, choice: GeneratorChoice, generator: LatentDiffusion
+    ) -> None:
+        given = condition(generator, 2)
+        leaves = Condition(*(part.clone().requires_grad_() for part in given))
+        predicted = generator.predict_noise(noise(generator, 2), torch.tensor([10, 900]), leaves)
+        assert predicted.shape == (2, *generator.latent_shape)
+        context, pooled = torch.autograd.grad(predicted.square().sum(), leaves, allow_unused=True)
+        assert pooled.abs().max() > 0
+        if choice.has_cross_attention:
+            assert context.abs().max() > 0
+        else:
+            assert context is None
+
+    def test_items_of_a_batch_do_not_touch_each_other(self, generator: LatentDiffusion) -> None:
+        given, noisy, timesteps = condition(generator, 3), noise(generator, 3), torch.tensor([5, 500, 950])
+        together = generator.predict_noise(noisy, timesteps, given)
+        alone = generator.predict_noise(noisy[1:2], timesteps[1:2], Condition(given.context[1:2], given.pooled[1:2]))
+        torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=1e-4)
+
+    def test_class_condition_is_the_condition_of_its_embedding(self, generator: LatentDiffusion) -> None:
+        category = torch.tensor([3, 0])
+        by_class = generator.class_condition(category)
+        by_vector = generator.embedding_condition(generator.concept_bank[category])
+        assert all(torch.equal(a, b) for a, b in zip(by_class, by_vector, strict=True))
+        assert by_class.context.shape == (2, 1, generator.concept_bank.shape[1])
+        assert by_class.pooled.shape == condition(generator, 2).pooled.shape
+
+    def test_null_condition_is_the_null_class_in_the_same_shape(self, generator: LatentDiffusion) -> None:
+        like = condition(generator, 2)
+        null = generator.null_condition(like)
+        assert null.context.shape == like.context.shape and null.pooled.shape == like.pooled.shape
+        assert (null.context == generator.null_class).all()
+        expected = generator.embedding_condition(generator.null_class[None])
+        assert torch.equal(null.pooled, expected.pooled.expand_as(like.pooled))
+
+    def test_guidance_of_the_null_class_changes_nothing_and_of_others_does(self, generator: LatentDiffusion) -> None:
+        start, given = noise(generator, 2), condition(generator, 2)
+        null = generator.null_condition(given)
+        plain = generator.sample(null, start, 3, 1.0)
+        torch.testing.assert_close(generator.sample(null, start, 3, 4.0), plain, atol=1e-3, rtol=1e-3)
+        assert not torch.allclose(
+            generator.sample(given, start, 3, 4.0), generator.sample(given, start, 3, 1.0), atol=1e-3
+        )
+
+    def test_sampling_is_reproducible_and_gives_images(self, generator: LatentDiffusion) -> None:
+        config, start = SamplingConfig(steps=2, batch_size=3), Noise(0, 2).latents(2, generator.latent_shape)
+        first, second = (draw(config, generator, condition(generator, 2), start) for _ in range(2))
+        size = generator.image_size
+        assert first.shape == (2, 2, generator.vae.config.out_channels, size, size) and first.dtype == np.uint8
+        assert np.array_equal(first, second) and not np.array_equal(first[:, 0], first[:, 1])
+
+    def test_time_steps_fall_from_the_noisiest(self, generator: LatentDiffusion) -> None:
+        timesteps = generator.timesteps(4)
+        assert len(timesteps) == 4 and (timesteps.diff() < 0).all() and timesteps[-1] >= 0 and timesteps[0] < 1000
+
+    def test_training_a_copy_changes_nothing_of_the_original(self, generator: LatentDiffusion) -> None:
+        before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+        twin, start, given = generator.copy(), noise(generator, 2), condition(generator, 2)
+        expected = generator.sample(given, start, 2, 1.0)
+        assert torch.equal(twin.sample(given, start, 2, 1.0), expected)
+        twin.unet.requires_grad_(True)
+        optimizer = torch.optim.SGD(twin.unet.parameters(), lr=0.1)
+        twin.predict_noise(start, torch.tensor([10, 900]), given).square().sum().backward()
+        optimizer.step()
+        assert not torch.equal(twin.sample(given, start, 2, 1.0), expected)
+        assert torch.equal(generator.sample(given, start, 2, 1.0), expected)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in generator.state_dict().items())
+        assert not any(p.requires_grad or p.grad is not None for p in generator.parameters())
+        assert twin.vae is generator.vae and torch.equal(twin.concept_bank, generator.concept_bank)
+
+    def test_it_moves_as_a_whole(self, generator: LatentDiffusion) -> None:
+        moved = generator.to("cpu")
+        assert moved.device == torch.device("cpu") == condition(generator, 1).to("cpu").context.device
 
 
-def test_bank_holds_the_classes_without_the_null_class(case):
-    _, generator = case
-    assert generator.concept_bank.shape == (10, len(generator.null_class))
-    assert not (generator.concept_bank == generator.null_class).all(1).any()
+class TestEmbedded(GeneratorSuite):
+    n_classes = 10
+
+    def write(self, folder: Path) -> GeneratorChoice:
+        return EmbeddedGenerator(name="digits")
 
 
-def test_noise_schedule_falls_from_one_towards_zero(case):
-    _, generator = case
-    assert generator.alphas_cumprod.shape == (1000,)
-    assert (generator.alphas_cumprod.diff() < 0).all() and 0 < generator.alphas_cumprod[-1] < 0.05
+class TestLdm(GeneratorSuite):
+    def write(self, folder: Path) -> GeneratorChoice:
+        write_ldm(folder)
+        return LdmGenerator(path=folder)
 
 
-def test_images_to_latents_and_back(case):
-    _, generator = case
-    channels, size = generator.vae.config.in_channels, generator.image_size
-    images = np.random.default_rng(0).integers(0, 256, (3, channels, size, size), dtype=np.uint8)
-    latents = generator.encode(images)
-    assert latents.shape == (3, *generator.latent_shape) and latents.dtype == torch.float32
-    decoded = generator.decode(latents)
-    assert decoded.shape == images.shape and decoded.dtype == np.uint8
-    one_by_one = torch.cat([generator.encode(images[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(latents, one_by_one, atol=1e-4, rtol=1e-4)
+class TestDit(GeneratorSuite):
+    def write(self, folder: Path) -> GeneratorChoice:
+        write_dit(folder)
+        return DitGenerator(path=folder)
 
 
-def test_grey_images_stand_for_rgb_and_other_sizes_are_refused(case):
-    _, generator = case
-    channels, size = generator.vae.config.in_channels, generator.image_size
-    grey = np.random.default_rng(0).integers(0, 256, (1, 1, size, size), dtype=np.uint8)
-    assert torch.equal(generator.encode(grey), generator.encode(grey.repeat(channels, 1)))
-    with pytest.raises(UserError, match=f"set data.image_size = {size}"):
-        generator.encode(grey[:, :, :-1])
-
-
-def test_added_noise_has_the_schedules_variance(case):
-    _, generator = case
-    clean, eps = noise(generator, 2), noise(generator, 4)[2:]
-    timesteps = torch.tensor([0, 999])
-    alpha = generator.alphas_cumprod[timesteps].view(2, 1, 1, 1)
-    expected = alpha.sqrt() * clean + (1 - alpha).sqrt() * eps
-    torch.testing.assert_close(generator.add_noise(clean, eps, timesteps), expected)
-
-
-def test_predicted_noise_depends_on_what_conditions_it_and_carries_gradients(case):
-    config, generator = case
-    given = condition(generator, 2)
-    leaves = Condition(*(part.clone().requires_grad_() for part in given))
-    predicted = generator.predict_noise(noise(generator, 2), torch.tensor([10, 900]), leaves)
-    assert predicted.shape == (2, *generator.latent_shape)
-    context, pooled = torch.autograd.grad(predicted.square().sum(), leaves, allow_unused=True)
-    assert pooled.abs().max() > 0
-    if isinstance(config, DitGenerator):
-        assert context is None
-    else:
-        assert context.abs().max() > 0
-
-
-def test_items_of_a_batch_do_not_touch_each_other(case):
-    _, generator = case
-    given, noisy, timesteps = condition(generator, 3), noise(generator, 3), torch.tensor([5, 500, 950])
-    together = generator.predict_noise(noisy, timesteps, given)
-    alone = generator.predict_noise(noisy[1:2], timesteps[1:2], Condition(given.context[1:2], given.pooled[1:2]))
-    torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=1e-4)
-
-
-def test_class_condition_is_the_condition_of_its_embedding(case):
-    _, generator = case
-    category = torch.tensor([3, 0])
-    by_class = generator.class_condition(category)
-    by_vector = generator.embedding_condition(generator.concept_bank[category])
-    assert all(torch.equal(a, b) for a, b in zip(by_class, by_vector, strict=True))
-    assert by_class.context.shape == (2, 1, generator.concept_bank.shape[1])
-    assert by_class.pooled.shape == condition(generator, 2).pooled.shape
-
-
-def test_null_condition_is_the_null_class_in_the_same_shape(case):
-    _, generator = case
-    like = condition(generator, 2)
-    null = generator.null_condition(like)
-    assert null.context.shape == like.context.shape and null.pooled.shape == like.pooled.shape
-    assert (null.context == generator.null_class).all()
-    expected = generator.embedding_condition(generator.null_class[None])
-    assert torch.equal(null.pooled, expected.pooled.expand_as(like.pooled))
-
-
-def test_guidance_of_the_null_class_changes_nothing_and_of_others_does(case):
-    _, generator = case
-    start, given = noise(generator, 2), condition(generator, 2)
-    null = generator.null_condition(given)
-    plain = generator.sample(null, start, 3, 1.0)
-    torch.testing.assert_close(generator.sample(null, start, 3, 4.0), plain, atol=1e-3, rtol=1e-3)
-    assert not torch.allclose(generator.sample(given, start, 3, 4.0), generator.sample(given, start, 3, 1.0), atol=1e-3)
-
-
-def test_sampling_is_reproducible_and_gives_images(case):
-    _, generator = case
-    config = SamplingConfig(steps=2, samples_per_item=2, batch_size=3)
-    first, second = (reconstruct(config, generator, condition(generator, 2), seed=0) for _ in range(2))
-    size = generator.image_size
-    assert first.shape == (2, 2, generator.vae.config.out_channels, size, size) and first.dtype == np.uint8
-    assert np.array_equal(first, second) and not np.array_equal(first[:, 0], first[:, 1])
-
-
-def test_fingerprint_names_every_file_of_weights(case):
-    config, _ = case
-    found = config.identity()
-    weights = [p for p in config.folder().rglob("*.safetensors")]
-    assert weights and {str(p.relative_to(config.folder())) for p in weights} <= set(found)
-    assert config.missing() is None and config.identity() == found
-
-
-def test_class_names_are_those_of_the_bank(case):
-    config, _ = case
-    names = config.class_names()
-    assert len(set(names)) == len(names) == (10 if isinstance(config, EmbeddedGenerator) else 1000)
+def test_every_generator_is_here() -> None:
+    assert len(registry.classes("cnd.generators")) == len(GeneratorSuite.__subclasses__())
 
 
 # ---------------------------------------------------------------- DiT against its own pipeline
@@ -242,7 +269,7 @@ def test_dit_from_bin_files_as_published(tmp_path):
     write_dit(tmp_path / "bin", safe=False)
     generator = DitGenerator(path=tmp_path / "bin").load()
     assert generator.concept_bank.shape == (10, 16)
-    names = DitGenerator(path=tmp_path / "bin").identity()
+    names = DitGenerator(path=tmp_path / "bin").identity()["files"]
     assert "transformer/diffusion_pytorch_model.bin" in names and "vae/diffusion_pytorch_model.bin" in names
 
 
@@ -259,12 +286,12 @@ def test_dit_from_bin_files_as_published(tmp_path):
     ],
 )
 def test_missing_models_are_told_with_the_remedy(config, told):
-    problem = config.missing()
-    assert problem is not None and told in problem and "\n" not in problem
-    assert config.identity() == config.model_dump(mode="json")
-    for function in (generators.folder, generators.fingerprint, generators.load):
+    (problem,) = config.missing()
+    assert told in problem and "\n" not in problem
+    assert config.identity() == config.model_dump(mode="json")  # the plan needs no weights
+    for method in (config.folder, config.load):
         with pytest.raises(UserError, match=r"generator\.path"):
-            function(config)
+            method()
 
 
 def test_a_checkpoint_in_place_of_a_folder_is_told(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import pytest
 from decoder_suite import SMOKE
@@ -10,27 +13,44 @@ from metric_suite import MetricSuite
 from cnd import registry
 from cnd.data.simulated import SimulatedData
 from cnd.experiment import override
+from cnd.generators.embedded import EmbeddedGenerator
 from cnd.metrics.nway import NWay
+from cnd.protocols import FmriDataset, FmriSplit
 from cnd.workflow.cache import StageCache
 from cnd.workflow.run import run
 
 
 class TestNWay(MetricSuite):
-    settings = {"kind": "nway", "n": 10, "top_k": 2}
+    metric = NWay(n=10, top_k=2)
 
 
 def test_every_metric_is_here() -> None:
     ours = {kind for kind, part in registry.classes("cnd.metrics").items() if part.__module__.startswith("cnd.")}
-    assert ours == {suite.settings["kind"] for suite in MetricSuite.__subclasses__()}
+    assert ours == {suite.metric.kind for suite in MetricSuite.__subclasses__()}
 
 
-def test_folds_are_scored_together(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def two_items(source: SimulatedData, fold: int, images: Path | None = None) -> FmriDataset:
+    """A fold with two items for training and two for the test, of the classes ``fold`` and ``fold + 1``."""
+    rng = np.random.default_rng(fold)
+
+    def split() -> FmriSplit:
+        pictures = rng.integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
+        return FmriSplit(
+            rng.standard_normal((2, 9), dtype=np.float32), pictures, np.array([fold, fold + 1]), ["a", "b"]
+        )
+
+    return FmriDataset(split(), split(), (), EmbeddedGenerator().class_names(), "two folds", simulated=True)
+
+
+def test_folds_are_scored_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A metric sees the items of all folds at once, as retrieval among them needs."""
     monkeypatch.setattr(SimulatedData, "folds", lambda self: [0, 1])
+    monkeypatch.setattr(SimulatedData, "load", two_items)
     asked, score = [], NWay.score
     monkeypatch.setattr(NWay, "score", lambda self, *given: asked.append(len(given[1])) or score(self, *given))
-    edits = {"decoder.kind": "nearest_training_image", "evaluation.truth": "label"}
-    record = run(override(SMOKE, edits, "test"), StageCache(tmp_path_factory.mktemp("folds")))
+    edits = {"decoder.kind": "nearest_training_image", "evaluation.truth": "label", "evaluation.n_way": [2, 5]}
+    record = run(override(SMOKE, edits, "test"), StageCache(tmp_path))
     items = pd.read_parquet(record / "items.parquet")
-    assert asked == [100, 100] and list(items["item"]) == list(range(100))  # of 50 and of 100 ways
-    assert list(items["fold"]) == [0] * 50 + [1] * 50 and (items["truth"] == items["category"]).all()
+    assert asked == [4, 4]  # of 2 and of 5 ways
+    assert list(items["fold"]) == [0, 0, 1, 1] and list(items["item"]) == [0, 1, 2, 3]
+    assert list(items["truth"]) == list(items["category"]) == [0, 1, 1, 2]

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cnd.decoders.cnd.phase1.settings import Phase1Config
 from cnd.decoders.cnd.phase1.model import MaskedAutoencoder, patch_mask, random_order
+from cnd.decoders.cnd.phase1.settings import Phase1Config
 from cnd.decoders.training import autocast
 
 Patterns = Float[Tensor, "batch voxels"]

@@ -15,11 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cnd.decoders.cnd.phase1.settings import Phase1Config
-from cnd.errors import UserError
 from cnd.decoders.cnd.phase1.losses import backward_in_micro_batches, double_contrastive_loss, sparsify
 from cnd.decoders.cnd.phase1.model import MaskedAutoencoder
-from cnd.protocols import OnProgress, no_progress
+from cnd.decoders.cnd.phase1.settings import Phase1Config
 from cnd.decoders.training import (
     StateFile,
     load_optimizer,
@@ -29,6 +27,8 @@ from cnd.decoders.training import (
     prefixed,
     under,
 )
+from cnd.errors import UserError
+from cnd.protocols import OnProgress, no_progress
 
 HISTORY_POINTS = 200
 

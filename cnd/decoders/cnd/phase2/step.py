@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from cnd.decoders.cnd.phase1.settings import EncoderConfig
 from cnd.decoders.cnd.phase2.settings import Phase2Config
-from cnd.protocols import SamplingConfig
 from cnd.json_files import write_json
-from cnd.protocols import GeneratorChoice, Noise
+from cnd.protocols import GeneratorChoice, Noise, SamplingConfig
 from cnd.steps import Step
 
 if TYPE_CHECKING:

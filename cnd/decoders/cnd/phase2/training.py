@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.decoders.cnd.phase2.model import ConditionModule, denoising_loss
-from cnd.protocols import Generator, OnProgress, no_progress
+from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.decoders.training import (
     StateFile,
     autocast,
@@ -25,6 +24,7 @@ from cnd.decoders.training import (
     prefixed,
     under,
 )
+from cnd.protocols import Generator, OnProgress, no_progress
 
 
 @dataclass
