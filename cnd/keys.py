@@ -57,8 +57,8 @@ def files_hash(files: Iterable[Path]) -> str:
 def code_hash(*modules: str) -> str:
     """Hash of all that modules run: their code, and that of every module of their packages that they import.
 
-    Imports inside functions count; those for type checkers and names in strings do not. Comments, docstrings, layout and
-    assertions do not count. Compiled code is hashed, which differs between versions of Python too.
+    Imports inside functions count; those for type checkers and names in strings do not. Comments, docstrings, layout
+    and assertions do not count. Compiled code is hashed, which differs between versions of Python too.
 
     Args:
         modules: dotted names, e.g. ``cnd.decoders.ridge``. Imports are followed into their packages and into ``cnd``.

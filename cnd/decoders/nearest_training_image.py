@@ -11,7 +11,7 @@ from cnd.protocols import Decoder, Fitted, ImageArray, Lab, Noise, Patterns, Rec
 
 
 class NearestTrainingImageDecoder(Decoder):
-    """The stimulus of the training item whose pattern correlates most with the test item's: retrieval, no generation."""
+    """The stimulus of the training item whose pattern correlates most with the item's: retrieval, no generation."""
 
     uses_generator: ClassVar[bool] = False
     kind: Literal["nearest_training_image"] = "nearest_training_image"

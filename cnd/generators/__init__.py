@@ -1,1 +1,1 @@
-"""Frozen latent diffusion models behind one interface (:class:`cnd.protocols.Generator`); only here is diffusers used."""
+"""Frozen latent diffusion models behind one interface (:class:`cnd.protocols.Generator`); only these use diffusers."""

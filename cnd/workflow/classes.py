@@ -15,7 +15,7 @@ from cnd.steps import Step
 def find_classes(
     bench: Bench, generator: GeneratorChoice, judge: JudgeChoice, data: Step
 ) -> Callable[[FmriSplit], np.ndarray]:
-    """A function that gives the generator's class of each item: by its label, else the judge's top-1 on the stimulus."""
+    """A function that gives the generator's class of each item: by label, else the judge's top-1 on the stimulus."""
     dataset: FmriDataset = bench.value(data)
     return lambda items: by_label(generator, dataset, items, lambda: bench.judge(judge))
 

@@ -38,8 +38,8 @@ class CndDecoder(Decoder):
         """
         if self.phase2.train_unet_cross_attention and not generator.has_cross_attention:
             raise ValueError(
-                f"decoder.phase2.train_unet_cross_attention: generator.kind '{generator.kind}' has no cross-attention to "
-                "train"
+                f"decoder.phase2.train_unet_cross_attention: generator.kind '{generator.kind}' has no cross-attention; "
+                "leave it out"
             )
 
     def steps(self, given: Given) -> dict[str, Step]:

@@ -2,8 +2,9 @@
 
 MinD-Vis saves ``{"model": state dict, "optimizer", "epoch", "scaler", "config"}`` by ``torch.save`` (``save_model`` of
 its ``sc_mbm/utils.py``); the state dict is that of ``MAEforFMRI`` (``sc_mbm/mae_for_fmri.py``). But for names it is the
-network that we have with ``encoder.layout = mind_vis`` (:class:`cnd.decoders.cnd.phase1.settings.EncoderConfig`), tensor by tensor. No tensor
-of ours or theirs holds the layout's epsilon, so a checkpoint of the other layout is refused rather than run wrongly.
+network that we have with ``encoder.layout = mind_vis`` (:class:`cnd.decoders.cnd.phase1.settings.EncoderConfig`),
+tensor by tensor. No tensor of ours or theirs holds the layout's epsilon, so a checkpoint of the other layout is refused
+rather than run wrongly.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ No parameter depends on the number of voxels, so a state dict of one subject or 
 model built for another voxel count. Positions follow a formula and are not in the state dict, unless they came with
 a checkpoint that has its own (:meth:`Positions.set_positions`) or the layout stores them.
 
-What ``encoder.layout`` decides stands in :class:`cnd.decoders.cnd.phase1.settings.EncoderConfig`; each function notes its part.
+What ``encoder.layout`` decides stands in :class:`cnd.decoders.cnd.phase1.settings.EncoderConfig`; each function notes
+its part.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Phase1Config(Config):
     @model_validator(mode="after")
     def _one_start(self) -> Phase1Config:
         if self.initial_weights is not None and self.initial_subject is not None:
-            raise ValueError("initial_weights and initial_subject: Phase 1 starts from one of them; leave the other out")
+            raise ValueError("initial_weights, initial_subject: Phase 1 starts from one of them; leave the other out")
         return self
 
     def identity(self) -> Any:
