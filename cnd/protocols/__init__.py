@@ -8,6 +8,7 @@ from cnd.protocols.data import (
     ImageSource,
     Patterns,
     Pool,
+    Stimuli,
     TrainingSet,
 )
 from cnd.protocols.decoder import (
@@ -49,6 +50,7 @@ __all__ = [
     "Pool",
     "Reconstruction",
     "Report",
+    "Stimuli",
     "TrainingSet",
     "Truth",
     "no_report",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -127,6 +127,18 @@ class Patterns:
         return len(self.fmri)
 
 
+class Stimuli(NamedTuple):
+    """What is known of all test items of a data source before anything is loaded.
+
+    Attributes:
+        names: of their stimuli.
+        shape: channels, height and width of a stimulus.
+    """
+
+    names: list[str]
+    shape: tuple[int, int, int]
+
+
 class ImageSource(Protocol):
     """Images in files of their own, which are held once for all subjects."""
 
@@ -151,6 +163,7 @@ class DataSource(Part):
     kind: Any
     setup: ClassVar[str] = ""  # how to get the files, for people
     simulated: ClassVar[bool] = False
+    has_fmri: ClassVar[bool] = True  # False: images alone, all of them test items, whose fMRI is [n, 0]
     stores_images: ClassVar[bool] = False  # whether there is an :meth:`image_source`
 
     def load(self, fold: int, images: Path | None = None) -> FmriDataset:
@@ -182,6 +195,14 @@ class DataSource(Part):
 
         Raises:
             UserError: one is missing.
+        """
+        return None
+
+    def test_stimuli(self) -> Stimuli | None:
+        """The test items of all folds; None where that takes loading the data.
+
+        Raises:
+            UserError: a file is missing or malformed.
         """
         return None
 

@@ -38,10 +38,7 @@ class FoldSteps:
 def fold_steps(experiment: Experiment, index: int) -> FoldSteps:
     """Steps of one fold."""
     e, given = experiment, given_of(experiment, experiment.data, index)
-    judge = e.evaluation.classifiers[0].of(e.generator)
-    classes = Step(
-        "classes", stages.find_classes, {"generator": e.generator, "judge": judge}, {"data": given.data}, kept=False
-    )
+    classes = _classes(e, given.data)
     own = e.decoder.steps(given)
     settings: dict[str, Any] = {"decoder": e.decoder, "sampling": e.sampling, "seed": e.seed}
     if e.decoder.uses_generator:
@@ -65,10 +62,6 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     raw = Step("data", stages.make_data, {"source": source, "fold": index}, {"images": images}, stages.load_data)
     data = data_as_used(e.split, raw, e.seed)
     judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
-    by_label = e.evaluation.truth == "label"
-    classes = Step(
-        "classes", stages.find_classes, {"generator": e.generator, "judge": judges[0]}, {"data": data}, kept=False
-    )
     return Given(
         data=data,
         training=training_step(e.split, data, e.seed),
@@ -82,12 +75,23 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
             "test_score",
             stages.test_scorer,
             {"evaluation": e.evaluation, "judges": judges},
-            {"data": data, "classes": classes if by_label else None},
+            {"data": data, "classes": _classes(e, data) if _judged_by_label(e) else None},
             kept=False,
         ),
         seed=e.seed,
         of_subject=lambda subject: given_of(e, source.of_subject(subject), index),
     )
+
+
+def _classes(e: Experiment, data: Step) -> Step:
+    """Gives a function from items to the generator's classes; the first judge, if there is one, helps where labels do not."""
+    judges = [judge.of(e.generator) for judge in e.evaluation.classifiers[:1]]
+    settings = {"generator": e.generator, "judge": judges[0] if judges else None}
+    return Step("classes", stages.find_classes, settings, {"data": data}, kept=False)
+
+
+def _judged_by_label(e: Experiment) -> bool:
+    return e.evaluation.truth == "label" and bool(e.evaluation.classifiers)
 
 
 def all_folds(experiment: Experiment) -> list[FoldSteps]:
@@ -101,7 +105,7 @@ def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     needs: dict[str, Step | None] = {}
     for fold in folds:
         needs |= {f"sample{fold.index}": fold.sample, f"data{fold.index}": fold.given.data}
-        if e.evaluation.truth == "label":
+        if _judged_by_label(e):
             needs[f"classes{fold.index}"] = fold.classes
     judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
     settings = {"evaluation": e.evaluation, "judges": judges}
@@ -149,7 +153,10 @@ def missing(experiment: Experiment) -> list[str]:
     e = experiment
     generator = e.generator.missing() if e.decoder.uses_generator else []
     judges = [line for judge in e.evaluation.classifiers for line in judge.missing()]
-    return [*e.data.missing(), *generator, *judges, *e.decoder.missing()]
+    data, decoder = e.data.missing(), e.decoder.missing()
+    if not data and not decoder and (stimuli := e.data.test_stimuli()) is not None:
+        decoder = e.decoder.missing_for(stimuli, e.sampling.samples_per_item)
+    return [*data, *generator, *judges, *decoder]
 
 
 # ---------------------------------------------------------------- finished runs

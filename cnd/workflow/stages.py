@@ -114,11 +114,11 @@ def _drawn(bench: Bench, generator: GeneratorChoice, classes: np.ndarray) -> Ten
 
 
 def find_classes(
-    bench: Bench, generator: GeneratorChoice, judge: JudgeChoice, data: Step
+    bench: Bench, generator: GeneratorChoice, judge: JudgeChoice | None, data: Step
 ) -> Callable[[FmriSplit], np.ndarray]:
     """A function that gives the generator's class of each item: by its label, else the judge's top-1 on the stimulus."""
     dataset: FmriDataset = bench.value(data)
-    return lambda items: by_label(generator, dataset, items, lambda: bench.judge(judge))
+    return lambda items: by_label(generator, dataset, items, None if judge is None else lambda: bench.judge(judge))
 
 
 def by_label(
@@ -139,8 +139,9 @@ def by_label(
         if not items.images.size or judge is None:
             name = dataset.class_names[items.category[unknown.argmax()]]
             raise UserError(
-                f"data: class '{name}' is none of the generator's, and there are no stimuli to find its class by; "
-                f"name classes as the generator does (for ImageNet by WordNet id), or add images"
+                f"data: class '{name}' is none of the generator's, and there are no stimuli to find its class by, or no "
+                "classifier to ask; name classes as the generator does (for ImageNet by WordNet id), or add images and "
+                "evaluation.classifiers"
             )
         classes[unknown] = judge().probabilities(items.images[np.flatnonzero(unknown)]).argmax(1)
     return classes
@@ -159,7 +160,7 @@ def test_scorer(
 
     def score(images: np.ndarray) -> float:
         labels = None if classes is None else bench.value(classes)(test)
-        first = {evaluation.judges[0]: bench.judge(judges[0])}
+        first = {name: bench.judge(judge) for name, judge in zip(evaluation.judges[:1], judges[:1], strict=True)}
         judgements = judge_all(evaluation, first, test.images, images, labels)
         truth = Truth(test.stimulus, test.category, dataset.class_names, judgements)
         return mean_scores(score_table(metric, test.images, images, truth))[metric[0].name]
