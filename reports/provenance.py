@@ -92,8 +92,8 @@ def _described(records: Records) -> RecordedTrial | None:
 def _command(records: Records) -> str:
     """The command line that gives this sweep again, quoted for a shell."""
     sweep = records.sweep
-    words = ["python", "sweeps/run.py", str(sweep.get("name")), "--experiment", str(sweep.get("experiment"))]
-    words += ["--seeds", str(len(records.seeds))]
+    named = sweep.get("words") or [sweep.get("name"), "--experiment", sweep.get("experiment")]
+    words = ["python", "sweeps/run.py", *map(str, named), "--seeds", str(len(records.seeds))]
     if sweep.get("subjects"):
         words += ["--subjects", ",".join(map(str, sweep["subjects"]))]
     for key, value in (sweep.get("set") or {}).items():
