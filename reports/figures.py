@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from textwrap import shorten
+from textwrap import shorten, wrap
 from typing import Any
 
 import matplotlib as mpl
@@ -160,7 +160,7 @@ def image_grid(images: pd.DataFrame) -> Figure:
         axes.set_yticks(
             [r * cell + size / 2 for r in range(len(rows))], [shorten(r, 34, placeholder="…") for r in rows]
         )
-        wrapped = [shorten(c, 22, placeholder="…").replace(" ", "\n", 1) for c in columns]
+        wrapped = ["\n".join(wrap(shorten(c, 28, placeholder="…"), 11)) for c in columns]
         axes.set_xticks([c * cell + size / 2 for c in range(len(columns))], wrapped, fontsize=8)
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
         axes.spines[:].set_visible(False)

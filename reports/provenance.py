@@ -12,7 +12,7 @@ from cnd.errors import UserError
 from cnd.experiment import Experiment, parse_experiment
 from reports.collect import RecordedTrial, Records
 
-__all__ = ["data", "departures", "gathered", "provenance", "warnings"]
+__all__ = ["data", "departures", "gathered", "provenance", "trained", "warnings"]
 
 
 def gathered(records: Records, key: str) -> list[dict[str, str]]:
@@ -29,6 +29,11 @@ def departures(records: Records) -> list[dict[str, str]]:
     """Where rows differ from what the paper states, other than in the factors that they declare."""
     factors = {row.id: row.factors for row in records.rows}
     return _by_rows(records, lambda trial: _told(trial, lambda e: paper.departures(e, factors.get(trial.row, ()))))
+
+
+def trained(records: Records) -> bool:
+    """Whether any row was trained, so that another seed would give another result."""
+    return any(_told(trial, lambda e: [e.decoder.kind] if e.decoder.learns else []) for trial in records.complete)
 
 
 def open_choices(records: Records) -> list[str]:

@@ -10,7 +10,7 @@ import pandas as pd
 from cnd import paper
 from cnd.statistics import clopper_pearson
 from reports.collect import Records, TableRow
-from reports.provenance import warnings
+from reports.provenance import trained, warnings
 from reports.scale import NOTHING, Scale
 from reports.tables import Design, Lines, by_row
 
@@ -115,6 +115,8 @@ def _better(records: Records) -> tuple[str, str, str]:
 
 
 def _against_chance(line: dict[str, Any]) -> str:
+    if not math.isfinite(line["chance"]):
+        return "which no chance level tells anything of: trained on the right pairs a decoder must do better"
     if line["low"] > line["chance"]:
         return (
             "ABOVE chance: a leak, a biased judge, or knowledge of which classes occur at all, where the stimuli show "
@@ -147,7 +149,7 @@ def _ranking(records: Records, differences: pd.DataFrame, plan: Design) -> list[
     sentences = [f"{others} {count} from the reference after Holm's correction."]
     if len(records.subjects) > 1:
         sentences.append(f"Scores are means over {len(records.subjects)} subjects; no interval here includes subjects.")
-    if len(records.seeds) == 1:
+    if len(records.seeds) == 1 and trained(records):
         sentences.append("Each row was trained once, so a difference may be the luck of one training: see --seeds.")
     if math.isfinite(plan.detectable):
         sentences.append(
@@ -167,11 +169,11 @@ def _ranking(records: Records, differences: pd.DataFrame, plan: Design) -> list[
 def statistics_notes(records: Records, plan: Design) -> list[str]:
     """How the intervals and tests were made, and what numbers of this size can carry."""
     unit = "category" if plan.unit == "category" else "item"
-    why = (
-        "images of one category, and samples of one image, are not independent"
-        if unit == "category"
-        else "there are too few categories to be a sample; samples of one item are averaged first"
-    )
+    why = "images of one category, and samples of one image, are not independent"
+    if unit == "item":
+        alone = plan.n_items == records.items["category"].nunique()
+        no_category = "each has a category of its own" if alone else "there are too few categories to be a sample"
+        why = f"{no_category}; samples of one item are averaged first"
     seeds = (
         f"{len(records.seeds)} training seeds are averaged per item first. Intervals generalise over {_units(plan)} "
         "only: training seeds are a second source of variance, shown as the standard deviation between seeds."
@@ -185,7 +187,7 @@ def statistics_notes(records: Records, plan: Design) -> list[str]:
         "cluster-robust variance.",
         f"Differences are paired by item. p-values come from flipping the sign of each {unit}'s difference; Holm's "
         "correction runs over all table rows but the reference. Controls are not part of that family.",
-        seeds,
+        *([seeds] if trained(records) else []),
         *([_for_scale()] if records.scale.percent else []),
     ]
 
