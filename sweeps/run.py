@@ -120,6 +120,7 @@ def run(request: Request) -> int:
     from sweeps.session import Scribe, Session, adopt
 
     options, folder = request.options, request.folder
+    folder.exists()  # a folder of another version is refused before anything runs
     trials, at_once = request.chosen(), request.concurrency()
     if lacking := request.missing(trials):
         more = f" ({len(lacking) - 1} more missing, see: plan)" if len(lacking) > 1 else ""

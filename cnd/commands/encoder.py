@@ -16,7 +16,6 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from cnd.decoders.cnd.decoder import CndDecoder
 from cnd.errors import UserError
 from cnd.experiment import load_experiment
 
@@ -39,14 +38,15 @@ def convert(source: Path, target: Path, experiment: Path, n_voxels: int) -> Path
     if n_voxels < 1:
         raise UserError(f"--voxels: expected a number above 0, found {n_voxels}")
     decoder = load_experiment(experiment).decoder
-    if not isinstance(decoder, CndDecoder):
+    encoder = getattr(decoder, "encoder", None)
+    if encoder is None:
         raise UserError(f"{experiment}: decoder.kind = {decoder.kind}: only 'cnd' has such an encoder")
-    model = MaskedAutoencoder(decoder.encoder, n_voxels)
+    model = MaskedAutoencoder(encoder, n_voxels)
     load_initial_weights(model, source)
     try:
         if target.suffix == ".pth":
             export_mindvis(model, target)
-            if decoder.encoder.layout == "cnd":
+            if encoder.layout == "cnd":
                 print(INEXACT, file=sys.stderr)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -118,8 +118,12 @@ class SweepFolder:
         return readable(content, self.path / DEFINITION)
 
     def exists(self) -> bool:
-        """Whether this sweep was run here by this version."""
-        return self._definition().get("format") == FORMAT
+        """Whether this sweep was run here.
+
+        Raises:
+            UserError: by another version.
+        """
+        return bool(self._definition()) and bool(self.definition())
 
     def _definition(self) -> dict[str, Any]:
         return _read_json(self.path / DEFINITION)

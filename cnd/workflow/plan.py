@@ -10,11 +10,12 @@ from typing import Any
 
 from cnd.cortex.drawing import PAGE
 from cnd.data.splits import data_as_used, training_step
+from cnd.errors import UserError
 from cnd.experiment import Experiment
 from cnd.json_files import read_json
 from cnd.protocols import DataSource, Given
 from cnd.settings import FileOf
-from cnd.steps import Step, upstream
+from cnd.steps import FORMAT, Step, upstream
 from cnd.workflow.analysis import analyse_run
 from cnd.workflow.cache import DESCRIPTION, StageCache
 from cnd.workflow.classes import find_classes
@@ -157,9 +158,16 @@ def missing(experiment: Experiment) -> list[str]:
 
 
 def recorded_keys(cache: StageCache, record: Path, folds: list[FoldSteps]) -> dict[tuple[str, str], str]:
-    """Keys of the results that a finished run was made of, whatever the code is today, by (name, today's key)."""
+    """Keys of the results that a finished run was made of, whatever the code is today, by (name, today's key).
+
+    Raises:
+        UserError: the run was written by a version that kept results differently.
+    """
     known: dict[tuple[str, str], str] = {}
-    needs = read_json(record / DESCRIPTION)["needs"]
+    described = read_json(record / DESCRIPTION)
+    if described.get("format") != FORMAT:
+        raise UserError(f"{record}: written by another version of CnD; use that version, or run the sweep again")
+    needs = described["needs"]
     for fold in folds:
         if (sample := needs.get(f"sample{fold.index}")) is not None:
             known |= dict(_pairs(cache, fold.sample, sample))

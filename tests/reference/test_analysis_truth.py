@@ -14,19 +14,19 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from cnd import generators
+from cnd.data.simulated import SimulatedData
+from cnd.generators.embedded import EmbeddedGenerator
+from cnd.protocols import SamplingConfig
 from cnd.cortex import tables
 from cnd.cortex.compute.analyse import FoldInputs, analyse
 from cnd.cortex.compute.significance import permutations
 from cnd.cortex.compute.states import Cell
 from cnd.cortex.compute.tallies import Tallies
 from cnd.cortex.settings import AnalysisConfig
-from cnd.data.simulated import SimulatedData
 from cnd.data.simulation import simulate as simulated
 from cnd.data.simulation.cortex import Cortex, build_cortex
-from cnd.generators.embedded import EmbeddedGenerator
 from cnd.linear.ridge import VoxelRidge
-from cnd.protocols import FmriDataset, SamplingConfig
+from cnd.protocols import FmriDataset
 
 DATA = SimulatedData(n_voxels=400, images_per_category=2, test_images_per_category=2, n_unlabelled=0, snr=0.2)
 LOCAL, SEMANTIC = "down_blocks.0.resnets.0", "up_blocks.0.attentions.0"
@@ -43,7 +43,7 @@ def cortex() -> Cortex:
 def outcome(cortex: Cortex, tmp_path_factory: pytest.TempPathFactory):
     """Data with areas joined to groups, what the analysis was given to decode, and its folder."""
     dataset = replace(simulated.simulate(DATA), roi=[GROUPS.get(area, "other") for area in cortex.area])
-    generator = generators.load(EmbeddedGenerator(name="simulated"))
+    generator = EmbeddedGenerator(name="simulated").load()
     splits = (dataset.train, dataset.test)
     classes = tuple(split.category for split in splits)
     conditions = tuple(generator.class_condition(torch.from_numpy(part)) for part in classes)

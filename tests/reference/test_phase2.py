@@ -107,7 +107,7 @@ def data(generator) -> tuple[np.ndarray, torch.Tensor]:
 
 def run_fit(
     generator, config: Phase2Config, score=None, encoder_config=ENCODER, **options
-) -> tuple[ConditionModule, training.Fitted]:
+) -> tuple[ConditionModule, training.Phase2State]:
     torch.manual_seed(0)
     encoder = FmriEncoder(encoder_config, N_VOXELS)
     module = ConditionModule(config, encoder, 1 + encoder.n_patches, ENCODER.width, generator.concept_bank)

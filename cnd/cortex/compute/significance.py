@@ -162,7 +162,7 @@ class HeldOut:
         self.sums: np.ndarray | None = None  # [3, targets]: y^2, p^2, y p
         self.null = np.zeros((0, 0), np.float32)  # y p after each permutation, [n_permutations, targets]
 
-    def add(self, fold: Fold, permuted: Permutations) -> None:
+    def add(self, fold: FoldTargets, permuted: Permutations) -> None:
         """Add a fold. Where folds have unequal numbers of components, only those that all of them have are kept."""
         truth, predicted = fold.test, fold.predicted()
         pairs = ((truth, truth), (predicted, predicted), (truth, predicted))
