@@ -100,16 +100,17 @@ def score_table(metrics: list[Metric], stimuli: ImageArray, images: np.ndarray, 
 
 
 def mean_scores(scores: pd.DataFrame) -> dict[str, float]:
-    """Mean over items of the mean over samples, by metric."""
+    """Mean over items of the mean over samples, by metric; without metrics that are defined nowhere."""
     by_item = scores.groupby(["metric", "item"], sort=False)["value"].mean()
-    return {str(name): float(value) for name, value in by_item.groupby("metric", sort=False).mean().items()}
+    by_metric = by_item.groupby("metric", sort=False).mean().dropna()
+    return {str(name): float(value) for name, value in by_metric.items()}
 
 
 def best_of_samples(scores: pd.DataFrame, metrics: list[Metric]) -> dict[str, float]:
-    """Mean over items of each item's best sample, by metric: optimistic, because the truth picks."""
+    """As :func:`mean_scores`, of each item's best sample: optimistic, because the truth picks."""
     by_item = {name: part.groupby("item")["value"] for name, part in scores.groupby("metric", sort=False)}
     best = {m.name: by_item[m.name].max() if m.higher_is_better else by_item[m.name].min() for m in metrics}
-    return {name: float(values.mean()) for name, values in best.items()}
+    return {name: float(values.mean()) for name, values in best.items() if values.notna().any()}
 
 
 def top_concepts(attention: np.ndarray, class_names: list[str], n: int = 10) -> pd.DataFrame:

@@ -128,7 +128,7 @@ def phase2_step(
         torch.randn(config.batch_size, size["voxels"]),
         torch.randn(config.batch_size, *generator.latent_shape),
     )
-    at = phase2.Fitted(torch.Generator().manual_seed(0), torch.arange(config.batch_size))
+    at = phase2.Phase2State(torch.Generator().manual_seed(0), torch.arange(config.batch_size))
     step = lambda: phase2.train_step(config, module, generator, optimizer, scaler, fmri, latents, at)  # noqa: E731
     count = {name: n / 1e6 for name, n in count_parameters(module, generator).items()}
     return step, f"batch {config.batch_size}, {count['trainable']:.0f} M trainable, {count['frozen']:.0f} M frozen"

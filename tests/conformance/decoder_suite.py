@@ -35,7 +35,7 @@ from cnd.workflow.record import SAMPLES
 from cnd.workflow.run import run
 from cnd.workflow.samples import patterns
 
-N_TEST = 12  # test items
+N_TRAIN, N_TEST = 50, 12  # items
 SMOKE = load_experiment(Path(__file__).resolve().parents[2] / "experiments" / "smoke.yaml")
 
 
@@ -72,7 +72,8 @@ class DecoderSuite:
 
         def few(source: DataSource, fold: int, images: Path | None = None) -> FmriDataset:
             dataset = whole(source, fold, images)
-            return replace(dataset, test=dataset.test.take(np.arange(N_TEST)))
+            train, test = dataset.train.take(np.arange(N_TRAIN)), dataset.test.take(np.arange(N_TEST))
+            return replace(dataset, train=train, test=test)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(experiment.data), "load", few)

@@ -14,8 +14,9 @@ from cnd import registry
 from cnd.data.simulated import SimulatedData
 from cnd.experiment import override
 from cnd.generators.embedded import EmbeddedGenerator
+from cnd.metrics.evaluation import best_of_samples, mean_scores, score_table
 from cnd.metrics.nway import NWay
-from cnd.protocols import FmriDataset, FmriSplit
+from cnd.protocols import FmriDataset, FmriSplit, Truth
 from cnd.workflow.cache import StageCache
 from cnd.workflow.run import run
 
@@ -27,6 +28,14 @@ class TestNWay(MetricSuite):
 def test_every_metric_is_here() -> None:
     ours = {kind for kind, part in registry.classes("cnd.metrics").items() if part.__module__.startswith("cnd.")}
     assert ours == {suite.metric.kind for suite in MetricSuite.__subclasses__()}
+
+
+def test_a_metric_that_is_defined_nowhere_has_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that compares pixels, where the data has labels only."""
+    monkeypatch.setattr(NWay, "score", lambda self, stimuli, images, truth: np.full(images.shape[:2], np.nan))
+    images, metric = np.zeros((3, 2, 1, 4, 4), dtype=np.uint8), NWay(n=2)
+    scores = score_table([metric], images[:, 0], images, Truth(["a", "b", "c"], np.arange(3), ["a", "b", "c"]))
+    assert len(scores) == 6 and mean_scores(scores) == best_of_samples(scores, [metric]) == {}
 
 
 def two_items(source: SimulatedData, fold: int, images: Path | None = None) -> FmriDataset:

@@ -11,13 +11,12 @@ import torch
 from sklearn.decomposition import PCA
 from tiny_generator import tiny_generator
 
-from cnd.protocols import SamplingConfig
 from cnd.cortex.compute.components import principal_components
 from cnd.cortex.compute.states import Drive, StateStore, places, record, step_indices, submodules
 from cnd.cortex.settings import AnalysisConfig
 from cnd.errors import UserError
 from cnd.generators.latent_diffusion import LatentDiffusion
-from cnd.protocols import Condition
+from cnd.protocols import Condition, SamplingConfig
 
 GUIDED = SamplingConfig(steps=4, guidance=2.0, batch_size=3)
 ENCODER, DECODER = "down_blocks.0.downsamplers.0", "up_blocks.0.attentions.1"

@@ -21,10 +21,10 @@ from original_ldm import OriginalLdm
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cnd.generators.ldm import LdmGenerator
 from cnd.generators.__main__ import main
 from cnd.generators.cin256_settings import CIN256_V2
 from cnd.generators.convert import class_table, scheduler_of, unet_of, vae_of
+from cnd.generators.ldm import LdmGenerator
 from cnd.generators.vq_diffusion import VqLatentDiffusion
 from cnd.protocols import Condition
 

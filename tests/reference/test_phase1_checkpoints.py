@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cnd.__main__ import main
-from cnd.decoders.cnd.phase1.settings import EncoderConfig
-from cnd.decoders.cnd.phase2.settings import Phase2Config
-from cnd.errors import UserError
 from cnd.decoders.cnd.phase1.checkpoints import check_initial_weights, export_mindvis, load_initial_weights, to_mindvis
 from cnd.decoders.cnd.phase1.model import FmriEncoder, MaskedAutoencoder, n_kept, random_order
+from cnd.decoders.cnd.phase1.settings import EncoderConfig
 from cnd.decoders.cnd.phase2.model import ConditionModule
+from cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.errors import UserError
 
 TINY = EncoderConfig(
     layout="mind_vis", patch_size=4, width=8, depth=2, heads=2, decoder_width=6, decoder_depth=1, decoder_heads=3

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cnd.decoders.cnd.phase1.settings import EncoderConfig, Phase1Config
 from cnd.decoders.cnd.phase1 import losses
 from cnd.decoders.cnd.phase1.model import MaskedAutoencoder, patch_mask, random_order
+from cnd.decoders.cnd.phase1.settings import EncoderConfig, Phase1Config
 
 TINY = EncoderConfig(patch_size=4, width=8, depth=1, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2)
 N_VOXELS = 30

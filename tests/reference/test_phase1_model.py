@@ -11,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cnd.decoders.cnd.phase1.settings import EncoderConfig
-from cnd.errors import UserError
 from cnd.decoders.cnd.phase1.model import (
     FmriEncoder,
     MaskedAutoencoder,
@@ -22,6 +20,8 @@ from cnd.decoders.cnd.phase1.model import (
     sincos_positions,
     to_patches,
 )
+from cnd.decoders.cnd.phase1.settings import EncoderConfig
+from cnd.errors import UserError
 
 TINY = EncoderConfig(patch_size=4, width=8, depth=2, heads=2, decoder_width=6, decoder_depth=1, decoder_heads=2)
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cnd.decoders.cnd.phase1.settings import EncoderConfig, Phase1Config
-from cnd.errors import UserError
 from cnd.decoders.cnd.phase1 import training
 from cnd.decoders.cnd.phase1.losses import backward_in_micro_batches, double_contrastive_loss, sparsify
 from cnd.decoders.cnd.phase1.model import MaskedAutoencoder, random_order
+from cnd.decoders.cnd.phase1.settings import EncoderConfig, Phase1Config
 from cnd.decoders.cnd.phase1.training import batch_starts, fit, learning_rate
+from cnd.errors import UserError
 
 TINY = EncoderConfig(patch_size=4, width=8, depth=1, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2)
 QUICK = Phase1Config(batch_size=8, warmup_epochs=1, lr=1e-2)

@@ -10,17 +10,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnd.decoders.cnd.phase1.settings import EncoderConfig
-from cnd.decoders.cnd.phase2.settings import Phase2Config
-from cnd.generators.embedded import EmbeddedGenerator
-from cnd.generators.sampling import draw
-from cnd.protocols import SamplingConfig
 from cnd.data.digit_images import augmented_digits
-from cnd.errors import UserError
 from cnd.decoders.cnd.phase1.model import FmriEncoder
+from cnd.decoders.cnd.phase1.settings import EncoderConfig
 from cnd.decoders.cnd.phase2 import training
 from cnd.decoders.cnd.phase2.model import ConceptLayer, ConditionModule, count_parameters, denoising_loss
-from cnd.protocols import Noise
+from cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.errors import UserError
+from cnd.generators.embedded import EmbeddedGenerator
+from cnd.generators.sampling import draw
+from cnd.protocols import Noise, SamplingConfig
 
 ENCODER = EncoderConfig(width=16, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
 N_VOXELS = 70
@@ -108,7 +107,7 @@ def data(generator) -> tuple[np.ndarray, torch.Tensor]:
 
 def run_fit(
     generator, config: Phase2Config, score=None, encoder_config=ENCODER, **options
-) -> tuple[ConditionModule, training.Fitted]:
+) -> tuple[ConditionModule, training.Phase2State]:
     torch.manual_seed(0)
     encoder = FmriEncoder(encoder_config, N_VOXELS)
     module = ConditionModule(config, encoder, 1 + encoder.n_patches, ENCODER.width, generator.concept_bank)

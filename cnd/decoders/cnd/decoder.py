@@ -92,9 +92,7 @@ class CndDecoder(Decoder):
         from cnd.decoders.cnd.phase2.model import ConditionModule
 
         encoder = FmriEncoder(self.encoder, n_voxels)
-        module = ConditionModule(
-            self.phase2, encoder, encoder.n_tokens, self.encoder.width, bank, time_embedding_width
-        )
+        module = ConditionModule(self.phase2, encoder, encoder.n_tokens, self.encoder.width, bank, time_embedding_width)
         module.register_buffer("bank", bank, persistent=True)
         encoder.set_positions(encoder.positions)  # whatever they are, they are among the weights from here on
         return module

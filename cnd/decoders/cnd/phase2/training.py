@@ -42,9 +42,7 @@ class Phase2State:
     chosen_step: int = 0
 
 
-def trainable_parameters(
-    config: Phase2Config, module: ConditionModule, generator: Generator
-) -> list[dict[str, Any]]:
+def trainable_parameters(config: Phase2Config, module: ConditionModule, generator: Generator) -> list[dict[str, Any]]:
     """Freeze what the config freezes; return AdamW's parameter groups."""
     module.requires_grad_(True)
     module.encoder.requires_grad_(config.train_encoder)
