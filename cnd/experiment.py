@@ -61,7 +61,7 @@ class Experiment(Config):
     def _classes(self) -> Experiment:
         for judge in self.evaluation.classifiers:
             available = judge.n_classes(self.generator)
-            if max(self.evaluation.n_way) > available:
+            if max(self.evaluation.n_way, default=0) > available:
                 raise ValueError(f"evaluation.n_way exceeds the {available} classes of classifier '{judge.label}'")
         return self
 
@@ -69,6 +69,11 @@ class Experiment(Config):
     def _decoder_suits(self) -> Experiment:
         if self.decoder.uses_generator:
             self.decoder.suits(self.generator)
+        if self.decoder.learns and not self.data.has_fmri:
+            raise ValueError(
+                f"decoder.kind = {self.decoder.kind} learns from fMRI, and data.kind = {self.data.kind} has none; choose "
+                "decoder.kind 'external', or data with fMRI"
+            )
         return self
 
     def warnings(self) -> list[str]:

@@ -22,14 +22,16 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
         "cnd.decoders.mean_condition:MeanConditionDecoder",
         "cnd.decoders.random_class:RandomClassDecoder",
         "cnd.decoders.nearest_training_image:NearestTrainingImageDecoder",
+        "cnd.decoders.external:ExternalDecoder",
     ),
-    "cnd.metrics": ("cnd.metrics.nway:NWay",),
+    "cnd.metrics": ("cnd.metrics.nway:NWay", "cnd.metrics.pixels:PixelCorrelation"),
     "cnd.data": (
         "cnd.data.simulated:SimulatedData",
         "cnd.data.digits69:Digits69Data",
         "cnd.data.god:GodData",
         "cnd.data.bold5000:Bold5000Data",
         "cnd.data.folder:FolderData",
+        "cnd.data.stimuli_folder:StimuliData",
     ),
     "cnd.pools": ("cnd.data.hcp:HcpPool", "cnd.data.subject_pool:SubjectPool"),
     "cnd.generators": (

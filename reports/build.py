@@ -79,7 +79,6 @@ def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) ->
     )
     environment.filters |= {
         "percent": text.percent,
-        "points": text.points,
         "p_value": text.p_value,
         "seconds": _seconds,
     }
@@ -128,11 +127,13 @@ def _content(records: Records) -> dict[str, Any]:
         "badges": text.badges(records),
         "headline": text.headline(records, scores, differences, plan),
         "statistics": text.statistics_notes(records, plan),
-        "published": text.PUBLISHED,
+        "published": text.PUBLISHED if records.scale.percent else [],
         "plan": plan,
         "columns": records.columns,
         "metric": records.metric,
-        "metrics": [{"key": m.name, "title": m.title, "chance": chance(records, m.name)} for m in records.metrics],
+        "scale": records.scale,
+        "metrics": [{"key": m.name, "scale": m.scale, "chance": chance(records, m.name)} for m in records.metrics],
+        "has_paper": any(row.paper is not None for row in records.rows),
         "paper_title": (records.sweep.get("paper_metric") or {}).get("title", ""),
         "simulated": any(trial.summary.get("simulated") for trial in records.complete),
         "rows": [_line(records, row.id, scores, differences) for row in records.rows],
@@ -202,8 +203,10 @@ def _setting_titles(records: Records) -> dict[str, str]:
         for row in records.rows
         if not row.control
     }
-    widths = [max(map(len, column)) for column in zip(*cells.values(), strict=True)]
     titles = {row.id: row.title for row in records.rows}
+    if not records.columns:
+        return titles
+    widths = [max(map(len, column)) for column in zip(*cells.values(), strict=True)]
     for row_id, (first, *others) in cells.items():
         padded = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         titles[row_id] = "  ".join([f"{first.rjust(widths[0])}:", *padded])
@@ -214,7 +217,7 @@ def _forest(records: Records, differences: pd.DataFrame, plan: Design) -> Pictur
     if differences.empty:
         return None
     titled = differences.assign(title=differences["row"].map(_setting_titles(records)))
-    figure = figures.forest_plot(titled, plan.band, seed_differences(records))
+    figure = figures.forest_plot(titled, plan.band, seed_differences(records), records.scale)
     return _picture(figure, "Forest plot: difference of each row from the reference row with 95 % interval")
 
 
@@ -222,7 +225,8 @@ def _factors(records: Records, scores: pd.DataFrame) -> Picture | None:
     points = factor_table(records, scores)
     if points.empty:
         return None
-    return _picture(figures.factor_curves(points), "Accuracy against each varied setting, with 95 % intervals")
+    figure = figures.factor_curves(points, records.scale)
+    return _picture(figure, f"{records.scale.title} against each varied setting, with 95 % intervals")
 
 
 def _grid(records: Records) -> dict[str, Any] | None:

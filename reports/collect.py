@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from cnd.errors import UserError
 from cnd.store.folder import readable
+from reports.scale import Scale
 
 UNSEEN = "unseen stimuli"  # the metric without what generator and judge were probably trained on
 ITEM_COLUMNS = ["item", "stimulus", "category", "category_name"]
@@ -44,7 +45,8 @@ class TableRow:
 
     @property
     def title(self) -> str:
-        if self.control:
+        """``Row 10``, with its label; rows with a word for an id, and controls, go by their label."""
+        if self.control or not self.id.isdecimal():
             return self.label or self.id
         return f"Row {self.id}: {self.label}" if self.label else f"Row {self.id}"
 
@@ -59,10 +61,17 @@ class MetricFacts:
     high: float = 1.0
     chance: float | None = None
     higher_is_better: bool = True
+    percent: bool = False
+    note: str = ""
 
     @property
     def bounds(self) -> tuple[float, float]:
         return self.low, self.high
+
+    @property
+    def scale(self) -> Scale:
+        """How people read it."""
+        return Scale(self.title, self.percent)
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,11 @@ class Records:
     def facts(self, metric: str) -> MetricFacts:
         """What a metric is; its name stands for the title of one that was not measured."""
         return next((m for m in self.metrics if m.name == metric), MetricFacts(metric, metric.replace("_", " ")))
+
+    @property
+    def scale(self) -> Scale:
+        """How people read the table's score."""
+        return self.facts(self.metric).scale
 
     def of_role(self, role: str) -> list[TableRow]:
         """The controls that are there for one purpose."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from textwrap import shorten
+from textwrap import shorten, wrap
 from typing import Any
 
 import matplotlib as mpl
@@ -16,18 +16,22 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from cnd.cortex.drawing.figures import BLUE, GREY, INK, ORANGE, STYLE
+from reports.scale import PERCENT, Scale
 
 GREEN, RED = "#009E73", "#B3430E"  # of the same palette as the other colours
 MOST_POINTS = 400  # of one learning curve
 
 
-def forest_plot(differences: pd.DataFrame, band: float, by_seed: pd.DataFrame) -> Figure:
+def forest_plot(
+    differences: pd.DataFrame, band: float, by_seed: pd.DataFrame, scale: Scale = PERCENT
+) -> Figure:
     """Difference of each row from the reference row with its 95 % interval; controls below on their own axis.
 
     Args:
-        differences: columns row, title, control, difference, low, high, p_holm (fractions of 1).
+        differences: columns row, title, control, difference, low, high, p_holm.
         band: half-width in which all rows would lie (95 %) if they were equally good; NaN draws none.
         by_seed: columns row, seed, difference; may be empty.
+        scale: of the score.
     """
     control = differences["control"].astype(bool)
     blocks = [block for block in (differences[~control], differences[control]) if len(block)]
@@ -36,34 +40,34 @@ def forest_plot(differences: pd.DataFrame, band: float, by_seed: pd.DataFrame) -
         figure = Figure(figsize=(9.4, 1.2 + 0.29 * sum(heights)))
         panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, block in zip(panels, blocks, strict=False):
-            _forest_block(axes, block, by_seed)
+            _forest_block(axes, block, by_seed, scale.factor)
             if np.isfinite(band):
                 label = "holds all rows, 95 % of the time, if they are equally good"
-                axes.axvspan(-100 * band, 100 * band, color=GREY, alpha=0.22, lw=0, label=label, zorder=0)
+                axes.axvspan(-scale.factor * band, scale.factor * band, color=GREY, alpha=0.22, lw=0, label=label, zorder=0)
             axes.set_title("Controls (own scale)" if block["control"].iloc[0] else "Rows")
-        panels[-1].set_xlabel("difference from the reference row, percentage points")
+        panels[-1].set_xlabel(f"difference from the reference row, {scale.difference_axis}")
         handles, labels = panels[0].get_legend_handles_labels()
         if labels:
             figure.legend(handles, labels, loc="outside lower center", ncols=1, frameon=False, fontsize=9)
     return figure
 
 
-def _forest_block(axes: Axes, block: pd.DataFrame, by_seed: pd.DataFrame) -> None:
+def _forest_block(axes: Axes, block: pd.DataFrame, by_seed: pd.DataFrame, factor: float) -> None:
     heights = dict(zip(block["row"], range(len(block)), strict=True))
     axes.axvline(0, color=INK, lw=1, zorder=1)
     single = by_seed[by_seed["row"].isin(list(heights))]
     if len(single):
         y = single["row"].map(heights)
         axes.scatter(
-            100 * single["difference"], y, s=42, marker="|", color=ORANGE, label="single training seed", zorder=2
+            factor * single["difference"], y, s=42, marker="|", color=ORANGE, label="single training seed", zorder=2
         )
     for line in block.to_dict("records"):
         color = INK if line["control"] else BLUE
         filled = line["control"] or (np.isfinite(line["p_holm"]) and line["p_holm"] <= 0.05)
-        axes.plot([100 * line["low"], 100 * line["high"]], [heights[line["row"]]] * 2, color=color, lw=2, zorder=3)
+        axes.plot([factor * line["low"], factor * line["high"]], [heights[line["row"]]] * 2, color=color, lw=2, zorder=3)
         marker: Any = {"marker": "D" if line["control"] else "o", "ms": 5.5 if line["control"] else 6.5, "mew": 1.6}
         axes.plot(
-            100 * line["difference"],
+            factor * line["difference"],
             heights[line["row"]],
             mfc=color if filled else "white",
             mec=color,
@@ -81,11 +85,12 @@ def _forest_block(axes: Axes, block: pd.DataFrame, by_seed: pd.DataFrame) -> Non
     axes.set_axisbelow(True)
 
 
-def factor_curves(points: pd.DataFrame) -> Figure:
+def factor_curves(points: pd.DataFrame, scale: Scale = PERCENT) -> Figure:
     """Score against one setting, all else equal: a panel a factor; 95 % intervals; the reference row filled.
 
     Args:
         points: columns factor, x_title, x, position, row, reference, score, low, high, chance.
+        scale: of the score.
     """
     factors = list(dict.fromkeys(points["factor"]))
     n_rows, n_columns = _layout(len(factors))
@@ -93,14 +98,20 @@ def factor_curves(points: pd.DataFrame) -> Figure:
         figure = Figure(figsize=((3.2 if n_columns != 2 else 4.4) * n_columns + 0.4, 2.9 * n_rows))
         panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True).ravel()
         for axes, factor in zip(panels, factors, strict=False):
-            _factor_panel(axes, points[points["factor"] == factor].sort_values("position"), factor)
+            _factor_panel(axes, points[points["factor"] == factor].sort_values("position"), factor, scale.factor)
         for axes in panels[len(factors) :]:
             axes.set_axis_off()
         for axes in panels[::n_columns]:
-            axes.set_ylabel("accuracy, %")
-        highest = 100 * points[["score", "high", "chance"]].max().max()
-        panels[0].set_ylim(0, min(104.0, 1.08 * highest) if highest > 0 else 1)  # shared by all panels
+            axes.set_ylabel(scale.axis)
+        panels[0].set_ylim(*_score_limits(points, scale))  # shared by all panels
     return figure
+
+
+def _score_limits(points: pd.DataFrame, scale: Scale) -> tuple[float, float]:
+    """From 0, or lower where scores are, to a little above the highest; no accuracy exceeds 100 %."""
+    lowest, highest = points[["score", "low"]].min().min(), points[["score", "high", "chance"]].max().max()
+    top = 1.08 * highest if highest > 0 else 0.01
+    return scale.factor * min(0.0, 1.08 * lowest), scale.factor * (min(1.04, top) if scale.percent else top)
 
 
 def _layout(n_panels: int) -> tuple[int, int]:
@@ -109,14 +120,14 @@ def _layout(n_panels: int) -> tuple[int, int]:
     return max(1, -(-n_panels // n_columns)), n_columns
 
 
-def _factor_panel(axes: Axes, curve: pd.DataFrame, factor: str) -> None:
+def _factor_panel(axes: Axes, curve: pd.DataFrame, factor: str, by: float) -> None:
     x = np.arange(len(curve))
-    error = 100 * np.array([curve["score"] - curve["low"], curve["high"] - curve["score"]], dtype=float)
-    axes.errorbar(x, 100 * curve["score"], error, color=BLUE, ecolor=BLUE, elinewidth=1.6, lw=1, capsize=3, zorder=2)
+    error = by * np.array([curve["score"] - curve["low"], curve["high"] - curve["score"]], dtype=float)
+    axes.errorbar(x, by * curve["score"], error, color=BLUE, ecolor=BLUE, elinewidth=1.6, lw=1, capsize=3, zorder=2)
     faces = [BLUE if reference else "white" for reference in curve["reference"]]
-    axes.scatter(x, 100 * curve["score"], s=46, c=faces, edgecolors=BLUE, linewidths=1.6, zorder=3)
+    axes.scatter(x, by * curve["score"], s=46, c=faces, edgecolors=BLUE, linewidths=1.6, zorder=3)
     if curve["chance"].notna().any():
-        axes.axhline(100 * curve["chance"].iloc[0], color=GREY, lw=1.2, ls="--", zorder=1)
+        axes.axhline(by * curve["chance"].iloc[0], color=GREY, lw=1.2, ls="--", zorder=1)
     axes.set_xticks(x, [f"{at}\nrow {row}" for at, row in zip(curve["x"], curve["row"], strict=True)])
     axes.set_xlim(-0.5, len(curve) - 0.5)
     axes.set_xlabel(curve["x_title"].iloc[0])
@@ -149,7 +160,7 @@ def image_grid(images: pd.DataFrame) -> Figure:
         axes.set_yticks(
             [r * cell + size / 2 for r in range(len(rows))], [shorten(r, 34, placeholder="…") for r in rows]
         )
-        wrapped = [shorten(c, 22, placeholder="…").replace(" ", "\n", 1) for c in columns]
+        wrapped = ["\n".join(wrap(shorten(c, 28, placeholder="…"), 11)) for c in columns]
         axes.set_xticks([c * cell + size / 2 for c in range(len(columns))], wrapped, fontsize=8)
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
         axes.spines[:].set_visible(False)

@@ -12,7 +12,7 @@ from cnd.errors import UserError
 from cnd.experiment import Experiment, parse_experiment
 from reports.collect import RecordedTrial, Records
 
-__all__ = ["data", "departures", "gathered", "provenance", "warnings"]
+__all__ = ["data", "departures", "gathered", "provenance", "trained", "warnings"]
 
 
 def gathered(records: Records, key: str) -> list[dict[str, str]]:
@@ -29,6 +29,11 @@ def departures(records: Records) -> list[dict[str, str]]:
     """Where rows differ from what the paper states, other than in the factors that they declare."""
     factors = {row.id: row.factors for row in records.rows}
     return _by_rows(records, lambda trial: _told(trial, lambda e: paper.departures(e, factors.get(trial.row, ()))))
+
+
+def trained(records: Records) -> bool:
+    """Whether any row was trained, so that another seed would give another result."""
+    return any(_told(trial, lambda e: [e.decoder.kind] if e.decoder.learns else []) for trial in records.complete)
 
 
 def open_choices(records: Records) -> list[str]:
@@ -92,8 +97,8 @@ def _described(records: Records) -> RecordedTrial | None:
 def _command(records: Records) -> str:
     """The command line that gives this sweep again, quoted for a shell."""
     sweep = records.sweep
-    words = ["python", "sweeps/run.py", str(sweep.get("name")), "--experiment", str(sweep.get("experiment"))]
-    words += ["--seeds", str(len(records.seeds))]
+    named = sweep.get("words") or [sweep.get("name"), "--experiment", sweep.get("experiment")]
+    words = ["python", "sweeps/run.py", *map(str, named), "--seeds", str(len(records.seeds))]
     if sweep.get("subjects"):
         words += ["--subjects", ",".join(map(str, sweep["subjects"]))]
     for key, value in (sweep.get("set") or {}).items():

@@ -160,7 +160,7 @@ def design(records: Records, scores: pd.DataFrame, differences: pd.DataFrame) ->
     error = float(compared["error"].median()) if len(compared) else float("nan")
     known = np.isfinite(error)
     return Design(
-        unit="category" if one["category"].nunique() >= statistics.FEWEST_CATEGORIES else "item",
+        unit="category" if statistics.FEWEST_CATEGORIES <= one["category"].nunique() < len(one) else "item",
         n_units=n_units,
         n_items=len(one),
         n_samples=int(records.items["sample"].nunique()),
@@ -194,11 +194,11 @@ def chance(records: Records, metric: str) -> float:
 
 
 def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
-    """The sweep's result as numbers, one line a row in the table's order; scores and differences in percent.
+    """The sweep's result as numbers, one line a row in the table's order; scores and differences as people read them.
 
     Columns: row, label, control, the sweep's setting columns by key, score, low, high, difference, difference_low,
     difference_high, p_holm, n_seeds, paper, state ("" when complete). Missing numbers are NaN.
-    ``attrs["metric"]`` names the score.
+    ``attrs["scale"]`` says how the score is read, such as in %.
 
     Raises:
         UserError: there is no readable sweep.json.
@@ -208,7 +208,7 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
     scores_of = by_row(scores[scores["metric"] == records.metric])
     differences_of = by_row(difference_table(records))
     table = pd.DataFrame([_result_line(records, row, scores_of, differences_of) for row in records.rows])
-    table.attrs["metric"] = records.facts(records.metric).title
+    table.attrs["scale"] = records.scale
     return table
 
 
@@ -216,17 +216,18 @@ def _result_line(records: Records, row: TableRow, scores: Lines, differences: Li
     missing = dict.fromkeys(["score", "difference", "low", "high", "p_holm"], float("nan"))
     score, difference = scores.get(row.id, missing), differences.get(row.id, missing)
     settings = {column["key"]: row.settings.get(column["key"], "-") for column in records.columns}
+    factor = records.scale.factor
     return {
         "row": row.id,
         "label": row.label or "",
         "control": row.control,
         **settings,
-        "score": 100 * score["score"],
-        "low": 100 * score["low"],
-        "high": 100 * score["high"],
-        "difference": 100 * difference["difference"],
-        "difference_low": 100 * difference["low"],
-        "difference_high": 100 * difference["high"],
+        "score": factor * score["score"],
+        "low": factor * score["low"],
+        "high": factor * score["high"],
+        "difference": factor * difference["difference"],
+        "difference_low": factor * difference["low"],
+        "difference_high": factor * difference["high"],
         "p_holm": difference["p_holm"],
         "n_seeds": sum(trial.folder is not None for trial in records.of(row.id)),
         "paper": float("nan") if row.paper is None else float(row.paper),

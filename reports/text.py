@@ -10,7 +10,8 @@ import pandas as pd
 from cnd import paper
 from cnd.statistics import clopper_pearson
 from reports.collect import Records, TableRow
-from reports.provenance import warnings
+from reports.provenance import trained, warnings
+from reports.scale import NOTHING, Scale
 from reports.tables import Design, Lines, by_row
 
 
@@ -25,22 +26,14 @@ PUBLISHED = [line._replace(protocol=f"{line.source}: {line.protocol}") for line 
 
 
 def percent(fraction: float, digits: int = 1) -> str:
-    """``0.105`` to ``10.5``; an en dash where there is no number."""
-    return f"{100 * fraction:.{digits}f}".replace("-", "−") if math.isfinite(fraction) else "–"
-
-
-def points(fraction: float) -> str:
-    """A signed difference in percentage points, with a true minus sign."""
-    if not math.isfinite(fraction):
-        return "–"
-    text = f"{100 * fraction:+.1f}".replace("-", "−")
-    return "0.0" if text in ("+0.0", "−0.0") else text
+    """A share: ``0.105`` to ``10.5``; an en dash where there is no number."""
+    return f"{100 * fraction:.{digits}f}".replace("-", "−") if math.isfinite(fraction) else NOTHING
 
 
 def p_value(p: float) -> str:
     """Three digits, and never a bare zero."""
     if not math.isfinite(p):
-        return "–"
+        return NOTHING
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -81,12 +74,12 @@ def headline(records: Records, scores: pd.DataFrame, differences: pd.DataFrame, 
 
 def _level(records: Records, table: Lines) -> list[str]:
     facts, level = records.facts(records.metric), next(iter(table.values()))["chance"]
-    chance = f"The score is {facts.title}; chance is {percent(level)} %."
+    chance = f"The score is {facts.title}; chance is {facts.scale.score(level)}."
     if not math.isfinite(level):
         chance = f"The score is {facts.title}, {'higher' if facts.higher_is_better else 'lower'} is better."
     if records.reference not in table:
         return [chance, f"The reference row {records.reference} has no result yet, so no differences are shown."]
-    return [chance, f"The reference row {records.reference} reaches {_score(table[records.reference])}."]
+    return [chance, f"The reference row {records.reference} reaches {_score(table[records.reference], facts.scale)}."]
 
 
 def _controls(records: Records, table: Lines, differences: Lines) -> list[str]:
@@ -95,15 +88,15 @@ def _controls(records: Records, table: Lines, differences: Lines) -> list[str]:
     for row in (row for row in records.rows if row.id in table and row.role):
         line, difference = table[row.id], differences.get(row.id)
         if row.role == "ceiling":
-            sentences.append(f"{_named(row)} reaches {_score(line)}: the ceiling of this benchmark.")
+            sentences.append(f"{_named(row)} reaches {_score(line, records.scale)}: the ceiling of this benchmark.")
         elif row.role == "null":
-            sentences.append(f"{_named(row)} reaches {_score(line)}, {_against_chance(line)}.")
+            sentences.append(f"{_named(row)} reaches {_score(line, records.scale)}, {_against_chance(line)}.")
         elif row.role == "floor":
-            sentences.append(f"{_named(row)}, a floor, reaches {_score(line)}.")
+            sentences.append(f"{_named(row)}, a floor, reaches {_score(line, records.scale)}.")
         elif difference is not None:
             better = _better(records)
             verdict = _verdict(difference, *(better if _up(records) else (better[1], better[0], better[2])))
-            sentences.append(f"{_named(row)} {verdict}: {_difference(difference)} against the reference row.")
+            sentences.append(f"{_named(row)} {verdict}: {_difference(difference, records.scale)} against the reference row.")
     return sentences
 
 
@@ -122,6 +115,8 @@ def _better(records: Records) -> tuple[str, str, str]:
 
 
 def _against_chance(line: dict[str, Any]) -> str:
+    if not math.isfinite(line["chance"]):
+        return "which no chance level tells anything of: trained on the right pairs a decoder must do better"
     if line["low"] > line["chance"]:
         return (
             "ABOVE chance: a leak, a biased judge, or knowledge of which classes occur at all, where the stimuli show "
@@ -140,7 +135,7 @@ def _without_phase1(records: Records, differences: Lines) -> list[str]:
             verdict = unclear
             if line["p_holm"] <= 0.05:
                 verdict = _verdict(line, "Phase 1 makes the score worse", "Phase 1 helps", unclear)
-            sentences.append(f"Without Phase 1 (row {row.id}) the score changes by {_difference(line)}: {verdict}.")
+            sentences.append(f"Without Phase 1 (row {row.id}) the score changes by {_difference(line, records.scale)}: {verdict}.")
     return sentences
 
 
@@ -154,17 +149,18 @@ def _ranking(records: Records, differences: pd.DataFrame, plan: Design) -> list[
     sentences = [f"{others} {count} from the reference after Holm's correction."]
     if len(records.subjects) > 1:
         sentences.append(f"Scores are means over {len(records.subjects)} subjects; no interval here includes subjects.")
-    if len(records.seeds) == 1:
+    if len(records.seeds) == 1 and trained(records):
         sentences.append("Each row was trained once, so a difference may be the luck of one training: see --seeds.")
     if math.isfinite(plan.detectable):
         sentences.append(
             f"With {plan.n_units} {_units(plan)} as the sample, a single comparison finds a true difference of "
-            f"{percent(plan.detectable)} points four times out of five; smaller ones mostly go unseen."
+            f"{records.scale.difference(plan.detectable, signed=False)} four times out of five; smaller ones mostly go unseen."
         )
     if plan.n_rows > 2 and math.isfinite(plan.expected_spread):
         sentences.append(
-            f"{plan.n_rows} equally good models would be expected to spread over {percent(plan.expected_spread)} "
-            f"points by noise alone; these spread over {percent(plan.observed_spread)}. "
+            f"{plan.n_rows} equally good models would be expected to spread over "
+            f"{records.scale.difference(plan.expected_spread, signed=False)} by noise alone; these spread over "
+            f"{records.scale.number(plan.observed_spread)}. "
             "An order within that noise means nothing."
         )
     return sentences
@@ -172,13 +168,12 @@ def _ranking(records: Records, differences: pd.DataFrame, plan: Design) -> list[
 
 def statistics_notes(records: Records, plan: Design) -> list[str]:
     """How the intervals and tests were made, and what numbers of this size can carry."""
-    low, high = clopper_pearson(5, 50)
     unit = "category" if plan.unit == "category" else "item"
-    why = (
-        "images of one category, and samples of one image, are not independent"
-        if unit == "category"
-        else "there are too few categories to be a sample; samples of one item are averaged first"
-    )
+    why = "images of one category, and samples of one image, are not independent"
+    if unit == "item":
+        alone = plan.n_items == records.items["category"].nunique()
+        no_category = "each has a category of its own" if alone else "there are too few categories to be a sample"
+        why = f"{no_category}; samples of one item are averaged first"
     seeds = (
         f"{len(records.seeds)} training seeds are averaged per item first. Intervals generalise over {_units(plan)} "
         "only: training seeds are a second source of variance, shown as the standard deviation between seeds."
@@ -186,16 +181,23 @@ def statistics_notes(records: Records, plan: Design) -> list[str]:
         else "One training seed: a rerun with another seed would move every row, and no interval here includes that."
     )
     return [
-        f"Scores are exact expectations over all n-way draws, not samples of them; {plan.n_items} test items, "
-        f"{plan.n_samples} sample{'s' if plan.n_samples != 1 else ''} each.",
+        *dict.fromkeys(m.note for m in records.metrics if m.note),
+        f"{plan.n_items} test items, {plan.n_samples} sample{'s' if plan.n_samples != 1 else ''} each.",
         f"The sampling unit is the {unit} ({plan.n_units} of them): {why}. Intervals are 95 % t intervals with "
         "cluster-robust variance.",
         f"Differences are paired by item. p-values come from flipping the sign of each {unit}'s difference; Holm's "
         "correction runs over all table rows but the reference. Controls are not part of that family.",
-        seeds,
-        f"For scale: 5 of 50 test images correct (10 %), as on GOD, has a 95 % interval of {percent(low)} to "
-        f"{percent(high)} % (Clopper-Pearson).",
+        *([seeds] if trained(records) else []),
+        *([_for_scale()] if records.scale.percent else []),
     ]
+
+
+def _for_scale() -> str:
+    low, high = clopper_pearson(5, 50)
+    return (
+        f"For scale: 5 of 50 test images correct (10 %), as on GOD, has a 95 % interval of {percent(low)} to "
+        f"{percent(high)} % (Clopper-Pearson)."
+    )
 
 
 def _units(plan: Design) -> str:
@@ -209,12 +211,12 @@ def _setting(experiment: dict[str, Any], *path: str) -> Any:
     return value
 
 
-def _score(row: dict[str, Any]) -> str:
-    return f"{percent(row['score'])} % (95 % interval {percent(row['low'])} to {percent(row['high'])})"
+def _score(row: dict[str, Any], scale: Scale) -> str:
+    return f"{scale.score(row['score'])} (95 % interval {scale.number(row['low'])} to {scale.number(row['high'])})"
 
 
-def _difference(row: dict[str, Any]) -> str:
-    return f"{points(row['difference'])} points ({points(row['low'])} to {points(row['high'])})"
+def _difference(row: dict[str, Any], scale: Scale) -> str:
+    return f"{scale.difference(row['difference'])} ({scale.signed(row['low'])} to {scale.signed(row['high'])})"
 
 
 def _verdict(row: dict[str, Any], above: str, below: str, neither: str) -> str:

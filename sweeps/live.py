@@ -26,7 +26,7 @@ class BoardLine:
     phase: str = ""
     fraction: float = 0.0
     loss: float | None = None
-    score: float | None = None
+    score: str = ""
     error: str = ""
     began: float | None = None
     seconds: float | None = None
@@ -99,8 +99,8 @@ class Board:
         if changed and phase != "done":
             self._say(line)
 
-    def finished(self, name: str, score: float | None, seconds: float) -> None:
-        """A trial is complete; ``score`` in %."""
+    def finished(self, name: str, score: str, seconds: float) -> None:
+        """A trial is complete; ``score`` with its unit."""
         line = self.lines[name]
         line.state, line.phase, line.fraction, line.score, line.seconds = "complete", "", 1.0, score, seconds
         self._say(line)
@@ -144,7 +144,7 @@ class Board:
         table = Table(title=self.title, caption=self.summary(), title_justify="left", caption_justify="left")
         for heading in ("trial", "state", "phase"):
             table.add_column(heading, no_wrap=True)
-        for heading in ("done", "loss", "score %", "time left"):
+        for heading in ("done", "loss", "score", "time left"):
             table.add_column(heading, justify="right", no_wrap=True)
         now = time.monotonic()
         for line in shown:
@@ -156,7 +156,7 @@ class Board:
         if self._live is None:
             parts: list[Any] = [line.name, line.state, line.error or line.phase]
             if line.state == "complete":
-                parts += [f"{line.score:.1f} %" if line.score is not None else "", f"in {clock(line.seconds or 0)}"]
+                parts += [line.score, f"in {clock(line.seconds or 0)}"]
             told = "  ".join(part for part in parts if part)
             print(f"[{clock(time.monotonic() - self.began)}] {told}", file=self.stream, flush=True)
 
@@ -166,7 +166,7 @@ def _numbers(line: BoardLine, now: float) -> tuple[str, str, str, str]:
     return (
         f"{100 * line.fraction:.0f} %" if line.state in ("running", "complete") else "",
         f"{line.loss:.3f}" if line.loss is not None else "",
-        f"{line.score:.1f}" if line.score is not None else "",
+        line.score,
         clock(left) if left is not None else "",
     )
 

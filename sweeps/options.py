@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from cnd.errors import UserError, nearest
-from sweeps.spec import EXPERIMENTS, SWEEPS, names_in
+from sweeps.spec import EXPERIMENTS, SCORE, SWEEPS, names_in
 
 ANALYSES = ("reference", "all", "none")
 COMMANDS = ("run", "plan", "status", "report", "verify", "clean")
+OF_SCORE = ("stimuli", "reconstructions", "judge")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,10 +26,12 @@ def _parser() -> argparse.ArgumentParser:
     names = {"sweeps": names_in(SWEEPS), "experiments": names_in(EXPERIMENTS)}
     parser = _Parser(
         prog="python sweeps/run.py",
-        usage="%(prog)s [plan|status|report|verify|clean] SWEEP [options]",
+        usage="%(prog)s [plan|status|report|verify|clean] SWEEP [options]\n"
+        "       %(prog)s [...] score --stimuli DIR --reconstructions A=DIR_A B=DIR_B [options]",
         description="Run every trial of a sweep that is not done yet, in parallel, and report.",
         epilog="".join(f"{what}: {', '.join(found) or 'none'}\n" for what, found in names.items())
-        + "\nplan    the trials, the stages they share and the expected time; runs nothing\n"
+        + "\nscore   the images that other programs exported, side by side; no sweep file is needed\n"
+        "\nplan    the trials, the stages they share and the expected time; runs nothing\n"
         "status  the state of every trial\n"
         "report  build the HTML report again\n"
         "verify  check the files of every result against the hashes written with them\n"
@@ -40,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("words", nargs="+", metavar="[COMMAND] SWEEP", help="name of a sweep, or path of its YAML file")
-    add("--experiment", default="simulated", metavar="NAME|PATH", help="base experiment (default: simulated)")
+    add("--experiment", metavar="NAME|PATH", help="base experiment (default: simulated)")
     add("--rows", metavar="IDS", help="only these rows, e.g. 0,10; all controls come along unless one is named")
     add("--seeds", type=int, default=1, metavar="N", help="how many training seeds (default: 1)")
     add("--subjects", metavar="LIST", help="subjects of the data source, e.g. 1,2,3; each row is run on each")
@@ -52,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ROWS",
         help="rows whose linear decoding is analysed, first seed: reference (default), all or none",
     )
+    add("--stimuli", type=Path, metavar="DIR", help="score: folder of the stimuli, an image each")
+    add("--reconstructions", nargs="+", metavar="NAME=DIR", help="score: of each program, a folder or an .npz file")
+    add("--judge", metavar="NAME", help="score: ImageNet classifier of timm for n-way accuracy")
     add("--output", type=Path, default=Path("runs"), metavar="DIR", help="everything goes here (default: runs/)")
     add("--cache", type=Path, metavar="DIR", help="where stage results are kept (default: OUTPUT/cache)")
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: one a CPU core, or as GPUs allow)")
@@ -61,6 +67,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="clean: really delete")
     add("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _of_the_sweep(options: argparse.Namespace) -> None:
+    """Raises:
+    UserError: options of another sweep than the one named.
+    """
+    scores = options.sweep == SCORE
+    given = [name for name in (("experiment", "subjects") if scores else OF_SCORE) if getattr(options, name) is not None]
+    if given:
+        where = f"belongs to other sweeps than {SCORE}" if scores else f"belongs to the sweep {SCORE}"
+        raise UserError(f"--{given[0]}: {where}; leave it out (see --help)")
+    options.experiment = options.experiment or "simulated"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -76,6 +94,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         hint = nearest(rest[0], COMMANDS) if len(rest) > 1 else f"; sweeps: {', '.join(names_in(SWEEPS))}"
         raise UserError(f"expected one sweep, {found}{hint} (see --help)")
     options.command, options.sweep = command, rest[0]
+    _of_the_sweep(options)
     for name, least in (("seeds", 1), ("max_concurrent", 1), ("gpus_per_trial", 0)):
         value = getattr(options, name)
         if value is not None and not value >= least:

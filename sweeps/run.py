@@ -28,7 +28,7 @@ from cnd.experiment import Experiment, parse_assignments, today
 from cnd.store.folder import SweepFolder, damaged
 from cnd.workflow.cache import StageCache
 from sweeps.options import parse
-from sweeps.spec import Sweep, load_base, load_sweep
+from sweeps.spec import SCORE, Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
 from sweeps.trials import Trial, count_stages, in_table_order, resolve
 
@@ -39,10 +39,25 @@ class Request:
     def __init__(self, options: argparse.Namespace, pipeline: str) -> None:
         self.options, self.pipeline = options, pipeline
         self.edits = parse_assignments(options.set)
-        self.sweep: Sweep = load_sweep(options.sweep)
-        self.base: Experiment = load_base(options.experiment, self.edits)
+        self.sweep, self.base, self.notes = self._asked_for()
         self.folder = SweepFolder(options.output, f"{self.sweep.name}-{self.base.name}")
         self.cache = StageCache(options.cache)
+
+    def _asked_for(self) -> tuple[Sweep, Experiment, list[str]]:
+        """Sweep, base experiment and what to say of them beforehand."""
+        if self.options.sweep != SCORE:
+            return load_sweep(self.options.sweep), load_base(self.options.experiment, self.edits), []
+        from sweeps.score import scoring
+
+        return scoring(self.options, self.edits)
+
+    def words(self) -> list[str]:
+        """What of the command line names sweep and experiment."""
+        if self.options.sweep != SCORE:
+            return [self.sweep.name, "--experiment", self.base.name]
+        from sweeps.score import words
+
+        return words(self.options)
 
     def trials(self, rows: list[str] | None, seeds: int, subjects: Sequence[str]) -> list[Trial]:
         steps = importlib.import_module(self.pipeline).steps
@@ -128,7 +143,7 @@ def run(request: Request) -> int:
     limit = options.max_concurrent if options.ray_address else at_once  # a cluster knows its own size
     resources = Resources(limit, options.gpus_per_trial, options.ray_address)
     uri = options.tracking_uri or sqlite_uri(options.output)
-    _say(plan_text(request.sweep, request.plan(trials), at_once))
+    _say("\n".join([plan_text(request.sweep, request.plan(trials), at_once), *request.notes]).rstrip("\n") + "\n")
     if not all(request.cache.has("record", trial.key) for trial in trials):
         check(request, trials)
     with folder.locked():
@@ -183,6 +198,7 @@ def definition(request: Request, trials: list[Trial]) -> dict[str, Any]:
     return content | {
         "paper_metric": sweep.paper_metric and sweep.paper_metric.describe(),
         "experiment": request.base.name,
+        "words": request.words(),
         "set": {key: request.edits[key] for key in sorted(request.edits)},
         "columns": [{"key": column.key, "title": column.title} for column in sweep.columns],
         "rows": [
@@ -234,6 +250,8 @@ def plan(request: Request) -> int:
         print(json.dumps(content | {"missing": missing}, indent=1))
     else:
         print(plan_text(request.sweep, content, request.concurrency()), end="")
+    for note in request.notes:
+        _say(note)
     for what in missing:
         _say(f"missing: {what}")
     return 2 if missing else 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cnd.store.folder import SweepFolder
 from cnd.workflow.cache import StageCache
 from sweeps.executor import Job, Resources, run_jobs
+from reports.scale import Scale
 from sweeps.live import Board
 from sweeps.trials import Trial
 
@@ -199,8 +200,9 @@ def _analysis_entry(folder: SweepFolder, analysis: Path | None) -> dict[str, str
     return {"analysis": folder.record_name(analysis)} if analysis is not None else {}
 
 
-def table_score(record: Path) -> float | None:
-    """The table's score of a record in %, None where it has none."""
+def table_score(record: Path) -> str:
+    """The table's score of a record with its unit, "" where it has none."""
     summary = json.loads((record / "summary.json").read_text(encoding="utf-8"))
-    score = summary["scores"].get(summary["metrics"][0]["name"]) if summary["metrics"] else None
-    return None if score is None else 100 * float(score)
+    first: dict[str, Any] = next(iter(summary["metrics"]), {})
+    score = summary["scores"].get(first.get("name"))
+    return "" if score is None else Scale(percent=first["percent"]).score(float(score))

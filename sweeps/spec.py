@@ -24,6 +24,7 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 SWEEPS = ROOT / "sweeps"
 EXPERIMENTS = ROOT / "experiments"
+SCORE = "score"  # the sweep that is built from the command line (sweeps/score.py)
 
 Id = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
 

@@ -9,6 +9,8 @@ from sweeps.spec import Sweep
 if TYPE_CHECKING:
     import pandas as pd
 
+    from reports.scale import Scale
+
 
 def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int) -> str:
     """The plan in words and a table, one line a row.
@@ -48,14 +50,17 @@ def result_text(sweep: Sweep, table: pd.DataFrame, warnings: list[str]) -> str:
         table: of :func:`reports.build.result_table`.
         warnings: what must be known before the scores are believed.
     """
-    head = [table.attrs.get("metric", "score") + " % [95 %]", f"vs row {sweep.reference} [95 %]", "paper %", ""]
-    lines = [["row", "", *(column.title for column in sweep.columns), *head]]
+    scale: Scale = table.attrs["scale"]
+    compared = table["paper"].notna().any()
+    head = [f"{scale.title}{' %' if scale.percent else ''} [95 %]", f"vs row {sweep.reference} [95 %]"]
+    head += ["paper %"] if compared else []
+    lines = [["row", "", *(column.title for column in sweep.columns), *head, ""]]
     for _, line in table.iterrows():
         shown = [str(line[column.key]) for column in sweep.columns]
-        score = _interval(line["score"], line["low"], line["high"])
-        difference = _interval(line["difference"], line["difference_low"], line["difference_high"], "+")
-        paper = "" if line["paper"] != line["paper"] else f"{line['paper']:g}"
-        lines.append([str(line["row"]), line["label"], *shown, score, difference, paper, line["state"]])
+        score = _interval(line["score"], line["low"], line["high"], scale.digits)
+        difference = _interval(line["difference"], line["difference_low"], line["difference_high"], scale.digits, "+")
+        paper = ["" if line["paper"] != line["paper"] else f"{line['paper']:g}"] if compared else []
+        lines.append([str(line["row"]), line["label"], *shown, score, difference, *paper, line["state"]])
     return f"{columns(lines)}\n{_lines(warnings)}".rstrip()
 
 
@@ -63,8 +68,9 @@ def _lines(texts: list[str]) -> str:
     return "".join(f"{text}\n" for text in texts)
 
 
-def _interval(value: float, low: float, high: float, sign: str = "") -> str:
-    return "" if value != value else f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+def _interval(value: float, low: float, high: float, digits: int, sign: str = "") -> str:
+    form = f"{sign}.{digits}f"
+    return "" if value != value else f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def _count(number: int, noun: str) -> str:

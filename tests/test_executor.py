@@ -160,7 +160,7 @@ def test_the_table_tells_each_change_once_where_there_is_no_terminal(capsys: pyt
         board.started("a")
         for fraction in (0.1, 0.2, 0.3):
             board.progressed("a", "phase1", fraction, {"phase1/loss": 1 - fraction})
-        board.finished("a", 12.34, 61.0)
+        board.finished("a", "12.3 %", 61.0)
         board.started("b")
         board.failed("b", "ValueError: no")
     told = [line.partition("] ")[2] for line in capsys.readouterr().err.splitlines()]
@@ -173,8 +173,8 @@ def test_the_table_tells_each_change_once_where_there_is_no_terminal(capsys: pyt
 def test_the_time_left_counts_what_runs_and_what_waits() -> None:
     board = Board("title", ["a", "b", "c", "d"], 2, 100.0)
     assert board.left() == 200  # four trials of 100 s, two at once
-    board.finished("a", 1.0, 10.0)
-    board.finished("b", 1.0, 30.0)
+    board.finished("a", "1.0 %", 10.0)
+    board.finished("b", "1.0 %", 30.0)
     assert board.left() == 20  # two trials of the 20 s that trials took
     assert "2 complete, 2 pending, about 0:20 left" in board.summary()
 

@@ -60,8 +60,10 @@ def training_set(bench: Bench, split: SplitConfig, seed: int, data: Step) -> Tra
 def held_out(category: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Positions held out for validation: whole categories, or single items where there are fewer than ten categories.
 
-    With so few, holding one out would remove a class rather than test generalisation.
+    With so few, holding one out would remove a class rather than test generalisation. Of no items none is held out.
     """
+    if not len(category):
+        return np.zeros(0, dtype=np.int64)
     rng = np.random.default_rng([seed, 2])
     categories = np.unique(category)
     if len(categories) >= FEWEST_CATEGORIES:

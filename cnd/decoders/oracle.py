@@ -11,6 +11,7 @@ from cnd.protocols import Condition, Decoder, Fitted, Lab, Patterns, TrainingSet
 class OracleDecoder(Decoder):
     """The true class of each test item: no decoder, a ceiling."""
 
+    learns: ClassVar[bool] = False
     needs_truth: ClassVar[bool] = True
     kind: Literal["oracle"] = "oracle"
 

@@ -23,22 +23,22 @@ else:
 
 
 class EvaluationConfig(Config):
-    """n-way top-1 accuracy (sec. 4.3, Algorithm 1), and further metrics."""
+    """n-way top-1 accuracy (sec. 4.3, Algorithm 1), and further metrics, which may also stand alone."""
 
-    n_way: tuple[Annotated[int, Field(ge=2)], ...] = (50, 100)  # the first one is the table's score
+    n_way: tuple[Annotated[int, Field(ge=2)], ...] = (50, 100)  # the first one is the table's score; none: no n-way
     top_k: Positive = 1
     truth: Literal["classifier", "label"] = "classifier"  # true class: F's top-1 on the image, or the label
     classifiers: tuple[AnyJudge, ...] = (EmbeddedClassifier(),)  # the first one gives the table's score
-    metrics: tuple[AnyMetric, ...] = ()  # beside n-way accuracy
+    metrics: tuple[AnyMetric, ...] = ()  # beside n-way accuracy, or in its place
 
     @model_validator(mode="after")
     def _not_empty(self) -> EvaluationConfig:
-        if not self.n_way:
-            raise ValueError("n_way must name at least one number of classes")
-        if self.top_k >= min(self.n_way):
+        if not self.n_way and not self.metrics:
+            raise ValueError("n_way must name at least one number of classes, or metrics another score")
+        if self.n_way and self.top_k >= min(self.n_way):
             raise ValueError("top_k must be smaller than every n_way")
-        if not self.classifiers:
-            raise ValueError("classifiers must name at least one")
+        if self.n_way and not self.classifiers:
+            raise ValueError("classifiers must name at least one; for other scores than n-way set n_way to [] too")
         if len(set(self.judges)) < len(self.classifiers):
             raise ValueError("classifiers must have different names: scores are kept by name")
         names = [metric.name for metric in self.all_metrics()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import comb
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,7 @@ from cnd.settings import Positive
 class NWay(Metric):
     """n-way top-k accuracy by one judge."""
 
+    percent: ClassVar[bool] = True
     kind: Literal["nway"] = "nway"
     n: Annotated[int, Field(ge=2)] = 50
     top_k: Positive = 1
@@ -36,6 +37,11 @@ class NWay(Metric):
     def title(self) -> str:
         """``50-way top-1``."""
         return f"{self.n}-way top-{self.top_k}" + (f", {self.judge}" if self.judge else "")
+
+    @property
+    def note(self) -> str:
+        """The same for every n and judge, so that it is told once."""
+        return "n-way accuracies are exact expectations over all n-way draws, not samples of them."
 
     def chance(self) -> float:
         """Of a constant prediction."""

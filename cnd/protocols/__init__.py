@@ -8,6 +8,7 @@ from cnd.protocols.data import (
     ImageSource,
     Patterns,
     Pool,
+    Stimuli,
     TrainingSet,
 )
 from cnd.protocols.decoder import (
@@ -50,6 +51,7 @@ __all__ = [
     "Pool",
     "Reconstruction",
     "SamplingConfig",
+    "Stimuli",
     "TrainingSet",
     "Truth",
     "no_progress",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from pydantic import ValidationError
@@ -129,6 +129,18 @@ class Patterns:
         return len(self.fmri)
 
 
+class Stimuli(NamedTuple):
+    """What is known of all test items of a data source before anything is loaded.
+
+    Attributes:
+        names: of their stimuli.
+        shape: channels, height and width of a stimulus.
+    """
+
+    names: list[str]
+    shape: tuple[int, int, int]
+
+
 class ImageSource(Protocol):
     """Images in files of their own, which are held once for all subjects."""
 
@@ -154,6 +166,7 @@ class DataSource(Part):
     setup: ClassVar[str] = ""  # how to get the files, for people
     signs: ClassVar[tuple[str, ...]] = ()  # names of files that tell such data, as patterns below ``path``
     simulated: ClassVar[bool] = False
+    has_fmri: ClassVar[bool] = True  # False: images alone, all of them test items, whose fMRI is [n, 0]
     stores_images: ClassVar[bool] = False  # whether there is an :meth:`image_source`
 
     def load(self, fold: int, images: Path | None = None) -> FmriDataset:
@@ -191,6 +204,14 @@ class DataSource(Part):
     def subjects(self) -> list[str]:
         """The subjects among which one must be chosen; empty where the settings choose one anyway."""
         return []
+
+    def test_stimuli(self) -> Stimuli | None:
+        """The test items of all folds; None where that takes loading the data.
+
+        Raises:
+            UserError: a file is missing or malformed.
+        """
+        return None
 
     def of_subject(self, subject: Any) -> Self:
         """The same source for another subject.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from cnd.protocols.data import Patterns, TrainingSet
+from cnd.protocols.data import Patterns, Stimuli, TrainingSet
 from cnd.protocols.generator import Condition, Generator, GeneratorChoice, SamplingConfig
 from cnd.settings import Part
 
@@ -157,6 +157,7 @@ class Decoder(Part):
     """Settings of a decoder. A new one must write :meth:`fit`; the declarations say what else concerns others."""
 
     kind: Any
+    learns: ClassVar[bool] = True  # from training items; False: it works where there are none
     uses_generator: ClassVar[bool] = True
     uses_labels: ClassVar[bool] = False  # of training items
     needs_truth: ClassVar[bool] = False  # of test items: no decoder, a ceiling
@@ -176,6 +177,14 @@ class Decoder(Part):
         """Raises:
         ValueError: the decoder cannot work with such a generator.
         """
+
+    def missing_for(self, items: Stimuli, samples: int) -> list[str]:
+        """As :meth:`missing`, where the test items are known beforehand.
+
+        Args:
+            samples: reconstructions wanted of each item.
+        """
+        return []
 
     def steps(self, given: Given) -> dict[str, Step]:
         """Trainings that are kept for themselves, by name: rows that share one compute it once, a kill loses none.

@@ -86,6 +86,7 @@ class Metric(Part):
     kind: Any
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     higher_is_better: ClassVar[bool] = True
+    percent: ClassVar[bool] = False  # whether people read it in %, as they do accuracies
 
     @property
     def name(self) -> str:
@@ -96,6 +97,11 @@ class Metric(Part):
     def title(self) -> str:
         """Its name for people."""
         return self.name.replace("_", " ")
+
+    @property
+    def note(self) -> str:
+        """How it is computed, in a sentence for the report; "" where its title says all."""
+        return ""
 
     def chance(self) -> float | None:
         """Score of a decoder that knows nothing; None where there is no such number."""
@@ -111,7 +117,7 @@ class Metric(Part):
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """What a reader of the scores needs: name, title, bounds, direction, chance."""
+        """What a reader of the scores needs: name, title, bounds, direction, chance, whether they are read in %."""
         low, high = self.bounds
         known = {"name": self.name, "title": self.title, "low": low, "high": high, "chance": self.chance()}
-        return known | {"higher_is_better": self.higher_is_better}
+        return known | {"higher_is_better": self.higher_is_better, "percent": self.percent, "note": self.note}

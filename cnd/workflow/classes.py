@@ -13,11 +13,15 @@ from cnd.steps import Step
 
 
 def find_classes(
-    bench: Bench, generator: GeneratorChoice, judge: JudgeChoice, data: Step
+    bench: Bench, generator: GeneratorChoice, judge: JudgeChoice | None, data: Step
 ) -> Callable[[FmriSplit], np.ndarray]:
-    """A function that gives the generator's class of each item: by label, else the judge's top-1 on the stimulus."""
+    """A function that gives the generator's class of each item: by label, else the judge's top-1 on the stimulus.
+
+    Args:
+        judge: None where the evaluation asks none.
+    """
     dataset: FmriDataset = bench.value(data)
-    return lambda items: by_label(generator, dataset, items, lambda: bench.judge(judge))
+    return lambda items: by_label(generator, dataset, items, None if judge is None else lambda: bench.judge(judge))
 
 
 def by_label(
@@ -36,8 +40,9 @@ def by_label(
         if not items.images.size or judge is None:
             name = dataset.class_names[items.category[unknown.argmax()]]
             raise UserError(
-                f"data: class '{name}' is none of the generator's, and there are no stimuli to find its class by; "
-                f"name classes as the generator does (for ImageNet by WordNet id), or add images"
+                f"data: class '{name}' is none of the generator's, and there are no stimuli to find its class by, or no "
+                "classifier to ask; name classes as the generator does (for ImageNet by WordNet id), or add images and "
+                "evaluation.classifiers"
             )
         classes[unknown] = judge().probabilities(items.images[np.flatnonzero(unknown)]).argmax(1)
     return classes

@@ -68,7 +68,7 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     raw = Step("data", make_data, {"source": source, "fold": index}, {"images": images}, load_data)
     data = data_as_used(e.split, raw, e.seed)
     judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
-    finding = {"generator": e.generator, "judge": judges[0]}
+    finding = {"generator": e.generator, "judge": judges[0] if judges else None}
     classes = Step("classes", find_classes, finding, {"data": data}, kept=False)
     return Given(
         data=data,
@@ -82,12 +82,16 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
             "test_score",
             test_scorer,
             {"evaluation": e.evaluation, "judges": judges},
-            {"data": data, "classes": classes if e.evaluation.truth == "label" else None},
+            {"data": data, "classes": classes if _judged_by_label(e) else None},
             kept=False,
         ),
         seed=e.seed,
         of_subject=lambda subject: given_of(e, source.of_subject(subject), index),
     )
+
+
+def _judged_by_label(e: Experiment) -> bool:
+    return e.evaluation.truth == "label" and bool(e.evaluation.classifiers)
 
 
 def all_folds(experiment: Experiment) -> list[FoldSteps]:
@@ -101,7 +105,7 @@ def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     needs: dict[str, Step | None] = {}
     for fold in folds:
         needs |= {f"sample{fold.index}": fold.sample, f"data{fold.index}": fold.given.data}
-        if e.evaluation.truth == "label":
+        if _judged_by_label(e):
             needs[f"classes{fold.index}"] = fold.given.classes
     judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
     settings = {"evaluation": e.evaluation, "judges": judges}
@@ -151,7 +155,10 @@ def missing(experiment: Experiment) -> list[str]:
     e = experiment
     generator = e.generator.missing() if e.decoder.uses_generator else []
     judges = [line for judge in e.evaluation.classifiers for line in judge.missing()]
-    return [*e.data.missing(), *generator, *judges, *e.decoder.missing()]
+    data, decoder = e.data.missing(), e.decoder.missing()
+    if not data and not decoder and (stimuli := e.data.test_stimuli()) is not None:
+        decoder = e.decoder.missing_for(stimuli, e.sampling.samples_per_item)
+    return [*data, *generator, *judges, *decoder]
 
 
 # ---------------------------------------------------------------- finished runs

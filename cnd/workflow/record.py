@@ -66,7 +66,8 @@ def write_record(
     truth = Truth(list(items["stimulus"]), items["category"].to_numpy(), class_names, judgements)
     metrics = evaluation.all_metrics()
     scores = score_table(metrics, known, images, truth)
-    items.assign(truth=next(iter(judgements.values())).truth).to_parquet(folder / "items.parquet")
+    true_class = {"truth": judgement.truth for judgement in list(judgements.values())[:1]}  # the table's judge
+    items.assign(**true_class).to_parquet(folder / "items.parquet")
     scores.to_parquet(folder / "scores.parquet")
     stages = _stages(bench, trained, samples)
     _history(stages).to_parquet(folder / "history.parquet")
@@ -187,4 +188,5 @@ def _summary(e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tup
 def remarks(e: Experiment, dataset: FmriDataset) -> list[str]:
     """What a reader must know of the data besides its description."""
     drawn = "Labels without images: latents of training items come from images that the generator drew of each class."
-    return [*([] if dataset.train.images.size else [drawn]), *e.data.notes()]
+    labels_only = len(dataset.train) > 0 and not dataset.train.images.size
+    return [*([drawn] if labels_only else []), *e.data.notes()]

@@ -48,7 +48,9 @@ def check(experiment: Experiment) -> None:
     Raises:
         UserError: a data file or a checkpoint is missing or malformed.
     """
-    for part in (experiment.data, experiment.generator, experiment.decoder, *experiment.evaluation.classifiers):
+    e = experiment
+    generator = [e.generator] if e.decoder.uses_generator else []
+    for part in (e.data, *generator, e.decoder, *e.evaluation.classifiers):
         part.check()
 
 

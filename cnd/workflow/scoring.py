@@ -24,7 +24,7 @@ def test_scorer(
 
     def score(images: np.ndarray) -> float:
         labels = None if classes is None else bench.value(classes)(test)
-        first = {evaluation.judges[0]: bench.judge(judges[0])}
+        first = {name: bench.judge(judge) for name, judge in zip(evaluation.judges[:1], judges[:1], strict=True)}
         judgements = judge_all(evaluation, first, test.images, images, labels)
         truth = Truth(test.stimulus, test.category, dataset.class_names, judgements)
         return mean_scores(score_table(metric, test.images, images, truth))[metric[0].name]
