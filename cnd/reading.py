@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cnd.errors import UserError, nearest
+from cnd.registry import BROKEN
 
 _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C version is five times faster, where there is one
 
@@ -97,6 +98,8 @@ def explain(error: ValidationError, model: type[BaseModel], where: Any) -> UserE
         shown = f" = {value!r}" if isinstance(value, (str, int, float, bool, list)) else ""
         must = "" if first["type"] == "value_error" else "must be "
         problem = f"{key}{shown}: {must}{message}" if key else message
+    if first["type"] == "union_tag_invalid":
+        problem += "".join(f"; {name} cannot be used: {reason}" for name, reason in BROKEN.items())
     return UserError(f"{where(path)}: {problem}")
 
 

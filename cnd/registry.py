@@ -44,31 +44,34 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
 """The classes of this package by group; a new one is a line here."""
 
 BROKEN: dict[str, str] = {}
-"""Parts of the user's packages that cannot be imported, and why, by ``group: name``."""
+"""Parts of the user's packages that cannot be used, and why, by ``group: name``."""
 
 
 @cache
 def classes(group: str) -> dict[str, type[Part]]:
     """The classes of a group by kind.
 
-    Raises:
-        TypeError: two classes have the same kind, or one is no settings class with a ``kind``.
+    What is wrong with a part of the user's stands in :data:`BROKEN`.
     """
-    found = [_load(target) for target in BUILT_IN[group]]
+    kinds: dict[str, type[Part]] = {}
+    for target in BUILT_IN[group]:
+        _add(kinds, _load(target))
     for point in entry_points(group=group):
         try:
-            found.append(point.load())
-        except Exception as error:  # whatever a foreign module raises must not stop what does not use it
-            BROKEN[f"{group}: {point.name}"] = f"{point.value}: {type(error).__name__}: {error}"
-    kinds: dict[str, type[Part]] = {}
-    for part in found:
-        if not (isinstance(part, type) and issubclass(part, Part) and "kind" in part.model_fields):
-            raise TypeError(f"{group}: {part!r} is no settings class with a field 'kind' (cnd.settings.Part)")
-        kind = str(part.model_fields["kind"].default)
-        if kind in kinds:
-            raise TypeError(f"{group}: kind '{kind}' is taken by {kinds[kind].__module__}; rename that of {part!r}")
-        kinds[kind] = part
+            _add(kinds, point.load())
+        except Exception as error:  # whatever is wrong with a foreign package must not stop what does not use it
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            BROKEN[f"{group}: {point.name}"] = f"{point.value}: {reason}"
     return kinds
+
+
+def _add(kinds: dict[str, type[Part]], part: Any) -> None:
+    if not (isinstance(part, type) and issubclass(part, Part) and "kind" in part.model_fields):
+        raise TypeError(f"{part!r} is no settings class with a field 'kind' (cnd.settings.Part)")
+    kind = str(part.model_fields["kind"].default)
+    if kind in kinds:
+        raise TypeError(f"kind '{kind}' is taken by {kinds[kind].__module__}; give it another")
+    kinds[kind] = part
 
 
 def union(group: str) -> Any:

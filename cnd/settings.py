@@ -20,8 +20,16 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def identity(self) -> Any:
-        """JSON values that decide what the settings make; the content of files stands in place of their paths."""
-        return self.model_dump(mode="json")
+        """JSON values that decide what the settings make; for settings within them, what those say of themselves."""
+        found = self.model_dump(mode="json")
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Config):
+                found[name] = value.identity()
+            elif isinstance(value, tuple | list):
+                pairs = zip(value, found[name], strict=True)
+                found[name] = [item.identity() if isinstance(item, Config) else dumped for item, dumped in pairs]
+        return found
 
 
 class Part(Config):
@@ -48,7 +56,7 @@ class Part(Config):
 
 
 class FileOf(Config):
-    """A file whose content counts, wherever it lies."""
+    """A file whose content counts, wherever it lies; of a field of type Path it is the path that counts."""
 
     path: Path
 

@@ -14,7 +14,9 @@ import pytest
 
 from cnd import keys, registry
 from cnd.decoders.ridge import RidgeDecoder
+from cnd.errors import UserError
 from cnd.experiment import Experiment, load_experiment, override
+from cnd.settings import Config, FileOf
 from cnd.steps import upstream
 from cnd.workflow.plan import steps
 
@@ -164,17 +166,44 @@ def test_a_new_decoder_moves_no_other_key(monkeypatch: pytest.MonkeyPatch, tmp_p
     (tmp_path / "their_package.py").write_text(
         "from typing import Literal\nfrom cnd.protocols import Decoder\n"
         "class Mine(Decoder):\n    kind: Literal['mine'] = 'mine'\n"
+        "class Taken(Decoder):\n    kind: Literal['ridge'] = 'ridge'\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    point = EntryPoint("mine", "their_package:Mine", "cnd.decoders")
-    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints([point]).select(group=group))
+    monkeypatch.setattr(registry, "BROKEN", {})
+    targets = {"mine": "their_package:Mine", "taken": "their_package:Taken", "absent": "no_such_package:Mine"}
+    points = EntryPoints(EntryPoint(name, target, "cnd.decoders") for name, target in targets.items())
+    monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
     registry.classes.cache_clear()
     try:
         assert registry.find("cnd.decoders", "mine").__name__ == "Mine"
+        assert registry.find("cnd.decoders", "ridge") is RidgeDecoder
+        assert set(registry.BROKEN) == {"cnd.decoders: taken", "cnd.decoders: absent"}
         forget()
         assert {name: keys_of(experiment(name)) for name in EXPERIMENTS} == before
     finally:
         registry.classes.cache_clear()
+
+
+def test_a_part_that_cannot_be_used_is_told_where_its_kind_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.BROKEN, "cnd.decoders: mine", "my_package:Mine: ImportError: no sklearn")
+    with pytest.raises(UserError, match=r"cnd\.decoders: mine cannot be used: my_package:Mine: ImportError"):
+        override(experiment("cnd"), {"decoder.kind": "mine"}, "test")
+
+
+class WithFiles(Config):
+    first: FileOf
+    others: tuple[FileOf, ...] = ()
+    places: tuple[Path, ...] = (Path("a"),)
+
+
+def test_of_a_file_its_content_counts_and_not_its_place(tmp_path: Path) -> None:
+    for name, content in {"one": "x", "two": "x", "three": "y"}.items():
+        (tmp_path / name).write_text(content)
+    one, two, three = (FileOf(path=tmp_path / name) for name in ("one", "two", "three"))
+    first = WithFiles(first=one, others=(one, three)).identity()
+    assert first == WithFiles(first=two, others=(two, three)).identity()
+    assert first != WithFiles(first=one, others=(one, two)).identity()
+    assert json.loads(json.dumps(first)) == first
 
 
 # ---------------------------------------------------------------- the hash of code
