@@ -15,10 +15,9 @@ from torch import Tensor
 
 from cnd.generators.embedded import WEIGHTS, EmbeddedGenerator
 from cnd.generators.sampling import draw
-from cnd.protocols import SamplingConfig
 from cnd.metrics.judges.networks import ImageClassifier
 from cnd.metrics.nway import n_way_accuracy
-from cnd.protocols import Noise
+from cnd.protocols import Noise, SamplingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["simulated", "digits"]

@@ -74,6 +74,7 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.generators.sampling": {"phase2", "sample"},
     # scores; a judge also tells the class of a stimulus without a label that the generator knows
     "cnd.metrics": only(("test_best",), {"phase2"}, {"record"}),
+    "cnd.metrics.pixels": set(),  # not chosen
     "cnd.metrics.judges": {
         "test_best": {"phase2"},
         "cnd": {"analysis", "record"},
@@ -289,7 +290,7 @@ def test_modules_of_cnd_are_followed_from_a_users_package(package: Path) -> None
 
 def test_it_is_what_python_imports_and_the_same_in_every_process() -> None:
     """The import system is the independent answer; hashes of sets and strings differ from process to process."""
-    names = ["cnd.decoders.ridge", "cnd.workflow.record", "cnd.cortex.compute.analyse"]
+    names = ["cnd.decoders.ridge", "cnd.workflow.samples", "cnd.cortex.compute.analyse"]
     code = "import sys, json; from cnd import keys; [__import__(n) for n in sys.argv[1:]]; names = sys.argv[1:]\n"
     code += "print(json.dumps([sorted(sys.modules), [keys.code_hash(n) for n in names]]))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from decoder_suite import SMOKE, DecoderSuite
+from decoder_suite import N_TEST, SMOKE, DecoderSuite
 
 from cnd import registry
+from cnd.decoders.external import ExternalDecoder
 from cnd.decoders.mean_condition import MeanConditionDecoder
 from cnd.decoders.nearest_training_image import NearestTrainingImageDecoder
 from cnd.decoders.oracle import OracleDecoder
@@ -44,6 +46,21 @@ class TestRandomClass(DecoderSuite):
 class TestNearestTrainingImage(DecoderSuite):
     decoder = NearestTrainingImageDecoder()
     seed_matters = False
+
+
+class TestExternal(DecoderSuite):
+    decoder = ExternalDecoder()
+    seed_matters = False
+    pairs_matter = False
+
+    @pytest.fixture(scope="class", autouse=True)
+    def _reconstructions_of_another_program(
+        self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        images = np.random.default_rng(0).integers(0, 256, (N_TEST, 2, 64, 64, 3), dtype=np.uint8)
+        path = tmp_path_factory.mktemp("external") / "theirs.npz"
+        np.savez(path, images=images, names=SMOKE.data.load(0).test.stimulus[:N_TEST])
+        request.cls.decoder = ExternalDecoder(path=path)
 
 
 def test_every_decoder_is_here() -> None:

@@ -16,6 +16,7 @@ from cnd.experiment import override
 from cnd.generators.embedded import EmbeddedGenerator
 from cnd.metrics.evaluation import best_of_samples, mean_scores, score_table
 from cnd.metrics.nway import NWay
+from cnd.metrics.pixels import PixelCorrelation
 from cnd.protocols import FmriDataset, FmriSplit, Truth
 from cnd.workflow.cache import StageCache
 from cnd.workflow.run import run
@@ -23,6 +24,10 @@ from cnd.workflow.run import run
 
 class TestNWay(MetricSuite):
     metric = NWay(n=10, top_k=2)
+
+
+class TestPixelCorrelation(MetricSuite):
+    metric = PixelCorrelation()
 
 
 def test_every_metric_is_here() -> None:

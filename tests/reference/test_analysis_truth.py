@@ -14,19 +14,18 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from cnd.data.simulated import SimulatedData
-from cnd.generators.embedded import EmbeddedGenerator
-from cnd.protocols import SamplingConfig
 from cnd.cortex import tables
 from cnd.cortex.compute.analyse import FoldInputs, analyse
 from cnd.cortex.compute.significance import permutations
 from cnd.cortex.compute.states import Cell
 from cnd.cortex.compute.tallies import Tallies
 from cnd.cortex.settings import AnalysisConfig
+from cnd.data.simulated import SimulatedData
 from cnd.data.simulation import simulate as simulated
 from cnd.data.simulation.cortex import Cortex, build_cortex
+from cnd.generators.embedded import EmbeddedGenerator
 from cnd.linear.ridge import VoxelRidge
-from cnd.protocols import FmriDataset
+from cnd.protocols import FmriDataset, SamplingConfig
 
 DATA = SimulatedData(n_voxels=400, images_per_category=2, test_images_per_category=2, n_unlabelled=0, snr=0.2)
 LOCAL, SEMANTIC = "down_blocks.0.resnets.0", "up_blocks.0.attentions.0"
