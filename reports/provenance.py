@@ -10,7 +10,7 @@ from typing import Any
 from cnd import paper
 from cnd.errors import UserError
 from cnd.experiment import Experiment, parse_experiment
-from reports.collect import Records, RecordedTrial
+from reports.collect import RecordedTrial, Records
 
 __all__ = ["data", "departures", "gathered", "provenance", "trained", "warnings"]
 

@@ -203,6 +203,6 @@ def _analysis_entry(folder: SweepFolder, analysis: Path | None) -> dict[str, str
 def table_score(record: Path) -> str:
     """The table's score of a record with its unit, "" where it has none."""
     summary = json.loads((record / "summary.json").read_text(encoding="utf-8"))
-    first = next(iter(summary["metrics"]), {})
+    first: dict[str, Any] = next(iter(summary["metrics"]), {})
     score = summary["scores"].get(first.get("name"))
     return "" if score is None else Scale(percent=first["percent"]).score(float(score))

@@ -84,7 +84,7 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
 
 
 def _classes(e: Experiment, data: Step) -> Step:
-    """Gives a function from items to the generator's classes; the first judge, if there is one, helps where labels do not."""
+    """Gives a function from items to the generator's classes; the first judge, if any, helps where labels do not."""
     judges = [judge.of(e.generator) for judge in e.evaluation.classifiers[:1]]
     settings = {"generator": e.generator, "judge": judges[0] if judges else None}
     return Step("classes", stages.find_classes, settings, {"data": data}, kept=False)

@@ -66,8 +66,9 @@ def write_record(
     truth = Truth(list(items["stimulus"]), items["category"].to_numpy(), class_names, judgements)
     metrics = evaluation.all_metrics()
     scores = score_table(metrics, known, images, truth)
-    true_class = {"truth": judgement.truth for judgement in list(judgements.values())[:1]}  # the table's judge
-    items.assign(**true_class).to_parquet(folder / "items.parquet")
+    if judgements:
+        items["truth"] = next(iter(judgements.values())).truth  # by the table's judge
+    items.to_parquet(folder / "items.parquet")
     scores.to_parquet(folder / "scores.parquet")
     stages = _stages(bench, trained, samples)
     _history(stages).to_parquet(folder / "history.parquet")
@@ -157,9 +158,7 @@ def _attention(samples: list[Path], experiment: Experiment, folder: Path) -> Non
         pd.concat(found, ignore_index=True).to_parquet(folder / "attention.parquet")
 
 
-def _summary(
-    e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tuple[int, str, Path]]
-) -> dict[str, Any]:
+def _summary(e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tuple[int, str, Path]]) -> dict[str, Any]:
     once = {folder: name for _, name, folder in stages}  # folds may share a step
     infos = [{"stage": name} | read_json(folder / "info.json") for folder, name in once.items()]
     counted = next(({k: i[k] for k in ("trainable", "frozen")} for i in infos if "trainable" in i), {})

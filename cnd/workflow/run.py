@@ -2,7 +2,7 @@
 
 A step is a pure function of its settings, its inputs and its seed, and is kept under the hash of those and of its code
 (:mod:`cnd.steps`). Rows that share a step compute it once; a run that was killed goes on where it was. A sweep calls
-``missing``, ``steps``, ``check``, ``warm_up``, ``prepare``, ``run`` and ``analyse``. Importing this module loads no torch.
+``missing``, ``steps``, ``check``, ``warm_up``, ``prepare``, ``run`` and ``analyse``. Importing this loads no torch.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def prepare(experiment: Experiment, cache: StageCache, listener: Listener = igno
     """Build the steps that all rows share: data and latents. Uses every core of the calling process."""
     bench = Workbench(cache, listener)
     for fold in all_folds(experiment):
-        wanted = fold.given.latents if experiment.decoder.uses_generator else fold.given.data
+        learns = experiment.decoder.uses_generator and experiment.decoder.learns
+        wanted = fold.given.latents if learns else fold.given.data
         if cache.find(wanted.name, wanted.key) is None:
             bench.folder(wanted)
 
