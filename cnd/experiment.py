@@ -71,8 +71,8 @@ class Experiment(Config):
             self.decoder.suits(self.generator)
         if self.decoder.learns and not self.data.has_fmri:
             raise ValueError(
-                f"decoder.kind = {self.decoder.kind} learns from fMRI, and data.kind = {self.data.kind} has none; choose "
-                "decoder.kind 'external', or data with fMRI"
+                f"decoder.kind = {self.decoder.kind} learns from fMRI, and data.kind = {self.data.kind} has none; "
+                "choose decoder.kind 'external', or data with fMRI"
             )
         return self
 

@@ -22,9 +22,7 @@ GREEN, RED = "#009E73", "#B3430E"  # of the same palette as the other colours
 MOST_POINTS = 400  # of one learning curve
 
 
-def forest_plot(
-    differences: pd.DataFrame, band: float, by_seed: pd.DataFrame, scale: Scale = PERCENT
-) -> Figure:
+def forest_plot(differences: pd.DataFrame, band: float, by_seed: pd.DataFrame, scale: Scale = PERCENT) -> Figure:
     """Difference of each row from the reference row with its 95 % interval; controls below on their own axis.
 
     Args:
@@ -43,7 +41,9 @@ def forest_plot(
             _forest_block(axes, block, by_seed, scale.factor)
             if np.isfinite(band):
                 label = "holds all rows, 95 % of the time, if they are equally good"
-                axes.axvspan(-scale.factor * band, scale.factor * band, color=GREY, alpha=0.22, lw=0, label=label, zorder=0)
+                axes.axvspan(
+                    -scale.factor * band, scale.factor * band, color=GREY, alpha=0.22, lw=0, label=label, zorder=0
+                )
             axes.set_title("Controls (own scale)" if block["control"].iloc[0] else "Rows")
         panels[-1].set_xlabel(f"difference from the reference row, {scale.difference_axis}")
         handles, labels = panels[0].get_legend_handles_labels()
@@ -64,7 +64,9 @@ def _forest_block(axes: Axes, block: pd.DataFrame, by_seed: pd.DataFrame, factor
     for line in block.to_dict("records"):
         color = INK if line["control"] else BLUE
         filled = line["control"] or (np.isfinite(line["p_holm"]) and line["p_holm"] <= 0.05)
-        axes.plot([factor * line["low"], factor * line["high"]], [heights[line["row"]]] * 2, color=color, lw=2, zorder=3)
+        axes.plot(
+            [factor * line["low"], factor * line["high"]], [heights[line["row"]]] * 2, color=color, lw=2, zorder=3
+        )
         marker: Any = {"marker": "D" if line["control"] else "o", "ms": 5.5 if line["control"] else 6.5, "mew": 1.6}
         axes.plot(
             factor * line["difference"],

@@ -96,7 +96,9 @@ def _controls(records: Records, table: Lines, differences: Lines) -> list[str]:
         elif difference is not None:
             better = _better(records)
             verdict = _verdict(difference, *(better if _up(records) else (better[1], better[0], better[2])))
-            sentences.append(f"{_named(row)} {verdict}: {_difference(difference, records.scale)} against the reference row.")
+            sentences.append(
+                f"{_named(row)} {verdict}: {_difference(difference, records.scale)} against the reference row."
+            )
     return sentences
 
 
@@ -135,7 +137,9 @@ def _without_phase1(records: Records, differences: Lines) -> list[str]:
             verdict = unclear
             if line["p_holm"] <= 0.05:
                 verdict = _verdict(line, "Phase 1 makes the score worse", "Phase 1 helps", unclear)
-            sentences.append(f"Without Phase 1 (row {row.id}) the score changes by {_difference(line, records.scale)}: {verdict}.")
+            sentences.append(
+                f"Without Phase 1 (row {row.id}) the score changes by {_difference(line, records.scale)}: {verdict}."
+            )
     return sentences
 
 
@@ -154,7 +158,8 @@ def _ranking(records: Records, differences: pd.DataFrame, plan: Design) -> list[
     if math.isfinite(plan.detectable):
         sentences.append(
             f"With {plan.n_units} {_units(plan)} as the sample, a single comparison finds a true difference of "
-            f"{records.scale.difference(plan.detectable, signed=False)} four times out of five; smaller ones mostly go unseen."
+            f"{records.scale.difference(plan.detectable, signed=False)} four times out of five; smaller ones mostly go "
+            "unseen."
         )
     if plan.n_rows > 2 and math.isfinite(plan.expected_spread):
         sentences.append(

@@ -74,7 +74,8 @@ def _of_the_sweep(options: argparse.Namespace) -> None:
     UserError: options of another sweep than the one named.
     """
     scores = options.sweep == SCORE
-    given = [name for name in (("experiment", "subjects") if scores else OF_SCORE) if getattr(options, name) is not None]
+    foreign = ("experiment", "subjects") if scores else OF_SCORE
+    given = [name for name in foreign if getattr(options, name) is not None]
     if given:
         where = f"belongs to other sweeps than {SCORE}" if scores else f"belongs to the sweep {SCORE}"
         raise UserError(f"--{given[0]}: {where}; leave it out (see --help)")

@@ -18,6 +18,7 @@ from scipy import stats
 
 from cnd.errors import UserError
 from cnd.metrics.nway import NWay
+from reports.scale import Scale
 from reports import figures, tables, text
 from reports.build import build_report, main, result_table
 from reports.collect import choose_items, read_images, read_sweep
@@ -238,7 +239,10 @@ def test_badges_are_loud_about_optimism(tmp_path: Path) -> None:
 
 
 def test_numbers_are_written_for_people() -> None:
-    assert [text.points(x) for x in (0.0123, -0.02, -0.0001, float("nan"))] == ["+1.2", "−2.0", "0.0", "–"]
+    percent, plain = Scale("50-way", True), Scale("correlation", False)
+    assert [percent.signed(x) for x in (0.0123, -0.02, -0.0001, float("nan"))] == ["+1.2", "−2.0", "0.0", "–"]
+    assert [percent.score(0.105), percent.difference(-0.02), percent.axis] == ["10.5 %", "−2.0 points", "50-way, %"]
+    assert [plain.score(-0.105), plain.difference(0.02), plain.axis] == ["−0.105", "+0.020", "correlation"]
     assert [text.percent(x) for x in (0.105, float("nan"))] == ["10.5", "–"]
 
 

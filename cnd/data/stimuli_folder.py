@@ -13,6 +13,7 @@ unless ``image_size`` says what to make of them: their central square, resized.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -112,13 +113,13 @@ class StimuliData(DataSource):
         direct, inside = images_in(root), [path for folder in folders for path in images_in(folder)]
         if direct and inside:
             raise UserError(
-                f"{root}: has images beside a subfolder with images ({inside[0].parent.name}); subfolders are classes, so "
-                "put all images into some, or none"
+                f"{root}: has images beside a subfolder with images ({inside[0].parent.name}); subfolders are classes, "
+                "so put all images into some, or none"
             )
         files = sorted(direct or inside, key=lambda path: path.stem)
         if not files:
             raise UserError(f"{root}: holds no PNG or JPEG files; give the folder with the stimulus images")
-        for one, other in zip(files, files[1:], strict=False):
+        for one, other in pairwise(files):
             if one.stem == other.stem:
                 raise UserError(f"{root}: two stimuli are named {one.stem} ({one}, {other}); rename one")
         return files, [path.stem if direct else path.parent.name for path in files]
@@ -130,7 +131,7 @@ class StimuliData(DataSource):
         for path, size in zip(files, sizes, strict=True):
             if size != sizes[0]:
                 raise UserError(
-                    f"{path}: is {size[1]}x{size[0]}, and {files[0].name} {sizes[0][1]}x{sizes[0][0]}; bring all stimuli to "
-                    "one size, or set data.image_size to crop them to squares and resize them"
+                    f"{path}: is {size[1]}x{size[0]}, and {files[0].name} {sizes[0][1]}x{sizes[0][0]}; bring all "
+                    "stimuli to one size, or set data.image_size to crop them to squares and resize them"
                 )
         return sizes[0]

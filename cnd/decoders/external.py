@@ -1,7 +1,7 @@
 """Reconstructions that another program exported: read, matched to the test items by name, and scored like any other.
 
-``path`` is a folder of PNG or JPEG files (its subfolders are not read), or an ``.npz`` file. In a folder, and for arrays
-of an ``.npz`` by name:
+``path`` is a folder of PNG or JPEG files (its subfolders are not read), or an ``.npz`` file. In a folder, and for
+arrays of an ``.npz`` by name:
 
     NAME.png                        the one reconstruction of the stimulus NAME
     NAME_0.png, NAME_1.png, ...     several of it, counted from 0
@@ -14,9 +14,10 @@ items before both.
 without a suffix .png, .jpg or .jpeg: the stimuli ``barn 3``, ``item 3 (6)`` and ``a/b.jpg`` are ``barn-3.png``,
 ``item-3--6-.png`` and ``a-b.png``. Items that share a stimulus share its reconstructions.
 
-Every test item needs the same number of samples. Where there are more than ``sampling.samples_per_item``, the first ones
-count, not the best. Images must have the size of the stimuli; grey ones become RGB, and for grey stimuli RGB becomes grey.
-Images of training stimuli, which with folds are another fold's test items, are left alone; any other is an error.
+Every test item needs the same number of samples. Where there are more than ``sampling.samples_per_item``, the first
+ones count, not the best. Images must have the size of the stimuli; grey ones become RGB, and for grey stimuli RGB
+becomes grey. Images of training stimuli, which with folds are another fold's test items, are left alone; any other is
+an error.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class ExternalDecoder(Decoder):
             UserError: some cannot be read.
         """
         assert self.path is not None  # told by :meth:`missing`
-        read_all(self.path, pictures(self.path))
+        check_readable(self.path, pictures(self.path))
 
     def missing_for(self, items: Stimuli, samples: int) -> list[str]:
         """What of the reconstructions is missing, too much, doubled, or of another size than the stimuli."""
@@ -84,8 +85,8 @@ class ExternalDecoder(Decoder):
     def warnings(self) -> list[str]:
         """Nothing in an image tells how it was made."""
         return [
-            "Reconstructions from files: another program made them; nothing here tells what it was trained on, whether it "
-            "saw the test stimuli, or whether the best of several was picked."
+            "Reconstructions from files: another program made them; nothing here tells what it was trained on, whether "
+            "it saw the test stimuli, or whether the best of several was picked."
         ]
 
     def fit(self, train: TrainingSet, lab: Lab) -> Fitted:
@@ -127,8 +128,10 @@ class _External:
 
 def n_samples(path: Path, names: Sequence[str]) -> int:
     """Reconstructions that there are of every stimulus; 1 where something is wrong with them."""
+    if ExternalDecoder(path=path).missing():
+        return 1
     try:
-        return min(map(len, of_items(path, names, 1, cut=False).values()))
+        return min(map(len, of_items(path, names, 1, cut=False).values()), default=1)
     except UserError:
         return 1
 
@@ -203,8 +206,8 @@ def _images(path: Path, name: str, array: np.ndarray) -> list[tuple[str, np.ndar
     first = array.ndim in (3, 4) and array.shape[-3] in (1, 3)
     if array.dtype != np.uint8 or not (last or first) or not array.size:
         raise UserError(
-            f"{path}: {name} is {array.dtype} {list(array.shape)}, expected uint8 from 0 to 255 [h, w, 3] or [3, h, w], with "
-            "an axis of samples before it where there are several"
+            f"{path}: {name} is {array.dtype} {list(array.shape)}, expected uint8 from 0 to 255, [h, w, 3] or "
+            "[3, h, w] with an axis of samples before it where there are several; convert it"
         )
     array = np.moveaxis(array, -1, -3) if last else array
     return [(name, array)] if array.ndim == 3 else [(f"{name}_{k}", image) for k, image in enumerate(array)]
@@ -270,8 +273,8 @@ def _by_plain_name(path: Path, names: Iterable[str]) -> dict[str, str]:
     for name in names:
         if (other := found.setdefault(_plain(name), name)) != name:
             raise UserError(
-                f"{path}: reconstructions: the stimuli '{other}' and '{name}' would share the file {_plain(name)}.png; rename "
-                "one stimulus"
+                f"{path}: reconstructions: the stimuli '{other}' and '{name}' would share the file "
+                f"{_plain(name)}.png; rename one stimulus"
             )
     return found
 
@@ -287,8 +290,8 @@ def _check_numbers(path: Path, found: dict[str, list[Picture]], samples: int) ->
     most = max(number.values(), default=0)
     if few := [f"{plain} {n}" for plain, n in number.items() if n < most]:
         raise UserError(
-            f"{path}: reconstructions: {len(few)} of {len(number)} stimuli have fewer samples than the {most} of others "
-            f"({_few(few)}); every stimulus needs the same number: add the missing ones, or remove those beyond"
+            f"{path}: reconstructions: {len(few)} of {len(number)} stimuli have fewer samples than the {most} of "
+            f"others ({_few(few)}); every stimulus needs the same number: add the missing ones, or remove those beyond"
         )
     if most < samples:
         raise UserError(
@@ -322,20 +325,30 @@ def read_all(path: Path, found: Sequence[Picture]) -> list[np.ndarray]:
     """uint8 [3, height, width] of each.
 
     Raises:
-        UserError: one line with those that cannot be read.
+        UserError: as :func:`check_readable`.
     """
-    images, broken, reason = [], [], ""
+    try:
+        return [picture.pixels() for picture in found]
+    except UserError:
+        check_readable(path, found)
+        raise
+
+
+def check_readable(path: Path, found: Sequence[Picture]) -> None:
+    """Read each and keep none.
+
+    Raises:
+        UserError: one line with those that cannot be read, and what is wrong with the first.
+    """
+    broken: dict[str, str] = {}
     for picture in found:
         try:
-            images.append(picture.pixels())
+            picture.pixels()
         except UserError as error:
-            broken.append(picture.name)
-            reason = reason or str(error).rpartition(f"{picture.name}: ")[2]
+            broken[picture.name] = str(error).rpartition(f"{picture.name}: ")[2]
     if broken:
-        raise UserError(
-            f"{path}: reconstructions: {len(broken)} of {len(found)} cannot be used ({_few(broken)}): {reason}"
-        )
-    return images
+        unusable = f"{len(broken)} of {len(found)} cannot be used ({_few(list(broken))})"
+        raise UserError(f"{path}: reconstructions: {unusable}: {next(iter(broken.values()))}")
 
 
 def _grey(images: np.ndarray) -> np.ndarray:

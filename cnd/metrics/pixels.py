@@ -20,8 +20,8 @@ class PixelCorrelation(Metric):
     def note(self) -> str:
         """What it is, and what it is not."""
         return (
-            "Pixel correlation is Pearson's r over all values of the RGB image, 0 where one of the two is constant. It has no "
-            "chance level: photographs resemble each other, so that a fixed blurred image scores above 0."
+            "Pixel correlation is Pearson's r over all values of the RGB image, 0 where one of the two is constant. It "
+            "has no chance level: photographs resemble each other, so that a fixed blurred image scores above 0."
         )
 
     def score(self, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> np.ndarray:

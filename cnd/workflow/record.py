@@ -66,8 +66,9 @@ def write_record(
     truth = Truth(list(items["stimulus"]), items["category"].to_numpy(), class_names, judgements)
     metrics = evaluation.all_metrics()
     scores = score_table(metrics, known, images, truth)
-    true_class = {"truth": judgement.truth for judgement in list(judgements.values())[:1]}  # the table's judge
-    items.assign(**true_class).to_parquet(folder / "items.parquet")
+    if judgements:
+        items["truth"] = next(iter(judgements.values())).truth  # by the table's judge
+    items.to_parquet(folder / "items.parquet")
     scores.to_parquet(folder / "scores.parquet")
     stages = _stages(bench, trained, samples)
     _history(stages).to_parquet(folder / "history.parquet")

@@ -66,7 +66,8 @@ def prepare(experiment: Experiment, cache: StageCache, listener: Listener = igno
     """Build the steps that all rows share: data and latents. Uses every core of the calling process."""
     bench = Workbench(cache, listener)
     for fold in all_folds(experiment):
-        wanted = fold.given.latents if experiment.decoder.uses_generator else fold.given.data
+        learns = experiment.decoder.uses_generator and experiment.decoder.learns
+        wanted = fold.given.latents if learns else fold.given.data
         if cache.find(wanted.name, wanted.key) is None:
             bench.folder(wanted)
 
