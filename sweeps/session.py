@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from cnd.store.folder import SweepFolder
 from cnd.workflow.cache import StageCache
-from sweeps.executor import Job, Resources, run_jobs
 from reports.scale import Scale
+from sweeps.executor import Job, Resources, run_jobs
 from sweeps.live import Board
 from sweeps.trials import Trial
 

@@ -15,12 +15,11 @@ import torch
 from safetensors.numpy import load_file
 from tiny_generator import tiny_generator
 
-from cnd.protocols import SamplingConfig
 from cnd.cortex import tables
 from cnd.cortex.compute.analyse import FoldInputs, analyse
 from cnd.cortex.settings import AnalysisConfig
 from cnd.errors import UserError
-from cnd.protocols import FmriDataset, FmriSplit
+from cnd.protocols import FmriDataset, FmriSplit, SamplingConfig
 
 CONFIG = AnalysisConfig(layers=(4, 14), steps=(0.0, 1.0), n_components=8, n_permutations=19, n_splits=3)
 SAMPLING = SamplingConfig(steps=3, guidance=2.0)

@@ -32,7 +32,10 @@ def _script(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     [
         (["plan", "ablation_tabel1"], "unknown sweep 'ablation_tabel1'; did you mean 'ablation_table1'"),
         (["ablation_table1", "--experiment", "simulate"], "unknown experiment 'simulate'; did you mean 'simulated'"),
-        ([*SWEEP, "--set", "phase1.mask_ration=0.5"], "unknown key 'decoder.phase1.mask_ration'; did you mean 'mask_ratio'"),
+        (
+            [*SWEEP, "--set", "phase1.mask_ration=0.5"],
+            "unknown key 'decoder.phase1.mask_ration'; did you mean 'mask_ratio'",
+        ),
         ([*SWEEP, "--set", "phase2.lr=-1"], "phase2.lr = -1"),
         ([*SWEEP, "--set", "phase2.lr"], "expected key=value"),
         (["ablation_table1", "--experiment", "digits69", "--set", "data.path=/no/such.mat"], "/no/such.mat"),

@@ -18,10 +18,10 @@ from scipy import stats
 
 from cnd.errors import UserError
 from cnd.metrics.nway import NWay
-from reports.scale import Scale
 from reports import figures, tables, text
 from reports.build import build_report, main, result_table
 from reports.collect import choose_items, read_images, read_sweep
+from reports.scale import Scale
 
 
 class Page(HTMLParser):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import fake_pipeline
 import pytest
 
 from cnd.data.simulated import SimulatedData
-from cnd.experiment import Experiment
 from cnd.errors import UserError
+from cnd.experiment import Experiment
 from sweeps.spec import find_file, load_base, load_sweep
 from sweeps.trials import count_stages, in_table_order, resolve
 
@@ -68,7 +68,9 @@ def test_table1_rows_run_with_the_settings_they_show() -> None:
         assert phase1.enabled and trial.experiment.decoder.phase2.concept_depth == shown["cl_depth"]
         assert (phase1.alpha_s, phase1.alpha_c, phase1.mask_ratio) == tuple(list(shown.values())[:3])
         assert phase1.self_contrast_view == views.get(shown["dup_self_contrast"], phase1.self_contrast_view)
-    views_of = {trial.row: trial.experiment.decoder.phase1.self_contrast_view for trial in _trials() if not trial.control}
+    views_of = {
+        trial.row: trial.experiment.decoder.phase1.self_contrast_view for trial in _trials() if not trial.control
+    }
     assert (views_of["1"], views_of["2"], views_of["15"]) == ("first", "first", "independent")
     assert not next(t for t in _trials() if t.row == "0").experiment.decoder.phase1.enabled
 
@@ -159,7 +161,11 @@ def test_a_table_of_ones_own_is_read_by_path(tmp_path: Path) -> None:
         ("base: a", "base: z", "no row 'z'"),
         ("label: control", "lable: x", r"mine.yaml:11: unknown key 'controls.0.lable'; did you mean 'label'"),
         ("id: b", "id: b/c", r"mine.yaml:8: rows.1.id = 'b/c': use letters"),
-        ("depth: 6", "dept: 6", r"mine.yaml:9, row b: unknown key 'decoder.phase2.concept_dept'; did you mean 'concept_depth'"),
+        (
+            "depth: 6",
+            "dept: 6",
+            r"mine.yaml:9, row b: unknown key 'decoder.phase2.concept_dept'; did you mean 'concept_depth'",
+        ),
         ("depth: 6", "depth: 0", r"mine.yaml:9, row b: decoder.phase2.concept_depth = 0: must be greater than 0"),
         ("setting: phase2.concept_depth", "setting: phase2.depth", "column 'depth': unknown key 'phase2.depth'"),
     ],

@@ -8,10 +8,10 @@ import fake_pipeline
 import numpy as np
 import pytest
 
-from cnd.workflow.cache import StageCache
 from cnd.data.simulated import SimulatedData
 from cnd.experiment import Experiment
 from cnd.store.tracking import Tracker, flatten, metric_name, sqlite_uri
+from cnd.workflow.cache import StageCache
 
 
 @pytest.fixture

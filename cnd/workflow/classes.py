@@ -40,8 +40,8 @@ def by_label(
         if not items.images.size or judge is None:
             name = dataset.class_names[items.category[unknown.argmax()]]
             raise UserError(
-                f"data: class '{name}' is none of the generator's, and there are no stimuli to find its class by, or no "
-                "classifier to ask; name classes as the generator does (for ImageNet by WordNet id), or add images and "
+                f"data: class '{name}' is none of the generator's, and there are no stimuli to find its class by, or "
+                "no classifier to ask; name classes as the generator does (for ImageNet by WordNet id), or add images and "
                 "evaluation.classifiers"
             )
         classes[unknown] = judge().probabilities(items.images[np.flatnonzero(unknown)]).argmax(1)

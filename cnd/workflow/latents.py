@@ -45,6 +45,6 @@ def _drawn(bench: Bench, generator: GeneratorChoice, classes: np.ndarray) -> Ten
     import torch
 
     frozen = bench.generator(generator)
-    noise = Noise(0, 1).latents(len(classes), frozen.latent_shape)[:, 0]
+    noise = Noise(0, 1).latents(len(classes), frozen.latent_shape)[:, 0].to(frozen.device)
     parts = zip(torch.from_numpy(classes).split(50), noise.split(50), strict=True)
     return torch.cat([frozen.sample(frozen.class_condition(part), start, DRAWN_STEPS, 1.0) for part, start in parts])
