@@ -41,8 +41,8 @@ def by_label(
             name = dataset.class_names[items.category[unknown.argmax()]]
             raise UserError(
                 f"data: class '{name}' is none of the generator's, and there are no stimuli to find its class by, or "
-                "no classifier to ask; name classes as the generator does (for ImageNet by WordNet id), or add images and "
-                "evaluation.classifiers"
+                "no classifier to ask; name classes as the generator does (for ImageNet by WordNet id), or add images "
+                "and evaluation.classifiers"
             )
         classes[unknown] = judge().probabilities(items.images[np.flatnonzero(unknown)]).argmax(1)
     return classes
