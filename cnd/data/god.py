@@ -7,16 +7,27 @@ item i is the same image for every subject.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from cnd.data.files import FileSource
-from cnd.data.god_layouts import N_TEST, N_TRAIN, Recording, categories, image_list, in_ilsvrc, read_bdata, read_packed
+from cnd.data.god_layouts import (
+    LISTS,
+    N_TEST,
+    N_TRAIN,
+    Recording,
+    categories,
+    image_list,
+    in_ilsvrc,
+    read_bdata,
+    read_packed,
+)
 from cnd.data.images import ImageArchive, ImageFiles, StoredImages, find_images
 from cnd.data.tables import zscore
 from cnd.errors import UserError
+from cnd.keys import files_hash
 from cnd.protocols import FmriDataset, FmriSplit, ImageSource
 from cnd.settings import Positive
 
@@ -51,6 +62,10 @@ class GodData(FileSource):
     subject: Annotated[int, Field(ge=1, le=5)] = 1
     roi: tuple[str, ...] = ("VC",)  # VC, V1..V4, LOC, FFA, PPA, LVC, HVC
     test_trials: Literal["averaged", "single"] = "averaged"  # over the 35 repetitions
+
+    def identity(self) -> Any:
+        """Settings, the content of the files, and the shipped lists that name items and classes."""
+        return super().identity() | {"lists": files_hash(sorted(LISTS.glob("*.[ct]sv")))}
 
     def files(self) -> list[Path]:
         """The subject's fMRI files; see :func:`subject_files`."""

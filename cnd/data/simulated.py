@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from cnd.keys import file_hash
+from cnd.keys import files_hash
 from cnd.protocols import DataSource, FmriDataset
 from cnd.settings import Fraction, Positive, Rate
 from cnd.steps import Step
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cnd.protocols import Bench
 
-NETWORK = Path(__file__).parent / "weights" / "visual_network" / "model.safetensors"
+NETWORK = Path(__file__).parent / "weights" / "visual_network"
 
 
 class SimulatedData(DataSource):
@@ -47,7 +47,7 @@ class SimulatedData(DataSource):
 
     def identity(self) -> Any:
         """The settings, and the network behind the higher areas."""
-        return self.model_dump(mode="json") | {"network": file_hash(NETWORK)}
+        return self.model_dump(mode="json") | {"network": files_hash(sorted(NETWORK.iterdir()))}
 
     def load(self, fold: int, images: Path | None = None) -> FmriDataset:
         """Render the stimuli and let the subject see them."""
