@@ -113,6 +113,10 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "subject":                    Ours("other data"),
         "roi":                        Ours("other data"),
     },
+    "StimuliData": {
+        "path":                       Ours("place"),
+        "image_size":                 Ours("other data"),
+    },
     "SimulatedData": {
         "subject":                    Ours("simulation"),
         "brain_seed":                 Ours("simulation"),
@@ -148,6 +152,9 @@ SETTINGS: dict[str, dict[str, Entry]] = {
     # the decoder; what stands beside CnD is no departure from it
     "Decoder": {
         "kind":                       Ours("CnD, or a control or rival beside it"),
+    },
+    "ExternalDecoder": {
+        "path":                       Ours("place"),
     },
     "RidgeDecoder": {
         "alphas":                     Ours("control"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -52,3 +53,21 @@ def test_the_parts_conform_and_run_together(installed: dict[str, str]) -> None:
     done = subprocess.run(command, env=installed, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert state() == before
+
+
+def test_they_stand_in_a_sweep(installed: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "sweeps/run.py", str(EXAMPLE / "neighbours.yaml"), "--experiment", "smoke", "--json"]
+    command += ["--set", "data.kind=stripes", "--set", "evaluation.metrics=[{kind: pixel_error}]"]
+    command += ["--analysis", "none", "--output", str(tmp_path)]
+    done = subprocess.run(command, env=installed, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    trials = {trial["row"]: trial for trial in json.loads(done.stdout)["trials"]}
+    assert {trial["state"] for trial in trials.values()} == {"complete"} and set(trials) == {"ridge", "k3", "shuffled"}
+    report = (tmp_path / "reports" / "neighbours-smoke.html").read_text(encoding="utf-8")
+    assert "pixel error" in report and "shuffled pairs" in report
+
+
+def test_readme_shows_them_whole() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("decoder", "metric", "data"):
+        assert (EXAMPLE / "my_package" / f"{name}.py").read_text(encoding="utf-8") in readme

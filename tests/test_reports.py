@@ -141,7 +141,7 @@ def test_scores_and_differences_are_those_of_the_category_means(finished: tuple[
 def test_result_table_has_the_tables_shape(finished: tuple[Path, Path]) -> None:
     table = result_table(*finished)
     assert table["row"].tolist() == ["0", "10", "11", "12", "ridge", "shuffled", "oracle"]
-    assert table.attrs["metric"] == "50-way top-1"
+    assert table.attrs["scale"] == Scale("50-way top-1", percent=True)
     assert table["mask_ratio"].tolist()[:3] == ["-", 0.75, 0.5]
     assert table["paper"].tolist()[:2] == [4.9, 10.5]
     assert table.loc[table["row"] == "10", "difference"].isna().all()
