@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cnd._compat import make_torchvision_importable
+from cnd.json_files import write_json
 
 make_torchvision_importable()
 
@@ -30,7 +31,7 @@ def save_half(tensors: dict[str, Tensor], path: Path) -> None:
 def save_resnet(model: nn.Module, config: dict[str, Any], folder: Path) -> None:
     """Write the network to a folder that :func:`load_resnet` reads."""
     save_half(model.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    write_json(folder / "config.json", config)
 
 
 def load_resnet(folder: Path) -> nn.Module:

@@ -24,13 +24,13 @@ standard deviation of the voxel; ``pattern`` is a covariance, in the product of 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from cnd.errors import UserError
+from cnd.json_files import read_json, write_json
 
 CELL = {"drive": "str", "side": "str", "layer": "int64", "step": "float64"}
 """drive: reconstruction | stimulus; side: encoder | decoder; step: 0 the first of the denoising, 1 the last."""
@@ -67,7 +67,7 @@ def write(folder: Path, tables: dict[str, pd.DataFrame], summary: dict[str, Any]
         if set(table.columns) != set(columns):
             raise ValueError(f"{name}: expected columns {sorted(columns)}, found {sorted(table.columns)}")
         table[list(columns)].astype(columns).to_parquet(folder / f"{name}.parquet", index=False)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(folder / "summary.json", summary)
 
 
 def read(folder: Path, name: str) -> pd.DataFrame:
@@ -89,4 +89,4 @@ def read(folder: Path, name: str) -> pd.DataFrame:
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """The summary of an analysis."""
-    return json.loads((folder / "summary.json").read_text())
+    return dict(read_json(folder / "summary.json"))

@@ -67,7 +67,7 @@ def sparsify(fmri: Patterns, fraction: float, generator: torch.Generator) -> Pat
 
 
 def count_views(config: Phase1Config) -> int:
-    """Masked views of a pattern that the weights call for: 1, 2, or 3 with an own view for the self-contrast."""
+    """Masked views of a pattern that the weights call for: 1, 2, or 3 with a view of its own for the self-contrast."""
     if config.alpha_c == 0:
         return 1
     return 3 if config.alpha_s > 0 and config.self_contrast_view == "independent" else 2
