@@ -56,11 +56,16 @@ def _by_rows(records: Records, notes: Callable[[RecordedTrial], list[str]]) -> l
             rows = rows_of.setdefault(note, [])
             if trial.row not in rows:
                 rows.append(trial.row)
-    every = len({trial.row for trial in records.complete})
-    return [
-        {"note": note, "rows": "all rows" if len(rows) == every else "rows " + ", ".join(rows)}
-        for note, rows in rows_of.items()
-    ]
+    every = list(dict.fromkeys(trial.row for trial in records.complete))
+    return [{"note": note, "rows": _rows(rows, every)} for note, rows in rows_of.items()]
+
+
+def _rows(rows: list[str], every: list[str]) -> str:
+    """The rows in words, by those that are left out where they are fewer."""
+    others = [row for row in every if row not in rows]
+    if not others:
+        return "all rows"
+    return "all rows but " + ", ".join(others) if len(others) < len(rows) else "rows " + ", ".join(rows)
 
 
 def data(records: Records) -> dict[str, Any]:
