@@ -169,7 +169,7 @@ def _line(records: Records, row_id: str, scores: pd.DataFrame, differences: pd.D
         "settings": [str(row.settings.get(column["key"], "-")) for column in records.columns],
         "scores": own.to_dict("index"),
         "difference": difference.iloc[0].to_dict() if len(difference) else None,
-        "n_seeds": sum(trial.folder is not None for trial in trials),
+        "n_seeds": len({trial.seed for trial in trials if trial.folder is not None}),
         "paper": row.paper,
         "state": row_state(records, row_id),
         "errors": [trial.error for trial in trials if trial.error],

@@ -229,7 +229,7 @@ def _result_line(records: Records, row: TableRow, scores: Lines, differences: Li
         "difference_low": factor * difference["low"],
         "difference_high": factor * difference["high"],
         "p_holm": difference["p_holm"],
-        "n_seeds": sum(trial.folder is not None for trial in records.of(row.id)),
+        "n_seeds": len({trial.seed for trial in records.of(row.id) if trial.folder is not None}),
         "paper": float("nan") if row.paper is None else float(row.paper),
         "state": row_state(records, row.id),
     }

@@ -41,8 +41,9 @@ class Command:
     def start(self) -> subprocess.Popen[str]:
         with self.errors.open("w") as errors:
             return subprocess.Popen(
-                self.words, env=self.environment, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=self.output
-            )
+                self.words, env=self.environment, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=self.output,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where pytest runs behind "&"
+            )  # fmt: skip
 
     def run(self) -> tuple[int, dict[str, dict[str, Any]]]:
         process = self.start()
