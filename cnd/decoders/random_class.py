@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,9 +20,10 @@ class RandomClassDecoder(Decoder):
     def fit(self, train: TrainingSet, lab: Lab) -> Fitted:
         """Remember the classes."""
         bank, classes = lab.generator.concept_bank.cpu().numpy(), lab.classes
+        fold = zlib.crc32("".join(train.items.stimulus).encode())  # so that folds draw independently
 
         def draw(fmri: np.ndarray) -> np.ndarray:
-            chosen = np.random.default_rng([lab.seed, 8]).integers(0, len(classes), len(fmri))
+            chosen = np.random.default_rng([lab.seed, 8, fold]).integers(0, len(classes), len(fmri))
             return bank[classes[chosen]]
 
         return ByEmbedding(draw, lab)
