@@ -87,8 +87,9 @@ class ConceptInterventions(Interventions):
 
     def class_scores(self, fitted: FittedCnd, items: Patterns) -> np.ndarray:
         """Attention over the concept bank, averaged over heads, tokens and layers, [item, class]."""
-        scores: np.ndarray = fitted.attention(items).cpu().numpy()
-        return scores
+        with torch.no_grad():
+            _, attention = fitted.module(_fmri(fitted, items))
+        return attention.cpu().numpy()
 
 
 def _fmri(fitted: FittedCnd, items: Patterns) -> Tensor:
