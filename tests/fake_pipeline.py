@@ -115,7 +115,9 @@ def _interventions(experiment: Experiment, folder: Path) -> None:
     one = pd.DataFrame({"item": np.arange(6), "sample": 0, "metric": metric, "value": 0.5})
     pd.concat([one.assign(variant=name) for name in ("normal", "none")]).to_parquet(folder / "scores.parquet")
     scores = {name: {metric: 0.5} for name in ("normal", "none")}
-    (folder / "summary.json").write_text(json.dumps({"scores": scores, "measures": {"share": 0.25}, "seconds": 1.0}))
+    (folder / "summary.json").write_text(
+        json.dumps({"scores": scores, "measures": {"share": 0.25}, "if_equal": {}, "seconds": 1.0})
+    )
 
 
 def _analysis(folder: Path) -> None:

@@ -86,6 +86,8 @@ class Interventions(Config):
     The decoder names the class as ``module:Class`` in :attr:`Decoder.interventions`.
     """
 
+    if_equal: ClassVar[Mapping[str, str]] = {}  # by what was done: a sentence that holds where the score stays the same
+
     def conditions(self, fitted: Any) -> Mapping[str, Callable[[Patterns], Condition]]:
         """What steers the generator for each item when a part of the decoder is replaced, by what was done.
 

@@ -75,6 +75,7 @@ def intervene(
     scores.to_parquet(folder / "scores.parquet")
     summary = {
         "scores": {variant: mean_scores(table) for variant, table in tables.items()},
+        "if_equal": dict(interventions.if_equal),
         "measures": pd.DataFrame(measured).mean().dropna().to_dict(),  # over folds
         "seconds": time.time() - start,
     }

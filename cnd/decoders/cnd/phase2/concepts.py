@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -68,6 +68,13 @@ PASSES: dict[str, Pass] = {
 
 class ConceptInterventions(Interventions):
     """Of :class:`cnd.decoders.cnd.decoder.CndDecoder`."""
+
+    if_equal: ClassVar[Mapping[str, str]] = {
+        "even attention": "attention carries nothing that even attention over the bank does not",
+        "top concept only": "one concept a head carries what all of them do",
+        "no attention": "nothing that comes from the bank is needed",
+        "no concept layers": "the concept layers are not needed",
+    }
 
     def conditions(self, fitted: FittedCnd) -> Mapping[str, Callable[[Patterns], Condition]]:
         """The condition with every concept layer's pass replaced by one of :data:`PASSES`."""
