@@ -63,6 +63,7 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.decoders.cnd.phase1": {"pretrain", "phase1"},
     "cnd.decoders.cnd.phase2": {"phase2"},
     "cnd.decoders.cnd.phase2.concepts": only(CND, {"interventions"}),
+    "cnd.decoders.cnd.phase2.interventions": only(CND, {"interventions"}),
     "cnd.decoders.cnd.decoder": only(CND, {"sample"}),
     "cnd.decoders.conditioned": {"sample"},
     "cnd.decoders.oracle": only(("oracle",), {"sample"}),

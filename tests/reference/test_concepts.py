@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cnd.decoders.cnd.phase2 import concepts
+from cnd.decoders.cnd.phase2.interventions import ConceptInterventions
 from cnd.decoders.cnd.phase2.model import ConceptLayer, ConditionModule
 from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.protocols import Condition
@@ -107,7 +108,7 @@ def test_without_its_layers_the_module_is_encoder_mapper_and_heads():
 
 
 def test_every_variant_has_a_sentence():
-    assert concepts.ConceptInterventions.if_equal.keys() == concepts.PASSES.keys()
+    assert ConceptInterventions.if_equal.keys() == concepts.PASSES.keys()
 
 
 # ---------------------------------------------------------------- entropy
