@@ -324,7 +324,8 @@ def kill_in(n_reports: int):
 
 # within an epoch, in the next one, after the best checkpoint; float16 in tiny batches, for it is slow on a CPU
 @pytest.mark.parametrize(
-    ("killed_at", "more"), [(2, {}), (4, {}), (6, {}), (4, dict(precision="float16", batch_size=1))]
+    ("killed_at", "more"),
+    [(2, {}), (4, {}), (6, {}), (4, dict(precision="float16", batch_size=1)), (4, dict(weight_average=2.0))],
 )
 def test_killed_training_goes_on_to_the_identical_result(generator, tmp_path, killed_at: int, more: dict):
     config = Phase2Config(**SMALL | dict(max_steps=8, n_checkpoints=4, warmup_fraction=0.3) | more)
@@ -443,6 +444,38 @@ def test_training_until_converged_needs_a_curve_and_a_constant_rate():
         Phase2Config(until_converged={}, curve_items=0)
     with pytest.raises(ValueError, match="set schedule to constant"):
         Phase2Config(until_converged={}, schedule="cosine")
+
+
+def test_power_average_reaches_back_over_the_same_share_however_long_the_training():
+    gamma, steps = 3.0, 400
+    values = torch.randn(steps, generator=torch.Generator().manual_seed(0)).double()
+    at = training.Phase2State(torch.Generator(), torch.arange(1))
+    for at.step, value in enumerate(values, 1):
+        training.update_average(at, gamma, {"w": value})
+    # its exact weights are 1 - (1 - 1/s)^(gamma + 1) times what later steps leave of it; s^gamma in the limit
+    share = torch.arange(1, steps + 1).double() ** gamma
+    assert at.average["w"].item() == pytest.approx((share @ values / share.sum()).item(), abs=2e-3)
+
+
+def test_the_average_is_what_is_scored_and_kept(generator):
+    scored: list[torch.Tensor] = []
+    module = None
+
+    def measure() -> training.Measured:
+        scored.append(module.mapper.mix.weight.detach().clone())
+        return training.Measured({}, [])
+
+    fmri, latents = data(generator)
+    config = Phase2Config(
+        context_tokens=3, concept_heads=4, max_steps=6, checkpoint="last", weight_average=2.0, lr=0.01
+    )
+    module = make_module(generator)
+    at = training.fit(config, module, generator, fmri, latents, 0, measure)
+    kept = module.mapper.mix.weight
+    assert torch.equal(scored[-1], kept) and torch.equal(at.average["module.mapper.mix.weight"], kept)
+    last = make_module(generator)
+    training.fit(config.model_copy(update={"weight_average": None}), last, generator, fmri, latents, 0)
+    assert not torch.equal(last.mapper.mix.weight, kept)
 
 
 def test_curve_items_are_held_out_and_spread():

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from cnd.settings import Config, Fraction, Positive, Precision, Rate, Weight
 
 
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
 class UntilConverged(Config):
     """Train on, after the ordinary steps, until the validation score is flat.
 
@@ -41,7 +44,10 @@ class Phase2Config(Config):
     precision: Precision = "float32"  # of the forward pass (autocast); weights and losses stay float32
     lr: Rate = 5.3e-5
     encoder_lr: Rate | None = None  # None: the same as lr
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)  # AdamW's
     weight_decay: Weight = 0.01
+    # gamma of the power-function average of the weights, which is then what is scored and kept; None: the last weights
+    weight_average: Rate | None = None
     warmup_fraction: Fraction = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     gradient_clip: Rate = 1.0

@@ -59,6 +59,7 @@ class Phase2State:
     flat: int = 0  # checkpoints in a row at which the curve was flat
     best: float = -math.inf  # worth of the chosen checkpoint
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)  # of the weights so far, where one is kept
     chosen_step: int = 0
 
 
@@ -154,7 +155,7 @@ def fit(
     """
     patterns = torch.from_numpy(fmri)
     groups = trainable_parameters(config, module, generator)
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
     scaler = loss_scaler(config.precision, generator.device)
     ordinary, starts = n_steps(config, len(fmri)), range(0, len(fmri), config.batch_size)
@@ -175,6 +176,8 @@ def fit(
 
         at.step += 1
         at.samples_seen += len(rows)
+        if config.weight_average is not None:
+            update_average(at, config.weight_average, weights(module, generator))
         at.recent.append(loss)
         if measure is not None and (is_checkpoint(config, at.step, ordinary) or at.step == most):
             look(config, at, measure, module, generator)
@@ -186,10 +189,10 @@ def fit(
             report(at.step / most, at.samples_seen, {"phase2/loss": mean})
         if state.due() or (ended and state.exists()):  # a finished long one is not done again
             save_state(state, module, generator, optimizer, scaler, at)
-    if at.best_weights:
-        load_weights(at.best_weights, module, generator)
-    else:
+    if not at.best_weights:
         at.chosen_step = at.step
+    if kept := at.best_weights or at.average:
+        load_weights(kept, module, generator)
     module.eval()
     return at
 
@@ -243,7 +246,7 @@ def look(
     generator: Generator,
 ) -> None:
     """Measure the weights at a checkpoint, and keep a copy where they are worth most so far."""
-    with scored_weights(module):
+    with scored_weights(module, generator, at.average):
         values, items, worth = measure()
         at.history += [dict(phase="phase2", samples_seen=at.samples_seen, name=n, value=v) for n, v in values.items()]
         if worth is not None and worth > at.best:
@@ -255,12 +258,28 @@ def look(
         at.flat = at.flat + 1 if until is not None and is_flat(at.curve, until.tolerance) else 0
 
 
+def update_average(at: Phase2State, gamma: float, now: dict[str, Tensor]) -> None:
+    """Power-function average of the weights (Karras et al. 2024, EDM2, sec. 3.1): the weights after step s enter in
+    proportion to s^gamma, so that the average reaches back over the same share of the training however long it is.
+    """
+    if not at.average:
+        at.average = {name: tensor.clone() for name, tensor in now.items()}
+    rest = 1 - (1 - 1 / at.step) ** (gamma + 1)
+    with torch.no_grad():
+        torch._foreach_lerp_(list(at.average.values()), list(now.values()), rest)
+
+
 @contextlib.contextmanager
-def scored_weights(module: ConditionModule) -> Iterator[None]:
-    """Inside it the module holds the weights that are scored, and kept if they are chosen: those it has."""
+def scored_weights(module: ConditionModule, generator: Generator, average: dict[str, Tensor]) -> Iterator[None]:
+    """Inside it the networks hold the weights that are scored, and kept if they are chosen: the average, if any."""
+    now = {name: tensor.clone() for name, tensor in weights(module, generator).items()} if average else {}
+    if average:
+        load_weights(average, module, generator)
     module.eval()
     yield
     module.train()
+    if average:
+        load_weights(now, module, generator)
 
 
 def is_flat(curve: list[tuple[int, list[float]]], tolerance: float) -> bool:
@@ -309,6 +328,7 @@ def save_state(
 ) -> None:
     """Write all that :func:`load_state` needs to go on."""
     tensors = prefixed("now", weights(module, generator)) | prefixed("best", at.best_weights)
+    tensors |= prefixed("average", at.average)
     tensors |= prefixed("optimizer", optimizer_tensors(optimizer)) | {"rng": at.rng.get_state(), "order": at.order}
     names = ("history", "step", "samples_seen", "recent", "curve", "flat", "best", "chosen_step")
     file.save(tensors, {name: getattr(at, name) for name in names} | {"scaler": scaler.state_dict()})
@@ -334,6 +354,7 @@ def load_state(
     load_optimizer(optimizer, under("optimizer", tensors))
     at.rng.set_state(tensors["rng"])
     at.order, at.best_weights = tensors["order"], under("best", tensors)
+    at.average = under("average", tensors)
     scaler.load_state_dict(plain.pop("scaler"))
     for name, value in plain.items():
         setattr(at, name, value)
