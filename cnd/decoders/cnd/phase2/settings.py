@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from cnd.settings import Config, Fraction, Positive, Precision, Rate, Weight
 
-
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -266,7 +266,7 @@ def update_average(at: Phase2State, gamma: float, now: dict[str, Tensor]) -> Non
         at.average = {name: tensor.clone() for name, tensor in now.items()}
     rest = 1 - (1 - 1 / at.step) ** (gamma + 1)
     with torch.no_grad():
-        torch._foreach_lerp_(list(at.average.values()), list(now.values()), rest)
+        torch._foreach_lerp_([at.average[name] for name in now], list(now.values()), rest)
 
 
 @contextlib.contextmanager
