@@ -189,6 +189,7 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "warmup_epochs":              Stated("sec. 8.2", 20),
         "batch_size":                 Stated("sec. 8.2", 250),
         "micro_batch_size":           Ours("memory"),
+        "curve_patterns":             Ours("patterns that are scored along the training"),
         "initial_weights":            Stated("sec. 4.2", None, told="none, HCP comes first"),
         "initial_subject":            Stated("sec. 4.2", None, told="none, HCP comes first"),
         "lr":                         Stated("sec. 8.2", 2.5e-4),

@@ -19,9 +19,10 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from cnd import statistics
 from cnd.errors import UserError
 from cnd.keys import code_hash, content_hash, file_hash
-from reports import analysis, figures, interventions, provenance, text
+from reports import analysis, convergence, figures, interventions, provenance, text
 from reports.collect import Records, choose_items, read_attention, read_images, read_sweep
 from reports.tables import (
     Design,
@@ -121,6 +122,7 @@ def _content(records: Records) -> dict[str, Any]:
     """Everything the template prints."""
     scores, differences = score_table(records), difference_table(records)
     plan = design(records, scores, differences)
+    converged = convergence.states(records)
     return {
         "sweep": records.sweep,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -136,13 +138,14 @@ def _content(records: Records) -> dict[str, Any]:
         "has_paper": any(row.paper is not None for row in records.rows),
         "paper_title": (records.sweep.get("paper_metric") or {}).get("title", ""),
         "simulated": any(trial.summary.get("simulated") for trial in records.complete),
-        "rows": [_line(records, row.id, scores, differences) for row in records.rows],
+        "rows": [_line(records, row.id, scores, differences, converged) for row in records.rows],
         "forest": _forest(records, differences, plan),
         "factors": _factors(records, scores),
         "grid": _grid(records),
         "attention": _attention(records),
         "interventions": interventions.section(records),
         "curves": _curves(records),
+        "convergence": _convergence(records, converged),
         "departures": provenance.departures(records),
         "open_choices": provenance.open_choices(records),
         "by_subject": _by_subject(records),
@@ -155,7 +158,13 @@ def _content(records: Records) -> dict[str, Any]:
 # ---------------------------------------------------------------- the table
 
 
-def _line(records: Records, row_id: str, scores: pd.DataFrame, differences: pd.DataFrame) -> dict[str, Any]:
+def _line(
+    records: Records,
+    row_id: str,
+    scores: pd.DataFrame,
+    differences: pd.DataFrame,
+    converged: dict[str, convergence.RowState],
+) -> dict[str, Any]:
     """One row of the table: settings as strings, numbers as fractions of 1."""
     row = next(row for row in records.rows if row.id == row_id)
     trials = records.of(row_id)
@@ -173,6 +182,7 @@ def _line(records: Records, row_id: str, scores: pd.DataFrame, differences: pd.D
         "n_seeds": len({trial.seed for trial in trials if trial.folder is not None}),
         "paper": row.paper,
         "state": row_state(records, row_id),
+        "converged": converged.get(row_id),
         "errors": [trial.error for trial in trials if trial.error],
     }
 
@@ -262,7 +272,8 @@ def _grid(records: Records) -> dict[str, Any] | None:
 
 
 def _curves(records: Records) -> Picture | None:
-    history = records.history[~records.history["name"].isin(["lr", "learning_rate"])]
+    elsewhere = ["lr", "learning_rate", "validation_score"]  # the last one has a panel of its own
+    history = records.history[~records.history["name"].isin(elsewhere)]
     history = history[np.isfinite(history["value"].astype(float))]
     if history.empty:
         return None
@@ -270,6 +281,29 @@ def _curves(records: Records) -> Picture | None:
         figures.learning_curves(history, records.reference, [row.id for row in records.of_role("null")]),
         "Learning curves of both phases by samples seen",
     )
+
+
+def _convergence(records: Records, converged: dict[str, convergence.RowState]) -> dict[str, Any] | None:
+    """Curves of the validation score and what each row took; None where no row has a curve."""
+    points = convergence.curves(records)
+    if points.empty:
+        return None
+    first = records.metrics[0]  # what trainings are scored by
+    late = [row for row, state in converged.items() if state.state == "no"]
+    level = float("nan") if first.chance is None else first.chance
+    common = convergence.common_rise(records)
+    together = None
+    if common is not None:
+        together = f"{first.scale.signed(common.estimate)} ± {first.scale.difference(common.standard_error, False)}"
+    return {
+        "picture": _picture(
+            figures.validation_curves(points, late, level, first.scale),
+            "Validation score of every row by samples seen, seeds averaged",
+        ),
+        "lines": convergence.took(records, converged, first.scale),
+        "together": together,
+        "tolerance": first.scale.difference(statistics.TOLERANCE, False),
+    }
 
 
 def _attention(records: Records) -> dict[str, Any] | None:

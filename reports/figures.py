@@ -220,3 +220,42 @@ def _curves_panel(axes: Axes, curves: pd.DataFrame, colors: dict[str, str]) -> N
     axes.set_axisbelow(True)
     axes.set_xlabel("")
     axes.set_ylabel("")
+
+
+def validation_curves(curves: pd.DataFrame, late: Collection[str], chance: float, scale: Scale = PERCENT) -> Figure:
+    """Validation score by samples seen, all rows in one panel; the legend lists them from best to worst at the end.
+
+    Args:
+        curves: columns row, title, control, samples_seen, score.
+        late: ids of rows that had not converged; they are dashed.
+        chance: level of the score; NaN draws none.
+        scale: of the score.
+    """
+    last = curves.sort_values("samples_seen").groupby("row").last().sort_values("score", ascending=False)
+    colors = iter(_distinct(int((~last["control"].astype(bool)).sum())))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.4, max(3.6, 1.2 + 0.22 * len(last))))
+        axes = figure.subplots()
+        for row, line in last.iterrows():
+            own = curves[curves["row"] == row].sort_values("samples_seen")
+            color, dashes = GREY if line["control"] else next(colors), "--" if row in late else "-"
+            end = f"{scale.number(line['score'])}  {shorten(str(line['title']), 34, placeholder='…')}"
+            label = f"{end}{' (not converged)' if row in late else ''}"
+            x, y = own["samples_seen"], scale.factor * own["score"]
+            axes.plot(x, y, dashes, color=color, lw=1.6, marker="o", ms=3.2, label=label)
+        if np.isfinite(chance):
+            axes.axhline(scale.factor * chance, color=GREY, lw=1.2, ls=":", label="chance")
+        axes.set_xlabel("samples seen")
+        axes.set_ylabel(f"validation score: {scale.axis}")
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.set_xlim(left=0)
+        axes.grid(color="#e8e8e8", lw=0.8)
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=9, title="at the end", alignment="left")
+    return figure
+
+
+def _distinct(n: int) -> list[Any]:
+    """Colours of neighbours in the legend far apart."""
+    strong = [BLUE, ORANGE, GREEN, "#CC79A7", "#7A3E9D", "#56B4E9", INK, "#B8A000", RED, "#3B7A57"]
+    return strong[:n] if n <= len(strong) else [*strong, *sns.color_palette("husl", n - len(strong))]

@@ -12,6 +12,7 @@ import pandas as pd
 
 from cnd import statistics
 from reports.collect import Records, TableRow, read_sweep
+from reports.convergence import states
 
 STATE_WORDS = {
     "pending": "not started",
@@ -197,7 +198,8 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
     """The sweep's result as numbers, one line a row in the table's order; scores and differences as people read them.
 
     Columns: row, label, control, the sweep's setting columns by key, score, low, high, difference, difference_low,
-    difference_high, p_holm, n_seeds, paper, state ("" when complete). Missing numbers are NaN.
+    difference_high, p_holm, n_seeds, paper, state ("" when complete), converged (yes, no, not measured,
+    no training; "" without a result). Missing numbers are NaN.
     ``attrs["scale"]`` says how the score is read, such as in %.
 
     Raises:
@@ -207,7 +209,9 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
     scores = score_table(records)
     scores_of = by_row(scores[scores["metric"] == records.metric])
     differences_of = by_row(difference_table(records))
+    known = states(records)
     table = pd.DataFrame([_result_line(records, row, scores_of, differences_of) for row in records.rows])
+    table["converged"] = [known[row.id].state if row.id in known else "" for row in records.rows]
     table.attrs["scale"] = records.scale
     return table
 

@@ -10,6 +10,7 @@ import pandas as pd
 from cnd import paper
 from cnd.statistics import clopper_pearson
 from reports.collect import Records, TableRow
+from reports.convergence import sentences, states
 from reports.provenance import trained, warnings
 from reports.scale import NOTHING, Scale
 from reports.tables import Design, Lines, by_row
@@ -64,8 +65,12 @@ def headline(records: Records, scores: pd.DataFrame, differences: pd.DataFrame, 
     differences_of = by_row(differences)
     if not table:
         return ["No trial has finished yet, so there is nothing to report."]
+    told = sentences(records, states(records))
+    late = any("NOT CONVERGED" in sentence for sentence in told)
     return [
+        *(told if late else []),
         *_level(records, table),
+        *([] if late else told),
         *_controls(records, table, differences_of),
         *_without_phase1(records, differences_of),
         *_ranking(records, differences, plan),

@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=1, metavar="N", help="how many training seeds (default: 1)")
     add("--subjects", metavar="LIST", help="subjects of the data source, e.g. 1,2,3; each row is run on each")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. data.path=FILE")
+    add("--until-converged", action="store_true", help="train each row on until its validation score is flat")
     add(
         "--analysis",
         choices=ANALYSES,

@@ -25,6 +25,7 @@ if __name__ == "__main__":  # Python put sweeps/ first, where our file names cou
 
 from cnd.errors import UserError
 from cnd.experiment import Experiment, parse_assignments, today
+from cnd.store.convergence import verdict
 from cnd.store.folder import SweepFolder, damaged
 from cnd.workflow.cache import StageCache
 from sweeps.options import parse
@@ -32,13 +33,15 @@ from sweeps.spec import SCORE, Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
 from sweeps.trials import Trial, count_stages, in_table_order, resolve
 
+UNTIL_CONVERGED: dict[str, Any] = {"decoder.phase2.until_converged": {}}
+
 
 class Request:
     """A command's sweep, experiment and trials; and the places where their results lie."""
 
     def __init__(self, options: argparse.Namespace, pipeline: str) -> None:
         self.options, self.pipeline = options, pipeline
-        self.edits = parse_assignments(options.set)
+        self.edits = (UNTIL_CONVERGED if options.until_converged else {}) | parse_assignments(options.set)
         self.sweep, self.base, self.notes = self._asked_for()
         self.folder = SweepFolder(options.output, f"{self.sweep.name}-{self.base.name}")
         self.cache = StageCache(options.cache)
@@ -89,12 +92,17 @@ class Request:
     def plan(self, trials: list[Trial]) -> dict[str, Any]:
         """What ``plan --json`` prints."""
         missing = [trial for trial in trials if not self.cache.has("record", trial.key)]
+        converged = self.converged(trials)
         at_once = min(self.concurrency(), max(1, len(missing)))
         return {
             "sweep": self.sweep.name,
             "experiment": self.base.name,
-            "trials": [self._planned(trial) for trial in in_table_order(self.sweep, trials) if not trial.control],
-            "controls": [self._planned(trial) for trial in in_table_order(self.sweep, trials) if trial.control],
+            "trials": [
+                self._planned(trial, converged) for trial in in_table_order(self.sweep, trials) if not trial.control
+            ],
+            "controls": [
+                self._planned(trial, converged) for trial in in_table_order(self.sweep, trials) if trial.control
+            ],
             "stages": count_stages(trials),
             "warnings": warnings_for(trials),
             "expected_minutes": round(len(missing) * self.expected_seconds() / 60 / at_once, 1),
@@ -104,9 +112,18 @@ class Request:
         """Of a trial: as measured here, else the experiment's figure."""
         return self.folder.typical_seconds() or 60 * self.base.minutes_per_trial
 
-    def _planned(self, trial: Trial) -> dict[str, Any]:
+    def converged(self, trials: list[Trial]) -> dict[str, str]:
+        """Whether the kept results of a row had converged, by row; nothing of rows without any."""
+        kept = [trial for trial in trials if self.cache.has("record", trial.key)]
+        folders = {
+            row: [self.cache.path("record", t.key) for t in kept if t.row == row] for row in {t.row for t in kept}
+        }
+        return {row: verdict(records).state for row, records in folders.items()}
+
+    def _planned(self, trial: Trial, converged: dict[str, str]) -> dict[str, Any]:
         done = self.cache.has("record", trial.key)
         settings = {"settings": trial.settings, "label": trial.label, "done": done}
+        settings["converged"] = converged.get(trial.row)
         return {"row": trial.row, "subject": trial.subject, "seed": trial.seed, "key": trial.key, **settings}
 
 
@@ -265,11 +282,14 @@ def status(request: Request) -> int:
         print(json.dumps({"sweep": request.sweep.name, "experiment": request.base.name, "trials": trials}, indent=1))
         return 0
     several = any(trial["subject"] is not None for trial in trials)
-    lines = [["row", *(["subject"] if several else []), "seed", "state", "seconds", ""]]
+    lines = [["row", *(["subject"] if several else []), "seed", "state", "seconds", "converged", ""]]
     for trial in trials:
         seconds = "" if trial["seconds"] is None else f"{trial['seconds']:.0f}"
         subject = [trial["subject"] or ""] if several else []
-        lines.append([trial["row"], *subject, str(trial["seed"]), trial["state"], seconds, trial["error"] or ""])
+        record = request.folder.output / trial["record"] if trial["state"] == "complete" else None
+        converged = verdict([record]).state if record else ""
+        own = [str(trial["seed"]), trial["state"], seconds, converged, trial["error"] or ""]
+        lines.append([trial["row"], *subject, *own])
     print(columns(lines))
     return 0
 

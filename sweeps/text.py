@@ -22,11 +22,13 @@ def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int) -> str:
     trials = [*plan["trials"], *plan["controls"]]
     seeds = sorted({trial["seed"] for trial in trials})
     subjects = list(dict.fromkeys(trial["subject"] for trial in trials))
-    lines = [["row", "", *(column.title for column in sweep.columns), "done"]]
+    lines = [["row", "", *(column.title for column in sweep.columns), "done", "converged"]]
     for trial in (t for t in trials if t["seed"] == seeds[0] and t["subject"] == subjects[0]):
         done = [t["done"] for t in trials if t["row"] == trial["row"]]
         shown = [str(trial["settings"][column.key]) for column in sweep.columns]
-        lines.append([trial["row"], trial["label"] or "", *shown, f"{sum(done)}/{len(done)}"])
+        lines.append(
+            [trial["row"], trial["label"] or "", *shown, f"{sum(done)}/{len(done)}", _mark(trial["converged"])]
+        )
     rows = f"{_count(len(plan['trials']) // len(seeds) // len(subjects), 'row')} x {_count(len(seeds), 'seed')}"
     if subjects != [None]:
         rows += f" x {_count(len(subjects), 'subject')}"
@@ -59,9 +61,15 @@ def result_text(sweep: Sweep, table: pd.DataFrame, warnings: list[str]) -> str:
         shown = [str(line[column.key]) for column in sweep.columns]
         score = _interval(line["score"], line["low"], line["high"], scale.digits)
         difference = _interval(line["difference"], line["difference_low"], line["difference_high"], scale.digits, "+")
+        state = [text for text in (line["state"], "NOT CONVERGED" if line["converged"] == "no" else "") if text]
         paper = ["" if line["paper"] != line["paper"] else f"{line['paper']:g}"] if compared else []
-        lines.append([str(line["row"]), line["label"], *shown, score, difference, *paper, line["state"]])
+        lines.append([str(line["row"]), line["label"], *shown, score, difference, *paper, ", ".join(state)])
     return f"{columns(lines)}\n{_lines(warnings)}".rstrip()
+
+
+def _mark(converged: str | None) -> str:
+    """Nothing of rows without a result."""
+    return "NOT CONVERGED" if converged == "no" else converged or ""
 
 
 def _lines(texts: list[str]) -> str:

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from cnd.data.simulated import SimulatedData
+from cnd.decoders.cnd.phase1.step import hold_out
 from cnd.errors import UserError
 from cnd.experiment import Experiment, load_experiment, override
 from cnd.generators.embedded import EmbeddedGenerator
@@ -116,6 +117,23 @@ def test_a_training_leaves_the_curve_of_held_out_items(record: Path, cache: Stag
     means = history[history["name"] == "validation_score"].set_index("samples_seen")["value"]
     assert np.allclose(means, curve.groupby("samples_seen")["value"].mean())
     assert len(history[history["name"] == "validation_loss"]) == 4
+
+
+def test_a_training_until_converged_says_what_it_took(record: Path, cache: StageCache) -> None:
+    folder = workflow.run(edited(phase2__until_converged={"tolerance": 0.0, "patience": 9, "cap": 6}), cache)
+    summary, curve = read_json(folder / "summary.json"), pd.read_parquet(folder / "curve.parquet")
+    assert summary["training"]["steps"] == 6 and summary["training"]["samples_seen"] == 48
+    assert summary["in_steps"] and sorted(curve["samples_seen"].unique()) == [8, 16, 24, 32, 40, 48]
+    assert summary["remarks"][0].startswith("15 of 150 training items are left out of Phase 2")
+
+
+def test_phase1_leaves_patterns_out_and_scores_them(record: Path) -> None:
+    history = pd.read_parquet(record / "history.parquet")
+    losses = history[history["name"] == "validation_loss"].groupby("phase")["value"].count()
+    assert set(losses.index) == {"phase1.pretrain", "phase1.tune", "phase2"}
+    rest, held = hold_out(np.arange(100.0)[:, None], 64)
+    assert held is not None and len(held) == 10 and len(rest) == 90 and not set(held.ravel()) & set(rest.ravel())
+    assert hold_out(np.zeros((15, 2)), 64)[1] is None  # a contrast needs two
 
 
 def test_what_stands_beside_the_tables_score_trains_nothing_again() -> None:

@@ -14,6 +14,7 @@ class MeanConditionDecoder(Decoder):
     """The mean class embedding of the training items: what a decoder scores that ignores its input."""
 
     uses_labels: ClassVar[bool] = True
+    in_steps: ClassVar[bool] = False
     kind: Literal["mean_condition"] = "mean_condition"
 
     def fit(self, train: TrainingSet, lab: Lab) -> Fitted:

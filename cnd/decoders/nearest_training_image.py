@@ -14,6 +14,7 @@ class NearestTrainingImageDecoder(Decoder):
     """The stimulus of the training item whose pattern correlates most with the item's: retrieval, no generation."""
 
     uses_generator: ClassVar[bool] = False
+    in_steps: ClassVar[bool] = False
     kind: Literal["nearest_training_image"] = "nearest_training_image"
 
     def fit(self, train: TrainingSet, lab: Lab) -> Fitted:

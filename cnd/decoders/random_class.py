@@ -15,6 +15,7 @@ class RandomClassDecoder(Decoder):
     """A random class of the training set: what a decoder scores that knows which classes occur, and no more."""
 
     uses_labels: ClassVar[bool] = True
+    in_steps: ClassVar[bool] = False
     kind: Literal["random_class"] = "random_class"
 
     def fit(self, train: TrainingSet, lab: Lab) -> Fitted:

@@ -22,6 +22,7 @@ class RidgeDecoder(Decoder):
 
     uses_labels: ClassVar[bool] = True
     has_condition: ClassVar[bool] = True
+    in_steps: ClassVar[bool] = False
     kind: Literal["ridge"] = "ridge"
     alphas: tuple[Rate, ...] = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
     n_splits: Annotated[int, Field(ge=2)] = 5  # cross-validation over training categories

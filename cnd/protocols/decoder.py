@@ -187,6 +187,7 @@ class Decoder(Part):
 
     kind: Any
     learns: ClassVar[bool] = True  # from training items; False: it works where there are none
+    in_steps: ClassVar[bool] = True  # trained step by step, so that it may not have converged; False: in closed form
     uses_generator: ClassVar[bool] = True
     uses_labels: ClassVar[bool] = False  # of training items
     needs_truth: ClassVar[bool] = False  # of test items: no decoder, a ceiling

@@ -9,6 +9,7 @@ answers "would other categories give the same?" for these trained models. It shr
 does not generalise over them; report the spread between seeds beside it.
 """
 
+from cnd.statistics.convergence import TOLERANCE, Rise, changing_places, last_quarter, rise
 from cnd.statistics.intervals import Interval, clopper_pearson, mean_interval
 from cnd.statistics.multiplicity import benjamini_hochberg, holm
 from cnd.statistics.paired import Difference, paired_difference
@@ -19,16 +20,21 @@ from cnd.statistics.units import FEWEST_CATEGORIES, sampling_units
 __all__ = [
     "EXACT_UNITS",
     "FEWEST_CATEGORIES",
+    "TOLERANCE",
     "Difference",
     "Interval",
+    "Rise",
     "benjamini_hochberg",
     "bootstrap_interval",
+    "changing_places",
     "clopper_pearson",
     "expected_range",
     "holm",
     "identical_rows_band",
+    "last_quarter",
     "mean_interval",
     "paired_difference",
+    "rise",
     "sampling_units",
     "sign_flip_p",
     "smallest_detectable_difference",

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnd.store.convergence import verdict
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 BATCH = 1000  # metrics in one call, MLflow's limit
 NAME, KEY = "cnd.name", "cnd.key"
 ARTIFACTS = (
-    "items.parquet", "scores.parquet", "history.parquet", "attention.parquet", "experiment.json", "summary.json"
+    "items.parquet", "scores.parquet", "history.parquet", "curve.parquet", "attention.parquet", "experiment.json",
+    "summary.json",
 )  # fmt: skip
 STAGES = "stages"  # the MLflow experiment of runs that sweeps share
 GRID_ITEMS, GRID_SAMPLES = 12, 3
@@ -105,6 +108,10 @@ class Tracker:
                 self.client.log_artifact(run, str(folder / name))
         if (folder / "images.safetensors").exists():
             self.client.log_image(run, image_grid(folder / "images.safetensors"), artifact_file="reconstructions.png")
+        converged = verdict([folder])
+        self.client.set_tag(run, "converged", converged.state)
+        if converged.rise is not None:
+            self._log(run, [("convergence/rise_last_quarter", converged.rise.estimate, 0)], when)
         stages = [self._phase1(key, fold, history, when, folder) for fold, key in enumerate(phase1)]
         if stages:
             self.client.set_tag(run, "stage.phase1.run_id", ",".join(stages))

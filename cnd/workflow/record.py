@@ -61,6 +61,7 @@ def write_record(
     scores.to_parquet(folder / "scores.parquet")
     stages = _stages(bench, trained, samples)
     _history(stages).to_parquet(folder / "history.parquet")
+    _curve(stages, folder)
     _attention(samples, experiment, folder)
     save_file({"stimuli": stimuli, "reconstructions": images}, folder / "images.safetensors")
     write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
@@ -131,6 +132,16 @@ def _history(stages: list[tuple[int, str, Path]]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else empty
 
 
+def _curve(stages: list[tuple[int, str, Path]], folder: Path) -> None:
+    """``curve.parquet`` with the score of each validation item along the trainings, where a decoder left that."""
+    import pandas as pd
+
+    files = [(index, folder / "curve.parquet") for index, _, folder in stages]
+    tables = [pd.read_parquet(path).assign(fold=index) for index, path in files if path.exists()]
+    if tables:
+        pd.concat(tables, ignore_index=True).to_parquet(folder / "curve.parquet")
+
+
 def _attention(samples: list[Path], experiment: Experiment, folder: Path) -> None:
     """``attention.parquet`` with each item's strongest concepts, where the decoder attends to concepts."""
     import pandas as pd
@@ -161,9 +172,11 @@ def _summary(e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tup
         n_samples=e.sampling.samples_per_item,
         parameters=counted,
         seconds=seconds,
+        in_steps=e.decoder.in_steps and e.decoder.learns,
+        training=_training(infos),
         facts=[i.get("facts", {}) | {k: i[k] for k in ("chosen_step",) if k in i} for i in infos],
         simulated=dataset.simulated,
-        remarks=remarks(e, dataset),
+        remarks=remarks(e, dataset, max([i.get("n_left_out", 0) for i in infos])),
         data=dict(
             description=dataset.description,
             n_voxels=dataset.train.fmri.shape[1],
@@ -175,8 +188,27 @@ def _summary(e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tup
     )
 
 
-def remarks(e: Experiment, dataset: FmriDataset) -> list[str]:
-    """What a reader must know of the data besides its description."""
+def _training(infos: list[dict[str, Any]]) -> dict[str, float]:
+    """What the trainings in steps took: of the longest fold its steps and samples, and all seconds of scoring."""
+    told = [i for i in infos if "steps" in i]
+    if not told:
+        return {}
+    longest = max(told, key=lambda info: info["steps"])
+    scoring = sum(info.get("seconds_scoring", 0.0) for info in told)
+    return {"steps": longest["steps"], "samples_seen": longest["samples_seen"], "seconds_scoring": scoring}
+
+
+def remarks(e: Experiment, dataset: FmriDataset, n_left_out: int = 0) -> list[str]:
+    """What a reader must know of the data besides its description.
+
+    Args:
+        n_left_out: training items that the decoder was not trained on.
+    """
     drawn = "Labels without images: latents of training items come from images that the generator drew of each class."
     labels_only = len(dataset.train) > 0 and not dataset.train.images.size
-    return [*([drawn] if labels_only else []), *e.data.notes()]
+    left_out = (
+        f"{n_left_out} of {len(dataset.train)} training items are left out of Phase 2 and scored along it; decoders "
+        "without a training in steps learn from all."
+    )
+    notes = [*([drawn] if labels_only else []), *([left_out] if n_left_out else [])]
+    return [*notes, *e.data.notes()]

@@ -60,6 +60,9 @@ class Phase1Config(Config):
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
     batch_size: Annotated[int, Field(ge=2)] = 250  # contrast negatives come from the batch
     micro_batch_size: Positive | None = None  # patterns in memory at once; all batch_size negatives are kept
+    curve_patterns: Annotated[int, Field(ge=0)] = (
+        64  # left out, at most a tenth, and scored along the training; 0: none
+    )
     initial_weights: Path | None = None  # to start from: ours (.safetensors), or MinD-Vis's (.pth; encoder.layout)
     initial_subject: int | str | None = None  # start from the Phase 1 of another subject of the same data source
     lr: Rate = 2.5e-4

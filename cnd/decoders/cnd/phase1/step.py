@@ -122,9 +122,19 @@ def train(
         model.to(bench.device)
         if epochs:
             resume = bench.scratch / str(index)
-            history += fit(model, patterns, phase1, epochs, seed, phase, on_step, resume=resume)
+            rest, held = hold_out(patterns, phase1.curve_patterns)
+            history += fit(model, rest, phase1, epochs, seed, phase, on_step, resume=resume, held=held)
     assert model is not None  # there is at least one part
     save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, folder / WEIGHTS)
     pd.DataFrame(history, columns=HISTORY).to_parquet(folder / "history.parquet")
     n_patterns = sum(len(patterns) for patterns, _ in parts)
     write_json(folder / "info.json", {"seconds": time.time() - began, "n_patterns": n_patterns})
+
+
+def hold_out(patterns: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Patterns to train on, and ``n`` of them, evenly spaced and at most a tenth, to score; None of fewer than two."""
+    n = min(n, len(patterns) // 10)
+    if n < 2:
+        return patterns, None
+    held = np.unique(np.linspace(0, len(patterns) - 1, n).astype(int))
+    return np.delete(patterns, held, axis=0), patterns[held]

@@ -31,6 +31,7 @@ from cnd.errors import UserError
 from cnd.protocols import OnProgress, no_progress
 
 HISTORY_POINTS = 200
+CHECKPOINTS = 8
 
 
 def learning_rate(epoch: float, epochs: int, config: Phase1Config) -> float:
@@ -73,6 +74,7 @@ def fit(
     on_step: OnProgress = no_progress,
     resume: Path | None = None,
     save_every: float = 60.0,
+    held: Float[np.ndarray, "m voxels"] | None = None,
 ) -> list[dict[str, Any]]:
     """Train ``model`` in place, on the device where it is.
 
@@ -85,10 +87,11 @@ def fit(
         resume: folder for the state of a long training; the caller removes it when it has kept the result.
             A call that finds such a state there goes on from it, or returns at once if it is a finished one.
         save_every: seconds between two writes of the state.
+        held: patterns that are not trained on, at least two; their loss is taken at eight checkpoints.
 
     Returns:
         rows {"phase": "phase1.pretrain", "samples_seen", "name", "value"} of about 200 steps: "loss", its unweighted
-        parts, "gradient_norm" before clipping, "lr".
+        parts, "gradient_norm" before clipping, "lr"; and "validation_loss" at the checkpoints.
 
     Raises:
         FloatingPointError: a metric is not finite; the message names it and the step.
@@ -120,6 +123,9 @@ def fit(
         if progress.step % math.ceil(n_steps / HISTORY_POINTS) == 0 or progress.step == n_steps - 1:
             progress.history += history_rows(f"phase1.{phase}", progress.samples_seen, metrics)
         progress.step += 1
+        if held is not None and progress.step * CHECKPOINTS // n_steps > (progress.step - 1) * CHECKPOINTS // n_steps:
+            loss = {"validation_loss": validation_loss(model, held, config)}
+            progress.history += history_rows(f"phase1.{phase}", progress.samples_seen, loss)
         on_step(progress.step / n_steps, progress.samples_seen, metrics)
         if state.due():
             save_state(state, model, optimizer, scaler, progress)
@@ -162,6 +168,15 @@ def train_step(
         del metrics["gradient_norm"]
     scaler.update()
     return metrics
+
+
+@torch.no_grad()
+def validation_loss(model: MaskedAutoencoder, held: Float[np.ndarray, "m voxels"], config: Phase1Config) -> float:
+    """The loss of held-out patterns as one batch, with the same masks and the same voxels set to zero at every call."""
+    generator = torch.Generator().manual_seed(0)
+    fmri = torch.from_numpy(np.ascontiguousarray(held, dtype=np.float32)).to(model.encoder.class_token.device)
+    loss, _ = double_contrastive_loss(model, fmri, sparsify(fmri, config.sparsification, generator), config, generator)
+    return float(loss)
 
 
 def history_rows(phase: str, samples_seen: int, metrics: dict[str, float]) -> list[dict[str, Any]]:

@@ -43,7 +43,7 @@ class Checkpoints:
     Attributes:
         train, latents: the training items and the latents of their stimuli.
         rows: positions of the items of the curve.
-        drawn: how they are drawn.
+        sampling: how they are drawn.
         score: reconstructions of training items and their positions to the score of each; None: no curve.
         test: the test items, how they are drawn and what scores them, where the checkpoint is chosen by them.
         seconds: spent so far.
@@ -56,7 +56,7 @@ class Checkpoints:
     train: TrainingSet
     latents: Tensor
     rows: np.ndarray
-    drawn: SamplingConfig | None
+    sampling: SamplingConfig | None
     score: Callable[[np.ndarray, np.ndarray], np.ndarray] | None
     test: tuple[FmriSplit, SamplingConfig, Callable[[np.ndarray], float]] | None = None
     seconds: float = field(default=0.0)
@@ -77,9 +77,9 @@ class Checkpoints:
         return self.score is not None or self.phase2.checkpoint != "last"
 
     def _curve(self) -> list[float]:
-        if self.score is None or self.drawn is None:
+        if self.score is None or self.sampling is None:
             return []
-        images = draw_items(self.module, self.generator, self.train.items.fmri[self.rows], self.drawn, self.seed)
+        images = draw_items(self.module, self.generator, self.train.items.fmri[self.rows], self.sampling, self.seed)
         return [float(value) for value in self.score(images, self.rows)]
 
     def _worth(self) -> float | None:

@@ -33,7 +33,7 @@ def phase2_step(encoder: EncoderConfig, phase2: Phase2Config, phase1: Step | Non
     if by_test:
         settings["sampling"], needs["data"], needs["test_score"] = given.sampling, given.data, given.test_score
     if phase2.curve_items:
-        settings["drawn"] = given.sampling.model_copy(update={"samples_per_item": 1})
+        settings["curve_sampling"] = given.sampling.model_copy(update={"samples_per_item": 1})
         needs["validation_score"] = given.validation_score
     return Step("phase2", train_condition_module, settings, needs)
 
@@ -51,14 +51,14 @@ def train_condition_module(
     sampling: SamplingConfig | None = None,
     data: Step | None = None,
     test_score: Step | None = None,
-    drawn: SamplingConfig | None = None,
+    curve_sampling: SamplingConfig | None = None,
     validation_score: Step | None = None,
 ) -> None:
     """Train by eq. 2 and write the weights, the history, the curve of the validation score and facts.
 
     Args:
         sampling, data, test_score: where the checkpoint is chosen by the test set.
-        drawn, validation_score: where there is a curve.
+        curve_sampling, validation_score: where there is a curve.
     """
     import numpy as np
     import pandas as pd
@@ -83,7 +83,7 @@ def train_condition_module(
     frozen.to(bench.device)
     score = None if validation_score is None else bench.value(validation_score)
     shown = curve_items(train, phase2.curve_items)
-    measure = Checkpoints(module, frozen, phase2, seed, train, clean, shown, drawn, score)
+    measure = Checkpoints(module, frozen, phase2, seed, train, clean, shown, curve_sampling, score)
     if data is not None and test_score is not None and sampling is not None:
         dataset: FmriDataset = bench.value(data)
         measure.test = (dataset.test, sampling, bench.value(test_score))

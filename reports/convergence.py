@@ -1,0 +1,162 @@
+"""The report's section on whether its rows had converged: curves of the validation score, and what each row took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cnd import statistics
+from cnd.statistics import Rise
+from cnd.store.convergence import PAIRED, State, curve_ends, units, verdict
+from reports.collect import Records
+from reports.scale import Scale
+
+WORDS: dict[State, str] = {
+    "yes": "yes",
+    "no": "NOT CONVERGED",
+    "not measured": "not measured",
+    "no training": "no training",
+}
+KEY = ["subject", "seed", *PAIRED]
+
+
+@dataclass(frozen=True)
+class RowState:
+    """Whether one row had converged, over its seeds and subjects.
+
+    Attributes:
+        moved: whether it still changed places with another row of the table.
+    """
+
+    state: State
+    rise: Rise | None
+    moved: bool = False
+
+    @property
+    def word(self) -> str:
+        """As the table has it."""
+        return WORDS[self.state]
+
+    def why(self, scale: Scale) -> str:
+        """The reason, or the number behind the word; empty where nothing was measured."""
+        if self.rise is None:
+            return ""
+        told = f"{scale.signed(self.rise.estimate)} ± {scale.number(self.rise.standard_error)}"
+        return f"{told}; changes places" if self.moved else told
+
+
+def states(records: Records) -> dict[str, RowState]:
+    """Of each row that has a finished trial."""
+    folders = {row.id: [t.folder for t in records.of(row.id) if t.folder is not None] for row in records.rows}
+    verdicts = {row: verdict(found) for row, found in folders.items() if found}
+    moved = _moved(records, [row.id for row in records.rows if not row.control and row.id in verdicts])
+    found: dict[str, RowState] = {}
+    for row, known in verdicts.items():
+        state: State = "no" if row in moved and known.state == "yes" else known.state
+        found[row] = RowState(state, known.rise, row in moved)
+    return found
+
+
+def _moved(records: Records, rows: list[str]) -> set[str]:
+    """Rows whose place among the others still changes, by the items that all of them have."""
+    ends = {row: table for row in rows if (table := _ends(records, row)) is not None}
+    if len(ends) < 2:
+        return set()
+    shared = next(iter(ends.values())).index
+    for table in ends.values():
+        shared = shared.intersection(table.index)
+    if shared.empty:
+        return set()
+    first = next(iter(ends.values())).loc[shared]
+    before, after = (np.stack([table.loc[shared, at] for table in ends.values()]) for at in ("before", "after"))
+    changed = statistics.changing_places(before, after, units(first))
+    return {row for row, changes in zip(ends, changed, strict=True) if changes}
+
+
+def _ends(records: Records, row: str) -> pd.DataFrame | None:
+    """Scores at three quarters and at the end, by subject, seed, fold and item."""
+    parts = []
+    for trial in records.of(row):
+        ends = None if trial.folder is None else curve_ends(trial.folder)
+        if ends is not None:
+            parts.append(ends.assign(subject=trial.subject or "", seed=trial.seed))
+    return pd.concat(parts).set_index(KEY) if parts else None
+
+
+def sentences(records: Records, found: dict[str, RowState]) -> list[str]:
+    """What the headline says: how many rows had not converged, and what the table then tells."""
+    table = {row.id: found[row.id] for row in records.rows if not row.control and row.id in found}
+    measured = {row: state for row, state in table.items() if state.state in ("yes", "no")}
+    if not measured:
+        unknown = any(state.state == "not measured" for state in table.values())
+        return ["Whether the rows had converged was not measured."] if unknown else []
+    rest = [row for row, state in table.items() if state.state == "not measured"]
+    tail = [f"Of {_rows(rest)} it was not measured."] if rest else []
+    common, scale = common_rise(records), records.metrics[0].scale
+    together = []
+    if common is not None and common.still_rising:
+        gain = f"{scale.difference(common.estimate)} (± {scale.number(common.standard_error)})"
+        together = [f"All rows together still rose by {gain}, which a single row's noise may hide."]
+    late = [row for row, state in measured.items() if state.state == "no"]
+    if not late:
+        told = f"All {len(measured)} rows had" if len(measured) > 1 else "The row had"
+        return [f"{told} converged, as far as the validation score tells: see Convergence.", *together, *tail]
+    return [
+        f"{len(late)} of {len(measured)} rows had NOT CONVERGED ({_rows(late)}): their validation score still rose "
+        "over the last quarter of training, or their order still changed. So the table tells what learns fastest, not "
+        "what decodes best; train longer, or with --until-converged.",
+        *together,
+        *tail,
+    ]
+
+
+def _rows(ids: list[str]) -> str:
+    return f"row{'s' if len(ids) > 1 else ''} {', '.join(ids)}"
+
+
+def common_rise(records: Records) -> Rise | None:
+    """The rise of all rows of the table together, whose noise is much smaller than a single row's."""
+    ends = [table for row in records.rows if not row.control and (table := _ends(records, row.id)) is not None]
+    if len(ends) < 2:
+        return None
+    mean = (
+        pd.concat(ends)
+        .groupby(level=KEY, sort=False)
+        .agg({"category": "first", "stimulus": "first", "before": "mean", "after": "mean"})
+    )
+    return statistics.rise(mean["before"], mean["after"], units(mean))
+
+
+def curves(records: Records) -> pd.DataFrame:
+    """Mean validation score by row and samples seen: columns row, title, control, samples_seen, score.
+
+    A point counts where every seed, subject and fold of the row has one: trainings may end at different steps.
+    """
+    history = records.history[records.history["name"] == "validation_score"]
+    points = history.groupby(["row", "samples_seen"])["value"].agg(["mean", "count"]).reset_index()
+    if points.empty:
+        return pd.DataFrame(columns=["row", "title", "control", "samples_seen", "score"])
+    whole = points[points["count"] == points.groupby("row")["count"].transform("max")]
+    rows = {row.id: row for row in records.rows}
+    titles = [rows[row].title for row in whole["row"]]
+    controls = [rows[row].control for row in whole["row"]]
+    named = whole.assign(title=titles, control=controls, score=whole["mean"].astype(float))
+    return named[["row", "title", "control", "samples_seen", "score"]]
+
+
+def took(records: Records, found: dict[str, RowState], scale: Scale) -> list[dict[str, Any]]:
+    """What the training of each row took, means over its trials; a line a row with a curve."""
+    lines = []
+    for row in records.rows:
+        told = [t.summary["training"] for t in records.of(row.id) if t.folder and t.summary.get("training")]
+        state = found.get(row.id)
+        if not told or state is None or state.state == "no training":
+            continue
+        seconds = [t.summary.get("seconds", {}).get("phase2", np.nan) for t in records.of(row.id) if t.folder]
+        mean = {name: float(np.mean([entry[name] for entry in told])) for name in told[0]}
+        line = {"title": row.title, "word": state.word, "why": state.why(scale), "late": state.state == "no"}
+        lines.append(line | mean | {"seconds": float(np.mean(seconds))})
+    return lines
