@@ -207,6 +207,7 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "mapper_width":               Open("channels a token keeps before flattening"),
         "mapper_position":            Open("before or after the concept layers"),
         "concept_heads":              Open("of the cross-attention to the concept bank"),
+        "concept_attention":          Open("dot product as in eq. 6, or cosine with a learned scale"),
         "train_encoder":              Open("whether it belongs to the 'condition module'; DC-LDM: true"),
         "train_unet_cross_attention": Stated("sec. 4.2", False, told="false, the UNet is fixed"),
         "loss_weighting":             Stated("eq. 2", "none"),

@@ -59,10 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--interventions",
         choices=ANALYSES,
-        default="all",
+        default="reference",
         metavar="ROWS",
         help="rows of CnD that are also scored with their attention to concepts replaced or removed, without training: "
-        "all (default), reference or none",
+        "reference (default), all or none",
     )
     add("--stimuli", type=Path, metavar="DIR", help="score: folder of the stimuli, an image each")
     add("--reconstructions", nargs="+", metavar="NAME=DIR", help="score: of each program, a folder or an .npz file")

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-WORDS = ["ablation_table1", "--experiment", "smoke", "--rows", "0,10,oracle"]
+WORDS = ["ablation_table1", "--experiment", "smoke", "--rows", "0,10,oracle", "--interventions", "all"]
 
 
 def command(*words: str) -> list[str]:

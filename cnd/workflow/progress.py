@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-TIMES = {"run": 1.0, "intervene": 0.05, "analyse": 1.5}
+TIMES = {"run": 1.0, "intervene": 0.15, "analyse": 1.5}
 """Expected times of what a trial consists of, relative to the first."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,15 +30,40 @@ def plain_layer() -> ConceptLayer:
     return layer
 
 
-def module(**settings: int) -> ConditionModule:
+def module(**settings: Any) -> ConditionModule:
     """With weights that are far from the start, so that every part matters."""
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Linear(7, 5 * 8), nn.Unflatten(1, (5, 8)))
     config = Phase2Config(**{"context_tokens": 3, "concept_heads": 2, "concept_depth": 2} | settings)
     made = ConditionModule(config, encoder, 5, 8, torch.randn(11, 8))
-    for parameter in made.concept_layers.parameters():
+    for parameter in [*made.concept_layers.parameters(), made.mapper.mix.weight]:
         nn.init.normal_(parameter, std=0.5)
     return made.eval()
+
+
+def test_cosine_attention_is_eq_6_of_unit_vectors():
+    """Against torch's scaled dot-product attention; at the start a token that is a concept attends to it most."""
+    torch.manual_seed(0)
+    bank = torch.randn(40, 32)
+    at_start = ConceptLayer(32, 32, 2, cosine=True).attention(bank[None], bank).mean(1)[0]
+    assert torch.equal(at_start.argmax(-1), torch.arange(40))
+    layer, bank = ConceptLayer(8, 8, 2, cosine=True), torch.randn(40, 8)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    nn.init.constant_(layer.log_scale, math.log(3))
+    tokens = torch.randn(3, 5, 8)
+    query, key = layer.query(layer.norm_query(tokens)), layer.key(bank)
+    query, key = (nn.functional.normalize(x.unflatten(-1, (2, 4)).transpose(-2, -3), dim=-1) for x in (query, key))
+    one_hot = torch.eye(40).expand(3, 2, -1, -1)
+    expected = nn.functional.scaled_dot_product_attention(query, key.expand(3, -1, -1, -1), one_hot, scale=3.0)
+    torch.testing.assert_close(layer.attention(tokens, bank), expected)
+
+
+def test_cosine_attention_reads_the_bank_without_what_all_concepts_share():
+    assert torch.equal(module().concepts, module().bank)
+    concepts_ = module(concept_attention="cosine").concepts
+    torch.testing.assert_close(concepts_.mean(0), torch.zeros(8), atol=1e-6, rtol=0)
+    torch.testing.assert_close(concepts_.std(0), torch.ones(8))
 
 
 def fmri() -> Tensor:
@@ -153,7 +179,7 @@ def test_the_share_is_0_where_attention_has_no_gain_or_is_even():
 class Scripted(nn.Module):
     """Tokens x, one layer that adds ``gain`` times x, and nothing else: the share has a formula."""
 
-    bank = BANK
+    concepts = BANK
 
     def __init__(self, gain: float, residual: float = 1.0) -> None:
         super().__init__()
@@ -170,7 +196,7 @@ class Scripted(nn.Module):
         return Condition(tokens, 2 * tokens.mean(1))
 
     def forward(self, x: Tensor) -> tuple[Condition, None]:
-        tokens, _ = self.concept_layers[0](self.tokens(x), self.bank)
+        tokens, _ = self.concept_layers[0](self.tokens(x), self.concepts)
         return self.condition(tokens), None
 
 

@@ -68,7 +68,7 @@ def condition_with(module: ConditionModule, fmri: Float[Tensor, "b voxels"], eac
     """What the module makes of the patterns when ``each`` stands for the pass of every concept layer."""
     tokens = module.tokens(fmri)
     for layer in module.concept_layers:
-        tokens = each(layer, tokens, module.bank)  # type: ignore[arg-type]  # all are ConceptLayers
+        tokens = each(layer, tokens, module.concepts)  # type: ignore[arg-type]  # all are ConceptLayers
     return module.condition(tokens)
 
 
@@ -81,9 +81,9 @@ def attention_entropy(module: ConditionModule, fmri: Float[Tensor, "b voxels"]) 
     found = []
     tokens = module.tokens(fmri)
     for layer in module.concept_layers:
-        attention = layer.attention(tokens, module.bank)  # type: ignore[operator]
+        attention = layer.attention(tokens, module.concepts)  # type: ignore[operator]
         found.append(torch.special.entr(attention).sum(-1).mean() / math.log(attention.shape[-1]))
-        tokens, _ = layer(tokens, module.bank)
+        tokens, _ = layer(tokens, module.concepts)
     return float(torch.stack(found).mean())
 
 

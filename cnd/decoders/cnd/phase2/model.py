@@ -9,6 +9,8 @@ fmri [b, v] -> E -> tokens [b, n, width]                 (the patches', and the 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,13 +20,21 @@ from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.protocols import Condition, Generator
 
 IDENTITY_GAIN = 0.1  # of a concept layer's value path at the start: each layer begins as a small, aligned step
+COSINE_SCALE, LARGEST_SCALE = 10.0, 100.0  # of cosines before the softmax: at the start, and at most
 
 
 class ConceptLayer(nn.Module):
-    """Cross-attention from fMRI tokens to the frozen concept bank, eq. 6, pre-norm, residual, with an MLP."""
+    """Cross-attention from fMRI tokens to the frozen concept bank, eq. 6, pre-norm, residual, with an MLP.
 
-    def __init__(self, width: int, bank_width: int, heads: int):
+    Args:
+        cosine: queries and keys have unit length and each head learns a scale; W_Q and W_K start as the identity. A
+            layer then starts by retrieving the concepts most like each token, a step of a Hopfield network
+            (Ramsauer et al. 2021).
+    """
+
+    def __init__(self, width: int, bank_width: int, heads: int, cosine: bool = False):
         super().__init__()
+        self.log_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(COSINE_SCALE))) if cosine else None
         self.heads = heads
         self.norm_query, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query = nn.Linear(width, width, bias=False)  # W_Q
@@ -33,6 +43,9 @@ class ConceptLayer(nn.Module):
         self.output = nn.Linear(width, width)
         narrow = nn.Linear(4 * width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), narrow)
+        if cosine:
+            nn.init.eye_(self.query.weight)
+            nn.init.eye_(self.key.weight)
         nn.init.eye_(self.value.weight)
         nn.init.eye_(self.output.weight)
         self.output.weight.data.mul_(IDENTITY_GAIN)
@@ -50,11 +63,15 @@ class ConceptLayer(nn.Module):
     def attention(
         self, tokens: Float[Tensor, "b t width"], bank: Float[Tensor, "concepts bank_width"]
     ) -> Float[Tensor, "b heads t concepts"]:
-        """softmax(Q K^T / sqrt(d)) of eq. 6; rows sum to one."""
+        """softmax(Q K^T / sqrt(d)) of eq. 6, or of the scaled cosines; rows sum to one."""
         query = self.query(self.norm_query(tokens)).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [b, heads, t, d]
         key = self.key(bank).view(len(bank), self.heads, -1).permute(1, 2, 0)  # [heads, d, concepts]
-        weights: Tensor = (query @ key * query.shape[-1] ** -0.5).softmax(-1)
-        return weights
+        if self.log_scale is None:
+            logits = query @ key * query.shape[-1] ** -0.5
+        else:
+            logits = F.normalize(query, dim=-1) @ F.normalize(key, dim=1)
+            logits = logits * self.log_scale.exp().clamp_max(LARGEST_SCALE)
+        return logits.softmax(-1)
 
     def gather(
         self, attention: Float[Tensor, "b heads t concepts"], bank: Float[Tensor, "concepts bank_width"]
@@ -165,6 +182,7 @@ class ConditionModule(nn.Module):
         self.register_buffer("bank", bank.clone(), persistent=False)  # Emb(c), frozen
         bank_width = bank.shape[1]
         self.map_first = config.mapper_position == "before"
+        self.cosine = config.concept_attention == "cosine"
         if config.token_mapper == "flatten":
             mapper: nn.Module = FlattenMapper(n_tokens, width, config.context_tokens, bank_width, config.mapper_width)
         else:
@@ -174,7 +192,8 @@ class ConditionModule(nn.Module):
         if layer_width % config.concept_heads:
             raise ValueError(f"phase2.concept_heads = {config.concept_heads} must divide the width {layer_width}")
         self.concept_layers = nn.ModuleList(
-            ConceptLayer(layer_width, bank_width, config.concept_heads) for _ in range(config.concept_depth)
+            ConceptLayer(layer_width, bank_width, config.concept_heads, self.cosine)
+            for _ in range(config.concept_depth)
         )
         self.context_head = BankHead(bank_width, bank)
         # the time-step projection
@@ -188,9 +207,18 @@ class ConditionModule(nn.Module):
         tokens = self.tokens(fmri)
         attentions = []
         for layer in self.concept_layers:
-            tokens, attention = layer(tokens, self.bank)
+            tokens, attention = layer(tokens, self.concepts)
             attentions.append(attention)
         return self.condition(tokens), torch.stack(attentions).mean(0)
+
+    @property
+    def concepts(self) -> Float[Tensor, "concepts bank_width"]:
+        """What the concept layers read: the bank; for cosines each of its components has mean 0 and variance 1.
+
+        A vector that all concepts share would make all cosines alike. Tokens are mapped back by the heads, which start
+        with the mean and the variance of the bank.
+        """
+        return (self.bank - self.bank.mean(0)) / self.bank.std(0) if self.cosine else self.bank
 
     def tokens(self, fmri: Float[Tensor, "b voxels"]) -> Float[Tensor, "b t layer_width"]:
         """What enters the concept layers."""

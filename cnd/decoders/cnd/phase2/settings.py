@@ -32,6 +32,7 @@ class Phase2Config(Config):
     mapper_width: Positive = 16  # channels a token keeps before flattening
     mapper_position: Literal["before", "after"] = "before"  # of the concept layers
     concept_heads: Positive = 8
+    concept_attention: Literal["dot", "cosine"] = "dot"  # cosine: with a learned scale, see ConceptLayer
     train_encoder: bool = True
     train_unet_cross_attention: bool = False  # DC-LDM's policy
     loss_weighting: Literal["none", "min_snr"] = "none"
