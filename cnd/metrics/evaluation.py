@@ -51,6 +51,9 @@ class EvaluationConfig(Config):
 
     def first(self) -> EvaluationConfig:
         """What gives the table's score: the rest stands beside it."""
+        if self.headline is not None:
+            chosen = tuple(metric for metric in self.metrics if metric.name == self.headline)
+            return self.model_copy(update={"n_way": (), "metrics": chosen}) if chosen else self
         if not self.n_way:
             return self.model_copy(update={"metrics": self.metrics[:1]})
         return self.model_copy(update={"n_way": self.n_way[:1], "classifiers": self.classifiers[:1], "metrics": ()})

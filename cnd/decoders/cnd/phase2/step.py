@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cnd.decoders.cnd.phase2.model import ConditionModule
-    from cnd.decoders.cnd.phase2.training import Phase2State
     from cnd.decoders.cnd.phase2.targets import ClassTargets
+    from cnd.decoders.cnd.phase2.training import Phase2State
     from cnd.protocols import Bench, FmriDataset, Generator, Given, TrainingSet
 
 MODULE, UNET = "condition_module.safetensors", "unet.safetensors"
@@ -61,7 +61,7 @@ def train_condition_module(
     classes: Step | None = None,
     class_latents: Step | None = None,
 ) -> None:
-    """Train by eq. 2, or what else is aimed at, and write the weights, the history, the curve of the validation score and facts.
+    """Train by eq. 2, or what else is aimed at; write weights, history, the curve of the validation score, facts.
 
     Args:
         sampling, data, test_score: where the checkpoint is chosen by the test set.
