@@ -243,8 +243,11 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "timestep_range":             Ours("control, as in Phase 2"),
         "loss_weighting":             Ours("control, as in Phase 2"),
         "context_tokens":             Ours("control, as in Phase 2"),
+        "max_steps":                  Ours("control, as in Phase 2"),
+        "max_epochs":                 Ours("control, as in Phase 2"),
+        "batch_size":                 Ours("control, as in Phase 2"),
+        "max_samples":                Ours("control"),
         "per_class":                  Ours("control"),
-        "n_steps":                    Ours("control"),
         "lr":                         Ours("control"),
     },
     "StimulusDecoder": {

@@ -41,16 +41,27 @@ class FreeConditionDecoder(Decoder):
     needs_truth: ClassVar[bool] = True
     shares: ClassVar[Mapping[str, float]] = {"free_conditions": 0.8}
     takes_over: ClassVar[Mapping[str, str]] = {
-        name: f"phase2.{name}" for name in ("target", "timestep_range", "loss_weighting", "context_tokens")
-    }
+        name: f"phase2.{name}"
+        for name in (
+            "target", "timestep_range", "loss_weighting", "context_tokens", "max_steps", "max_epochs", "batch_size",
+        )
+    }  # fmt: skip
     kind: Literal["free_condition"] = "free_condition"
-    target: TargetConfig = TargetConfig()  # this and the next three as in Phase 2, whose loss it is
+    target: TargetConfig = TargetConfig()  # this and the next six as in Phase 2, whose loss it is
     timestep_range: tuple[int, int] = (0, 1000)
     loss_weighting: Literal["none", "min_snr"] = "none"
     context_tokens: Positive = 77
+    max_steps: Positive | None = None  # this and the next two: as many samples as Phase 2 sees ...
+    max_epochs: Positive = 500
+    batch_size: Positive = 8
+    max_samples: Positive = 20_000  # ... or so many, where these are fewer
     per_class: Positive = 4  # items of each class in a batch
-    n_steps: Positive = 250
-    lr: Rate = 0.03  # of Adam, in standard deviations of the concept bank; a cosine to zero
+    lr: Rate = 0.1  # of Adam, in standard deviations of the concept bank; a cosine to zero
+
+    def n_steps(self, n_items: int, n_classes: int) -> int:
+        """Steps with ``per_class`` items of each class."""
+        seen = self.max_steps * self.batch_size if self.max_steps else self.max_epochs * n_items
+        return max(1, min(seen, self.max_samples) // (self.per_class * n_classes))
 
     def steps(self, given: Given) -> dict[str, Step]:
         """The training of the conditions."""
@@ -153,10 +164,11 @@ def fit(
     lr = config.lr * float(generator.concept_bank.std())
     optimizer = torch.optim.Adam([context, pooled], lr=lr)
     rng = torch.Generator().manual_seed(seed)
+    n_steps = config.n_steps(len(clean), n_classes)
     owner = torch.arange(n_classes).repeat_interleave(config.per_class)
-    for step in range(config.n_steps):
+    for step in range(n_steps):
         for group in optimizer.param_groups:
-            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / config.n_steps))
+            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / n_steps))
         rows = torch.cat([m[torch.randint(len(m), (config.per_class,), generator=rng)] for m in members])
         optimizer.zero_grad()
         total = 0.0
@@ -167,7 +179,7 @@ def fit(
         if not math.isfinite(total):
             raise FloatingPointError(f"free conditions: the loss is {total} at step {step}")
         optimizer.step()
-        report((step + 1) / config.n_steps, (step + 1) * size)
+        report((step + 1) / n_steps, (step + 1) * size)
     return Condition(context.detach(), pooled.detach())
 
 

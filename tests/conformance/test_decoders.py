@@ -46,7 +46,7 @@ class TestOracle(DecoderSuite):
 
 
 class TestFreeCondition(DecoderSuite):
-    decoder = FreeConditionDecoder(timestep_range=(300, 700), context_tokens=2, per_class=2, n_steps=4)
+    decoder = FreeConditionDecoder(timestep_range=(300, 700), context_tokens=2, per_class=2, max_steps=16)
     pairs_matter = False
 
 

@@ -131,7 +131,7 @@ def test_distance_to_the_condition_of_the_class_is_a_mean_square() -> None:
 @pytest.mark.parametrize("target", ["stimuli", "generated", "embedding"])
 def test_free_conditions_reach_the_optimum_of_the_loss(target: str) -> None:
     config = FreeConditionDecoder(
-        target=target, timestep_range=(300, 700), context_tokens=2, per_class=8, n_steps=400, lr=0.3
+        target=target, timestep_range=(300, 700), context_tokens=2, per_class=8, max_steps=400, batch_size=16, lr=0.1
     )
     category = np.array([1] * 6 + [4] * 6)
     clean = torch.tensor([-1.0, 2.0])[torch.arange(12) // 6].view(-1, 1, 1, 1).expand(-1, *Known.latent_shape)
@@ -148,10 +148,17 @@ def test_free_conditions_reach_the_optimum_of_the_loss(target: str) -> None:
     torch.testing.assert_close(reached, expected, atol=0.1, rtol=0)
 
 
+def test_free_conditions_see_as_many_samples_as_phase_2() -> None:
+    assert FreeConditionDecoder(max_steps=80, batch_size=16, per_class=4).n_steps(90, 2) == 160
+    assert FreeConditionDecoder(max_epochs=10, per_class=4).n_steps(90, 3) == 75
+    assert FreeConditionDecoder(max_samples=2_000, per_class=4).n_steps(1200, 50) == 10
+    assert FreeConditionDecoder(max_steps=1, per_class=4).n_steps(90, 50) == 1
+
+
 def test_a_loss_that_is_not_finite_is_named() -> None:
     clean = torch.full((2, *Known.latent_shape), float("nan"))
     with pytest.raises(FloatingPointError, match="free conditions: the loss is nan at step 0"):
-        free_condition.fit(FreeConditionDecoder(n_steps=1), Known(), clean, [torch.arange(2)], ClassTargets(), 0)  # type: ignore[arg-type]
+        free_condition.fit(FreeConditionDecoder(max_steps=1), Known(), clean, [torch.arange(2)], ClassTargets(), 0)  # type: ignore[arg-type]
 
 
 def test_a_kind_takes_over_what_it_says() -> None:
