@@ -105,9 +105,12 @@ class Request:
         }
 
     def ceilings(self, trials: list[Trial]) -> dict[str, float]:
-        """Scores of the ceilings that are known already, by label, where the table's score is an accuracy."""
+        """Scores of the ceilings that are known already, by label, where the table's score is an accuracy.
+
+        Of several subjects and seeds it is the first that counts.
+        """
         found: dict[str, float] = {}
-        for trial in trials:
+        for trial in in_table_order(self.sweep, trials):
             record = self.cache.find("record", trial.key) if trial.role == "ceiling" else None
             if record is None:
                 continue
