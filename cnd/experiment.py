@@ -22,7 +22,7 @@ from cnd.generators.embedded import EmbeddedGenerator
 from cnd.metrics.evaluation import EvaluationConfig
 from cnd.protocols import DataSource, Decoder, GeneratorChoice, SamplingConfig
 from cnd.reading import explain, models_in, read_yaml, tag
-from cnd.settings import Config, Rate
+from cnd.settings import Config, Part, Rate
 
 if TYPE_CHECKING:
     AnyData = DataSource
@@ -143,7 +143,7 @@ def load_experiment(path: Path) -> Experiment:
 def override(experiment: Experiment, edits: dict[str, Any], source: str) -> Experiment:
     """A validated copy with dotted keys replaced, e.g. ``{"phase1.mask_ratio": 0.5}``.
 
-    A new ``kind`` in a tagged union drops the settings of the old kind.
+    A new ``kind`` in a tagged union drops the settings of the old kind, those aside that the new one takes over.
 
     Args:
         source: what to name in an error, e.g. ``--set`` or ``sweeps/x.yaml row 3``.
@@ -167,12 +167,27 @@ def override(experiment: Experiment, edits: dict[str, Any], source: str) -> Expe
             model = [m for c in model if part in c.model_fields for m in models_in(c.model_fields[part].annotation)]
             node = node[part]
         if last == "kind" and node.get("kind") != value:
+            kept = _taken_over(model, value, node)
             node.clear()
+            node.update(kept)
         node[last] = copy.deepcopy(value)  # a later edit may go inside it
     try:
         return Experiment.model_validate(content)
     except ValidationError as error:
         raise explain(error, Experiment, lambda key: source) from error
+
+
+def _taken_over(kinds: list[type[BaseModel]], kind: Any, old: dict[str, Any]) -> dict[str, Any]:
+    """What a new kind keeps of the settings of the old one (``takes_over``)."""
+    new = next((k for k in kinds if tag(k) == kind and issubclass(k, Part)), Part)
+    kept = {}
+    for name, place in new.takes_over.items():
+        held: Any = old
+        for part in place.split("."):
+            held = held.get(part) if isinstance(held, dict) else None
+        if held is not None:
+            kept[name] = held
+    return kept
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:

@@ -235,6 +235,27 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "cap":                        Ours("when a score counts as flat"),
     },
 
+    "TargetConfig": {
+        "stimuli":                    Stated("eq. 2", 1.0, told="1, the latents of the stimuli"),
+        "generated":                  Stated("eq. 2", 0.0, told="0, the stimuli alone; this one uses labels"),
+        "embedding":                  Stated("eq. 2", 0.0, told="0, the stimuli alone; this one uses labels"),
+        "n_generated":                Ours("latents drawn of each class"),
+    },
+    "FreeConditionDecoder": {
+        "timestep_range":             Ours("control, as in Phase 2"),
+        "loss_weighting":             Ours("control, as in Phase 2"),
+        "context_tokens":             Ours("control, as in Phase 2"),
+        "max_steps":                  Ours("control, as in Phase 2"),
+        "max_epochs":                 Ours("control, as in Phase 2"),
+        "batch_size":                 Ours("control, as in Phase 2"),
+        "max_samples":                Ours("control"),
+        "per_class":                  Ours("control"),
+        "lr":                         Ours("control"),
+    },
+    "StimulusDecoder": {
+        "autoencoded":                Ours("control"),
+    },
+
     # sampling (sec. 4.2, 5.2), by DDIM here; the paper names no sampler, and DC-LDM has PLMS
     "SamplingConfig": {
         "steps":                      Stated("sec. 5.2", 250),
@@ -250,6 +271,7 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "truth":                      Stated("sec. 4.3, 8.1", "classifier", told="the classifier's class of the image"),
         "classifiers":                Ours("those behind the first stand beside the paper's"),
         "metrics":                    Ours("beside n-way accuracy"),
+        "headline":                   Ours("which score leads the table"),
     },
     "JudgeChoice": {
         "kind":                       Stated("sec. 4.3", "timm", told="a ViT trained on ImageNet-1K"),
@@ -265,6 +287,7 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "n":                          Ours("beside n-way accuracy"),
         "top_k":                      Ours("beside n-way accuracy"),
         "judge":                      Ours("beside n-way accuracy"),
+        "classes":                    Ours("beside n-way accuracy"),
     },
 
     # linear decoding analysis (sec. 3.4, 5.2)
@@ -355,6 +378,10 @@ def _idle(experiment: Experiment, value: dict[str, Any]) -> list[str]:
         idle += ["decoder.phase1.self_contrast_view"]
     if not (phase1.get("alpha_s") or phase1.get("alpha_c")):
         idle += ["decoder.phase1.negatives", "decoder.phase1.temperature"]
+    if not phase2.get("target.generated"):
+        idle += ["decoder.phase2.target.n_generated"]
+    if not (phase2.get("target.stimuli") or phase2.get("target.generated")):
+        idle += [f"decoder.phase2.{name}" for name in ("timestep_range", "loss_weighting")]
     if phase2.get("token_mapper") != "flatten":
         idle += ["decoder.phase2.mapper_width"]
     if phase2.get("max_steps") is not None:

@@ -19,6 +19,8 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
         "cnd.decoders.cnd.decoder:CndDecoder",
         "cnd.decoders.ridge:RidgeDecoder",
         "cnd.decoders.oracle:OracleDecoder",
+        "cnd.decoders.free_condition:FreeConditionDecoder",
+        "cnd.decoders.stimulus:StimulusDecoder",
         "cnd.decoders.mean_condition:MeanConditionDecoder",
         "cnd.decoders.random_class:RandomClassDecoder",
         "cnd.decoders.nearest_training_image:NearestTrainingImageDecoder",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,6 +39,8 @@ class Part(Config):
     Importing the module of a part must be quick (no torch), because ``plan`` and ``--help`` do; what is heavy is
     imported by the methods that need it. A subclass has a field ``kind: Literal["name"] = "name"``.
     """
+
+    takes_over: ClassVar[Mapping[str, str]] = {}  # settings of its own: where the kind that it replaces has them
 
     def missing(self) -> list[str]:
         """What is not there, where to get it and where to put it, one entry a file; empty when all is there."""

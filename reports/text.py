@@ -9,6 +9,7 @@ import pandas as pd
 
 from cnd import paper
 from cnd.statistics import clopper_pearson
+from reports.ceilings import far_under
 from reports.collect import Records, TableRow
 from reports.convergence import sentences, states
 from reports.provenance import trained, warnings
@@ -47,6 +48,9 @@ def badges(records: Records) -> list[Badge]:
     for warning in warnings(records):
         name, _, text = warning["note"].partition(": ")
         found.append(Badge(name.upper(), f"{text} ({warning['rows']})"))
+    for sentence in far_under(_ceilings(records)):
+        name, _, text = sentence.partition(": ")
+        found.append(Badge(name.upper(), text))
     n_samples = int(records.items["sample"].nunique())
     if n_samples > 1:
         text = (
@@ -93,7 +97,9 @@ def _controls(records: Records, table: Lines, differences: Lines) -> list[str]:
     for row in (row for row in records.rows if row.id in table and row.role):
         line, difference = table[row.id], differences.get(row.id)
         if row.role == "ceiling":
-            sentences.append(f"{_named(row)} reaches {_score(line, records.scale)}: the ceiling of this benchmark.")
+            best = line["score"] == max(table[r.id]["score"] for r in records.of_role("ceiling") if r.id in table)
+            told = "the ceiling of this benchmark" if best else "a ceiling of its own"
+            sentences.append(f"{_named(row)} reaches {_score(line, records.scale)}: {told}.")
         elif row.role == "null":
             sentences.append(f"{_named(row)} reaches {_score(line, records.scale)}, {_against_chance(line)}.")
         elif row.role == "floor":
@@ -105,6 +111,15 @@ def _controls(records: Records, table: Lines, differences: Lines) -> list[str]:
                 f"{_named(row)} {verdict}: {_difference(difference, records.scale)} against the reference row."
             )
     return sentences
+
+
+def _ceilings(records: Records) -> dict[str, float]:
+    """Mean score of each finished ceiling by label, where the score is an accuracy."""
+    facts = records.facts(records.metric)
+    if not (facts.percent and facts.higher_is_better):
+        return {}
+    means = records.items.groupby("row")[records.metric].mean()
+    return {row.title: float(means[row.id]) for row in records.of_role("ceiling") if row.id in means}
 
 
 def _named(row: TableRow) -> str:

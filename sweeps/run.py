@@ -25,9 +25,11 @@ if __name__ == "__main__":  # Python put sweeps/ first, where our file names cou
 
 from cnd.errors import UserError
 from cnd.experiment import Experiment, parse_assignments, today
+from cnd.json_files import read_json
 from cnd.store.convergence import verdict
 from cnd.store.folder import SweepFolder, damaged
 from cnd.workflow.cache import StageCache
+from reports.ceilings import far_under
 from sweeps.options import parse
 from sweeps.spec import SCORE, Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
@@ -94,6 +96,7 @@ class Request:
         missing = [trial for trial in trials if not self.cache.has("record", trial.key)]
         converged = self.converged(trials)
         at_once = min(self.concurrency(), max(1, len(missing)))
+        ceilings = self.ceilings(trials)
         return {
             "sweep": self.sweep.name,
             "experiment": self.base.name,
@@ -104,9 +107,26 @@ class Request:
                 self._planned(trial, converged) for trial in in_table_order(self.sweep, trials) if trial.control
             ],
             "stages": count_stages(trials),
-            "warnings": warnings_for(trials),
+            "ceilings": ceilings,
+            "warnings": [*warnings_for(trials), *far_under(ceilings)],
             "expected_minutes": round(len(missing) * self.expected_seconds() / 60 / at_once, 1),
         }
+
+    def ceilings(self, trials: list[Trial]) -> dict[str, float]:
+        """Scores of the ceilings that are known already, by label, where the table's score is an accuracy.
+
+        Of several subjects and seeds it is the first that counts.
+        """
+        found: dict[str, float] = {}
+        for trial in in_table_order(self.sweep, trials):
+            record = self.cache.find("record", trial.key) if trial.role == "ceiling" else None
+            if record is None:
+                continue
+            summary = read_json(record / "summary.json")
+            metric = summary["metrics"][0]
+            if metric["percent"] and metric["higher_is_better"] and metric["name"] in summary["scores"]:
+                found.setdefault(trial.label or trial.row, summary["scores"][metric["name"]])
+        return found
 
     def expected_seconds(self) -> float:
         """Of a trial: as measured here, else the experiment's figure."""

@@ -47,11 +47,20 @@ class Column(Config):
     names: dict[str, str] = Field(default_factory=dict)  # how a value is shown, where it is not shown as it is
 
 
+Role = Literal["floor", "ceiling", "rival", "null"]
+
+
 class Line(Config):
-    """One line of the table: edits to the base experiment."""
+    """One line of the table: edits to the base experiment.
+
+    A role tells the report what to say of it: ``ceiling``, what generator, judge or loss allow at best; ``floor``, what
+    a decoder scores that looks at little or nothing; ``null``, trained on pairs that do not belong together, so that it
+    must be at chance; ``rival``, another method on the same data.
+    """
 
     id: NamedId
     label: str | None = None
+    role: Role | None = None
     set: dict[str, Any] = Field(default_factory=dict)  # dotted key of the experiment: value
 
 
@@ -62,19 +71,10 @@ class Row(Line):
     show: dict[str, str] = Field(default_factory=dict)  # column key: text, where the setting does not apply
 
 
-Role = Literal["floor", "ceiling", "rival", "null"]
-
-
 class Control(Line):
-    """A line that says what the scores mean.
-
-    Its role tells the report what to say of it: ``ceiling``, what generator and judge allow at best; ``floor``, what
-    a decoder scores that looks at little or nothing; ``null``, trained on pairs that do not belong together, so that it
-    must be at chance; ``rival``, another method on the same data.
-    """
+    """A line that says what the scores mean: in most cases it has a role."""
 
     base: Id  # the row whose settings it shares
-    role: Role | None = None
 
 
 class Factor(Config):

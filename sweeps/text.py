@@ -40,6 +40,7 @@ def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int) -> str:
         f"{n_done} of {len(trials)} are done\n"
         f"distinct steps: {stages}\n"
         f"expected: {plan['expected_minutes']:g} minutes, {_count(at_once, 'trial')} at once\n"
+        f"{_known(plan['ceilings'])}"
         f"{_lines(plan['warnings'])}\n"
         f"{columns(lines)}\n"
     )
@@ -70,6 +71,12 @@ def result_text(sweep: Sweep, table: pd.DataFrame, warnings: list[str]) -> str:
 def _mark(converged: str | None) -> str:
     """Nothing of rows without a result."""
     return "NOT CONVERGED" if converged == "no" else converged or ""
+
+
+def _known(ceilings: dict[str, float]) -> str:
+    """Ceilings that are known already, in one line."""
+    told = ", ".join(f"{label} {100 * score:.1f} %" for label, score in ceilings.items())
+    return f"ceilings known: {told}\n" if told else ""
 
 
 def _lines(texts: list[str]) -> str:

@@ -20,6 +20,7 @@ from sweeps.text import columns, result_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = ["ablation_table1", "--experiment", "smoke"]
+CONTROLS = ["ridge", "shuffled", "ridge_shuffled", "oracle", "loss_ceiling", "stimuli", "autoencoded"]
 
 
 def _script(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -92,6 +93,7 @@ def test_the_plan_of_the_real_pipeline_as_json(tmp_path: Path, capsys: pytest.Ca
         "experiment",
         "trials",
         "controls",
+        "ceilings",
         "stages",
         "expected_minutes",
         "missing",
@@ -99,8 +101,11 @@ def test_the_plan_of_the_real_pipeline_as_json(tmp_path: Path, capsys: pytest.Ca
     }
     assert plan["missing"] == []
     assert [t["row"] for t in plan["trials"]] == [str(i) for i in range(16)] and plan["stages"]["phase1"] == 11
-    assert [t["row"] for t in plan["controls"]] == ["ridge", "shuffled", "oracle"]
-    assert len({t["key"] for t in plan["trials"] + plan["controls"]}) == 19 and plan["expected_minutes"] > 0
+    assert [t["row"] for t in plan["controls"]] == CONTROLS
+    assert (
+        len({t["key"] for t in plan["trials"] + plan["controls"]}) == 16 + len(CONTROLS)
+        and plan["expected_minutes"] > 0
+    )
     assert main(["plan", *SWEEP, "--json", "--seeds", "3", "--rows", "0,10", "--output", str(tmp_path)]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert [(t["row"], t["seed"]) for t in plan["trials"]] == [(r, s) for r in ("0", "10") for s in range(3)]
@@ -203,7 +208,7 @@ def test_the_same_command_again_reports_without_ray_torch_or_mlflow(finished: Pa
     assert done.stderr.splitlines()[-1] == "0"
     result = json.loads(done.stdout)
     names = {(t["row"], t["state"]) for t in result["trials"]}
-    assert names == {(row, "complete") for row in ["8", "10", "ridge", "shuffled", "oracle"]}
+    assert names == {(row, "complete") for row in ["8", "10", *CONTROLS]}
     assert all((finished / t["record"] / "items.parquet").exists() and t["run_id"] for t in result["trials"])
     assert Path(result["report"]).read_text().startswith("<!")
     assert "mlflow ui --backend-store-uri sqlite:///" in done.stderr
@@ -214,7 +219,7 @@ def test_the_result_table_as_text(finished: Path) -> None:
 
     request = _request(finished, "8,10")
     lines = result_text(request.sweep, result_table(finished, request.folder.path), ["Optimistic."]).splitlines()
-    assert [line.split()[0] for line in lines] == ["row", "8", "10", "ridge", "shuffled", "oracle", "Optimistic."]
+    assert [line.split()[0] for line in lines] == ["row", "8", "10", *CONTROLS, "Optimistic."]
     assert "paper %" in lines[0] and lines[1].endswith("7.92") and "vs row 10" in lines[0]
 
 

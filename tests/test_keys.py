@@ -29,10 +29,11 @@ MODULES = sorted(
 EXPERIMENTS = {
     "cnd": {},
     "test_best": {"phase2.checkpoint": "test_best"},
+    "generated": {"phase2.target": "generated"},
     "ridge": {"decoder.kind": "ridge"},
     "oracle": {"decoder.kind": "oracle"},
 }
-CND = ("cnd", "test_best")
+CND = ("cnd", "test_best", "generated")
 ALL = {"data"}  # everything follows from the data
 SCORED = {"record", "interventions"}
 
@@ -50,8 +51,8 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.protocols": ALL,
     "cnd.settings": ALL,
     "cnd.steps": ALL,
-    "cnd.checkpoint_files": {"pretrain", "phase1", "latents"},
-    "cnd.imagenet": {"latents"},
+    "cnd.checkpoint_files": {"pretrain", "phase1", "latents", "drawn"},
+    "cnd.imagenet": {"latents", "drawn"},
     # data: those that were chosen
     "cnd.data.simulated": ALL,
     "cnd.data.simulation": ALL,
@@ -71,9 +72,9 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.decoders.training": {"pretrain", "phase1", "phase2"},
     "cnd.linear": only(("ridge",), {"sample"}, {"analysis"}),
     # generators
-    "cnd.generators.embedded": {"latents"},
-    "cnd.generators.folders": {"latents"},
-    "cnd.generators.latent_diffusion": {"latents"},
+    "cnd.generators.embedded": {"latents", "drawn"},
+    "cnd.generators.folders": {"latents", "drawn"},
+    "cnd.generators.latent_diffusion": {"latents", "drawn"},
     "cnd.generators.sampling": {"phase2", "sample"},
     # scores; a judge also tells the class of a stimulus without a label that the generator knows
     "cnd.metrics": only(CND, {"phase2"}, SCORED),
@@ -81,6 +82,7 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.metrics.judges": {
         "test_best": {"phase2"},
         "cnd": {"phase2"},
+        "generated": {"drawn", "phase2"},
         "ridge": {"sample"},
         "oracle": {"sample"},
     },
@@ -92,7 +94,8 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     # the steps themselves
     "cnd.workflow.inputs": ALL,
     "cnd.workflow.latents": {"latents"},
-    "cnd.workflow.classes": {"latents"},  # drawn by class where the data has no images
+    "cnd.workflow.drawn": {"drawn"},
+    "cnd.workflow.classes": {"latents", "drawn"},  # drawn by class where the data has no images
     "cnd.workflow.scoring": only(CND, {"phase2"}, SCORED),
     "cnd.workflow.interventions": {"interventions"},
     "cnd.workflow.lab": {"sample"},

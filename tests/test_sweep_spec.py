@@ -11,7 +11,8 @@ import pytest
 
 from cnd.data.simulated import SimulatedData
 from cnd.errors import UserError
-from cnd.experiment import Experiment
+from cnd.experiment import Experiment, override
+from cnd.workflow.plan import steps as real_steps
 from sweeps.spec import find_file, load_base, load_sweep
 from sweeps.trials import count_stages, in_table_order, resolve
 
@@ -94,17 +95,39 @@ def test_controls_are_the_reference_row_with_one_thing_changed() -> None:
     assert set(trials["ridge"].settings.values()) == {"-"} and trials["shuffled"].settings == trials["10"].settings
 
 
+@pytest.mark.parametrize("name", ["ablation_table1", "floors"])
+@pytest.mark.parametrize("target", ["stimuli", "generated"])
+def test_every_decoder_that_uses_labels_has_its_own_null(name: str, target: str) -> None:
+    """Which classes occur is told by labels alone, so that the null of a decoder without labels says nothing of it."""
+    base = override(BASE, {"decoder.phase2.target": target}, "test")
+    trials = resolve(load_sweep(name), base, real_steps, None, 1, {})
+    nulls = {t.experiment.decoder.kind for t in trials if t.role == "null"}
+    compared = [t for t in trials if t.role in (None, "rival")]
+    assert {t.experiment.decoder.kind for t in compared if t.experiment.decoder.learns_from_labels()} <= nulls
+    assert all(t.experiment.split.shuffle_pairs for t in trials if t.role == "null")
+
+
+def test_the_loss_without_fmri_is_that_of_the_experiment() -> None:
+    base = override(BASE, {"decoder.phase2.target": "generated", "decoder.phase2.timestep_range": [7, 9]}, "test")
+    for name in ("ablation_table1", "ceilings"):
+        (trial,) = (t for t in resolve(load_sweep(name), base, real_steps, ["loss_ceiling"], 1, {}))
+        decoder = trial.experiment.decoder
+        assert decoder.target == base.decoder.phase2.target and decoder.timestep_range == (7, 9)
+        assert decoder.context_tokens == base.decoder.phase2.context_tokens
+
+
 def test_no_trial_runs_before_each_distinct_phase_1_was_begun() -> None:
     for seed in (0, 1):
         trials = [t for t in _trials(seeds=2) if t.seed == seed and t.keys("phase1")]
         keys = [t.keys("phase1") for t in trials]
         assert trials[0].row == "10" and len(set(keys[:11])) == len(set(keys)) == 11
-    assert [t.row for t in _trials()][-2:] == ["ridge", "oracle"]  # they train nothing, so they fill the end
+    last = ["ridge", "ridge_shuffled", "oracle", "stimuli", "autoencoded"]
+    assert [t.row for t in _trials()][-5:] == last  # they train nothing, so they fill the end
     assert [t.seed for t in _trials(seeds=2) if not t.control][:16] == [0] * 16
 
 
 def test_rows_are_chosen_by_id_and_controls_come_along() -> None:
-    assert {t.row for t in _trials(["0", "10"])} == {"0", "10", "ridge", "shuffled", "oracle"}
+    assert {t.row for t in _trials(["0", "10"])} == {"0", "10", *(c.id for c in load_sweep("ablation_table1").controls)}
     assert {t.row for t in _trials(["10", "ridge"])} == {"10", "ridge"}
     assert {t.row for t in _trials(["oracle"])} == {"oracle"}
 
@@ -199,8 +222,8 @@ def test_names_and_paths_that_are_not_there() -> None:
 
 def test_subjects_multiply_the_trials(tmp_path: Path) -> None:
     trials = _trials(["0", "10"], subjects=["1", "3"])
-    assert len(trials) == 2 * 5 and {t.subject for t in trials} == {"1", "3"}
+    assert len(trials) == 2 * 9 and {t.subject for t in trials} == {"1", "3"}
     assert {t.experiment.data.subject for t in trials if t.subject == "3"} == {3}
-    assert all("-subject" in t.name for t in trials) and len({t.key for t in trials}) == 10
+    assert all("-subject" in t.name for t in trials) and len({t.key for t in trials}) == 18
     with pytest.raises(UserError, match=r"--subjects: data.subject = '?9"):
         _trials(["10"], subjects=["9"])

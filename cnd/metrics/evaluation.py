@@ -25,11 +25,12 @@ else:
 class EvaluationConfig(Config):
     """n-way top-1 accuracy (sec. 4.3, Algorithm 1), and further metrics, which may also stand alone."""
 
-    n_way: tuple[Annotated[int, Field(ge=2)], ...] = (50, 100)  # the first one is the table's score; none: no n-way
+    n_way: tuple[Annotated[int, Field(ge=2)], ...] = (50, 100)  # none: no n-way
     top_k: Positive = 1
     truth: Literal["classifier", "label"] = "classifier"  # true class: F's top-1 on the image, or the label
     classifiers: tuple[AnyJudge, ...] = (EmbeddedClassifier(),)  # the first one gives the table's score
     metrics: tuple[AnyMetric, ...] = ()  # beside n-way accuracy, or in its place
+    headline: str | None = None  # name of the metric that is the table's score; None: the first
 
     @model_validator(mode="after")
     def _not_empty(self) -> EvaluationConfig:
@@ -44,10 +45,15 @@ class EvaluationConfig(Config):
         names = [metric.name for metric in self.all_metrics()]
         if len(set(names)) < len(names):
             raise ValueError("metrics must have different names: scores are kept by name")
+        if self.headline is not None and self.headline not in names:
+            raise ValueError(f"headline: '{self.headline}' is not measured; choose among {', '.join(names)}")
         return self
 
     def first(self) -> EvaluationConfig:
         """What gives the table's score: the rest stands beside it."""
+        if self.headline is not None:
+            chosen = tuple(metric for metric in self.metrics if metric.name == self.headline)
+            return self.model_copy(update={"n_way": (), "metrics": chosen}) if chosen else self
         if not self.n_way:
             return self.model_copy(update={"metrics": self.metrics[:1]})
         return self.model_copy(update={"n_way": self.n_way[:1], "classifiers": self.classifiers[:1], "metrics": ()})
@@ -58,9 +64,10 @@ class EvaluationConfig(Config):
         return [judge.label for judge in self.classifiers]
 
     def all_metrics(self) -> list[Metric]:
-        """The table's score first: n-way accuracies by the first judge, by the others, then further metrics."""
+        """The headline first, then n-way accuracies by the first judge, by the others, then further metrics."""
         by_judge = [(n, None if i == 0 else judge) for i, judge in enumerate(self.judges) for n in self.n_way]
-        return [*(NWay(n=n, top_k=self.top_k, judge=judge) for n, judge in by_judge), *self.metrics]
+        found = [*(NWay(n=n, top_k=self.top_k, judge=judge) for n, judge in by_judge), *self.metrics]
+        return sorted(found, key=lambda metric: metric.name != self.headline)  # stable
 
 
 def judge_all(

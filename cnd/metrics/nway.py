@@ -13,8 +13,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from cnd.errors import UserError
 from cnd.protocols import ImageArray, Metric, Truth
 from cnd.settings import Positive
 
@@ -27,16 +28,27 @@ class NWay(Metric):
     n: Annotated[int, Field(ge=2)] = 50
     top_k: Positive = 1
     judge: str | None = None  # name of the judge; None: the first one, the table's
+    classes: tuple[Annotated[int, Field(ge=0)], ...] = ()  # trials are drawn among these of its classes; none: all
+
+    @model_validator(mode="after")
+    def _fits(self) -> NWay:
+        fits = self.top_k < self.n <= len(set(self.classes)) == len(self.classes)
+        if self.classes and not fits:
+            raise ValueError(f"classes: {self.n}-way top-{self.top_k} needs {self.n} different ones, or more")
+        return self
 
     @property
     def name(self) -> str:
-        """``nway50_top1``; of another judge than the table's ``nway50_top1/<judge>``."""
-        return f"nway{self.n}_top{self.top_k}" + (f"/{self.judge}" if self.judge else "")
+        """``nway50_top1``; among classes ``nway2_top1_of_6_9``; of another judge than the table's with ``/<judge>``."""
+        among = "".join(f"_{c}" for c in self.classes)
+        return f"nway{self.n}_top{self.top_k}" + (among and f"_of{among}") + (f"/{self.judge}" if self.judge else "")
 
     @property
     def title(self) -> str:
-        """``50-way top-1``."""
-        return f"{self.n}-way top-{self.top_k}" + (f", {self.judge}" if self.judge else "")
+        """``50-way top-1``; among two classes ``6 or 9``."""
+        among = " or ".join(map(str, self.classes))
+        told = f"{self.n}-way top-{self.top_k}" + (among and f" among {among}")
+        return told + (f", {self.judge}" if self.judge else "")
 
     @property
     def note(self) -> str:
@@ -48,12 +60,18 @@ class NWay(Metric):
         return self.top_k / self.n
 
     def score(self, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> NDArray[np.float64]:
-        """Expected success of each reconstruction, [item, sample]."""
+        """Expected success of each reconstruction, [item, sample]; NaN for an item of none of ``classes``."""
         judgements = truth.judgements
         found = judgements[self.judge] if self.judge else next(iter(judgements.values()))
         n_items, n_samples, n_classes = found.probabilities.shape
-        flat = found.probabilities.reshape(-1, n_classes)
-        return n_way_accuracy(flat, np.repeat(found.truth, n_samples), self.n, self.top_k).reshape(n_items, n_samples)
+        among = np.array(self.classes or range(n_classes))
+        if among.max() >= n_classes:
+            raise UserError(f"evaluation.metrics: class {among.max()} is none of the judge's {n_classes} classes")
+        scored, place = np.nonzero(found.truth[:, None] == among)
+        flat = found.probabilities[scored][..., among].reshape(-1, len(among))
+        scores = np.full((n_items, n_samples), np.nan)
+        scores[scored] = n_way_accuracy(flat, np.repeat(place, n_samples), self.n, self.top_k).reshape(-1, n_samples)
+        return scores
 
 
 def n_way_accuracy(probabilities: ArrayLike, target: ArrayLike, n_way: int, top_k: int = 1) -> NDArray[np.float64]:

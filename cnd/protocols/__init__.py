@@ -24,7 +24,7 @@ from cnd.protocols.decoder import (
     Reconstruction,
     no_progress,
 )
-from cnd.protocols.generator import Condition, Generator, GeneratorChoice, SamplingConfig
+from cnd.protocols.generator import Condition, DrawnLatents, Generator, GeneratorChoice, SamplingConfig
 from cnd.protocols.metric import Judge, JudgeChoice, Judgement, Metric, Truth
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Conditioning",
     "DataSource",
     "Decoder",
+    "DrawnLatents",
     "Fitted",
     "FmriDataset",
     "FmriSplit",

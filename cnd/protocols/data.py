@@ -119,11 +119,13 @@ class Patterns:
         fmri: float32 [n, voxels].
         stimulus: name of each item.
         truth: int64 [n], the generator's class of each item, only for a decoder that declares ``needs_truth``.
+        images: uint8 [n, channels, height, width], the stimuli, of size 0 where there are labels only; as ``truth``.
     """
 
     fmri: np.ndarray
     stimulus: list[str]
     truth: np.ndarray | None = None
+    images: ImageArray | None = None
 
     def __len__(self) -> int:
         return len(self.fmri)

@@ -160,6 +160,8 @@ class Given:
         training: gives a :class:`cnd.protocols.TrainingSet`.
         classes: gives a function from items to the generator's class of each, int64 [n].
         latents: gives the latents of the training stimuli, [n, c, h, w].
+        drawn: of a number n the step that gives latents which the generator drew of each class that occurs, n a class:
+            their classes [k] and the latents [k, n, c, h, w].
         pools: gives the unlabelled patterns, a tuple of float32 [m, voxels]; None where there are none.
         test_score: gives a function from reconstructions of the test items to the table's score, for a decoder that
             chooses by it, and says so among its warnings.
@@ -179,6 +181,7 @@ class Given:
     test_score: Step
     validation_score: Step
     seed: int
+    drawn: Callable[[int], Step] = field(repr=False)
     of_subject: Callable[[Any], Given] = field(repr=False)
 
 
@@ -189,7 +192,7 @@ class Decoder(Part):
     learns: ClassVar[bool] = True  # from training items; False: it works where there are none
     in_steps: ClassVar[bool] = True  # trained step by step, so that it may not have converged; False: in closed form
     uses_generator: ClassVar[bool] = True
-    uses_labels: ClassVar[bool] = False  # of training items
+    uses_labels: ClassVar[bool] = False  # of training items; where settings decide, see :meth:`learns_from_labels`
     needs_truth: ClassVar[bool] = False  # of test items: no decoder, a ceiling
     has_condition: ClassVar[bool] = False  # whether what is fitted is a :class:`Conditioning`
     # "module:Class" of its :class:`Interventions`. Named, not imported: an edit of it makes no training anew.
@@ -204,6 +207,10 @@ class Decoder(Part):
             FloatingPointError: a loss is not finite; names quantity and step.
         """
         raise NotImplementedError(f"{type(self).__name__} must say how it is fitted")
+
+    def learns_from_labels(self) -> bool:
+        """Whether labels of training items enter, with the settings as they are."""
+        return self.uses_labels
 
     def suits(self, generator: GeneratorChoice) -> None:
         """Raises:

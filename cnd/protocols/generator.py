@@ -35,6 +35,18 @@ class Condition(NamedTuple):
         return Condition(self.context.to(device), self.pooled.to(device))
 
 
+class DrawnLatents(NamedTuple):
+    """Latents that a generator drew of some of its classes.
+
+    Attributes:
+        classes: int64 [classes], ascending.
+        latents: [classes, images, channels, height, width], as many images of each.
+    """
+
+    classes: Int[Tensor, " classes"]
+    latents: Float[Tensor, "classes images c h w"]
+
+
 class SamplingConfig(Config):
     """DDIM sampling of the test items (sec. 4.2, 5.2)."""
 

@@ -20,6 +20,7 @@ from cnd.steps import FORMAT, Step, upstream
 from cnd.workflow.analysis import analyse_run
 from cnd.workflow.cache import DESCRIPTION, StageCache
 from cnd.workflow.classes import find_classes
+from cnd.workflow.drawn import load_drawn, make_drawn
 from cnd.workflow.figures import draw_figures
 from cnd.workflow.inputs import StoredImagesOf, load_data, make_data, store_images, stored_images
 from cnd.workflow.interventions import intervene
@@ -51,7 +52,7 @@ def fold_steps(experiment: Experiment, index: int) -> FoldSteps:
     if e.decoder.uses_generator:
         settings["generator"] = e.generator
     needs: dict[str, Step | None] = {"data": given.data, "training": given.training}
-    if e.decoder.uses_labels or e.decoder.needs_truth:
+    if e.decoder.learns_from_labels() or e.decoder.needs_truth:
         needs["classes"] = given.classes
     # a decoder with steps of its own says there what it needs; any other may use what all rows share
     shared: dict[str, Step | None] = {"pools": given.pools}
@@ -76,6 +77,9 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     first = e.evaluation.first()  # what only stands beside the table's score makes no decoder train again
     scoring = {"evaluation": first, "judges": judges[: len(first.classifiers)]}
     scored: dict[str, Step | None] = {"data": data, "classes": classes if _judged_by_label(e) else None}
+    fold0 = Step("data", make_data, {"source": source, "fold": source.folds()[0]}, {"images": images}, load_data)
+    occurring = Step("classes", find_classes, finding, {"data": fold0}, kept=False)
+    drawing = {"generator": e.generator, "sampling": e.sampling}
     return Given(
         data=data,
         training=training,
@@ -89,6 +93,9 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
             "validation_score", validation_scorer, scoring, {**scored, "training": training}, kept=False
         ),
         seed=e.seed,
+        drawn=lambda n: Step(
+            "drawn", make_drawn, drawing | {"n": n}, {"data": fold0, "classes": occurring}, load_drawn
+        ),
         of_subject=lambda subject: given_of(e, source.of_subject(subject), index),
     )
 

@@ -65,9 +65,10 @@ def reconstruct(
 
 
 def patterns(decoder: Decoder, lab: Laboratory, items: FmriSplit) -> Patterns:
-    """What a decoder may see of items: their fMRI, and their classes only if it declares that it needs the truth."""
-    truth = lab.classes_of(items) if decoder.needs_truth else None
-    return Patterns(items.fmri, list(items.stimulus), truth)
+    """What a decoder may see of items: their fMRI; classes and images only if it declares that it needs the truth."""
+    if not decoder.needs_truth:
+        return Patterns(items.fmri, list(items.stimulus))
+    return Patterns(items.fmri, list(items.stimulus), lab.classes_of(items), items.images)
 
 
 def check_images(decoder: Decoder, images: np.ndarray, expected: tuple[int, int]) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from decoder_suite import N_TEST, SMOKE, DecoderSuite
 
 from cnd import registry
 from cnd.decoders.external import ExternalDecoder
+from cnd.decoders.free_condition import FreeConditionDecoder
 from cnd.decoders.mean_condition import MeanConditionDecoder
 from cnd.decoders.nearest_training_image import NearestTrainingImageDecoder
 from cnd.decoders.oracle import OracleDecoder
 from cnd.decoders.random_class import RandomClassDecoder
 from cnd.decoders.ridge import RidgeDecoder
+from cnd.decoders.stimulus import StimulusDecoder
+from cnd.experiment import override
 
 
 class TestCnd(DecoderSuite):
@@ -24,12 +29,30 @@ class TestCnd(DecoderSuite):
         monkeypatch.setattr("cnd.decoders.training.StateFile.due", lambda self: self.path is not None)
 
 
+class TestCndOnDrawnImages(DecoderSuite):
+    """Phase 2 aims at images that the generator draws of the item's class, and at the class's condition."""
+
+    target: ClassVar = {"stimuli": 0.5, "generated": 1, "embedding": 0.1, "n_generated": 2}
+    decoder = override(SMOKE, {"decoder.phase2.target": target}, "test").decoder
+
+
 class TestRidge(DecoderSuite):
     decoder = RidgeDecoder()
 
 
 class TestOracle(DecoderSuite):
     decoder = OracleDecoder()
+    pairs_matter = False
+
+
+class TestFreeCondition(DecoderSuite):
+    decoder = FreeConditionDecoder(timestep_range=(300, 700), context_tokens=2, per_class=2, max_steps=16)
+    pairs_matter = False
+
+
+class TestStimulus(DecoderSuite):
+    decoder = StimulusDecoder(autoencoded=True)
+    seed_matters = False
     pairs_matter = False
 
 

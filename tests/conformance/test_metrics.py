@@ -26,6 +26,10 @@ class TestNWay(MetricSuite):
     metric = NWay(n=10, top_k=2)
 
 
+class TestNWayAmongClasses(MetricSuite):
+    metric = NWay(n=3, classes=tuple(range(0, 40, 3)))
+
+
 class TestPixelCorrelation(MetricSuite):
     metric = PixelCorrelation()
 

@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pydantic import ValidationError
 from scipy.stats import hypergeom
 
-from cnd.metrics.nway import n_way_accuracy, n_way_accuracy_monte_carlo
+from cnd.metrics.evaluation import EvaluationConfig
+from cnd.metrics.nway import NWay, n_way_accuracy, n_way_accuracy_monte_carlo
+from cnd.protocols import Judgement, Truth
 
 
 def enumerate_draws(scores: list[float], truth: int, n_way: int, top_k: int) -> Fraction:
@@ -162,3 +165,35 @@ def test_no_items_give_no_scores() -> None:
 def test_no_trials_is_an_error() -> None:
     with pytest.raises(ValueError, match="n_trials = 0"):
         n_way_accuracy_monte_carlo(GOOD, [0, 1, 2], 2, 0, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("n_way", "top_k"), [(2, 1), (3, 2)])
+def test_among_some_classes_only_these_are_drawn(n_way: int, top_k: int) -> None:
+    """Every draw among them, counted; an item of another class has no score."""
+    rng, among = np.random.default_rng(0), (6, 9, 2, 4)
+    probabilities = rng.integers(0, 5, (30, 2, 10)) / 5  # with ties
+    truth = rng.integers(0, 10, 30)
+    told = Truth([""] * 30, truth, [], {"judge": Judgement(probabilities, truth)})
+    found = NWay(n=n_way, top_k=top_k, classes=among).score(probabilities[:, 0], probabilities, told)
+    for item, sample in np.ndindex(30, 2):
+        if truth[item] not in among:
+            assert np.isnan(found[item, sample])
+            continue
+        scores = probabilities[item, sample][list(among)].tolist()
+        expected = enumerate_draws(scores, among.index(truth[item]), n_way, top_k)
+        assert found[item, sample] == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("settings", [{"n": 3, "classes": (6, 9)}, {"n": 2, "classes": (6, 6)}, {"classes": (-1, 2)}])
+def test_classes_that_do_not_fit_are_refused(settings: dict) -> None:
+    with pytest.raises(ValidationError, match="classes"):
+        NWay(**settings)
+
+
+def test_the_headline_leads_and_must_be_measured() -> None:
+    two = NWay(n=2, classes=(6, 9))
+    assert two.name == "nway2_top1_of_6_9" and two.chance() == 0.5
+    config = EvaluationConfig(n_way=(2, 5), metrics=(two,), headline=two.name)
+    assert [metric.name for metric in config.all_metrics()] == [two.name, "nway2_top1", "nway5_top1"]
+    with pytest.raises(ValidationError, match="headline: 'nway9_top1' is not measured"):
+        EvaluationConfig(n_way=(2, 5), headline="nway9_top1")

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 # ---------------------------------------------------------------- check
 
+KNOWN = """Whether generator, judge and loss know these images is not told here, but by
+  python sweeps/run.py ceilings --experiment EXPERIMENT --set data.path=..."""
+
 
 def kinds() -> dict[str, Any]:
     """The data sources and pools that read a path, by kind; those of the user's own packages are among them."""
@@ -96,6 +99,8 @@ def check(options: argparse.Namespace) -> None:
     page = inspection.write_page(summary, pictures, options.output)
     summary["written"] = [str(page), *map(str, pictures)]
     print(json.dumps(summary, indent=1) if options.json else inspection.text(summary))
+    if not options.json and kind in registry.classes("cnd.data"):
+        print(KNOWN, file=sys.stderr)
 
 
 def _of_one_subject(source: DataSource, there: list[str], wanted: str | None) -> DataSource:

@@ -43,6 +43,10 @@ class CndDecoder(Decoder):
                 "leave it out"
             )
 
+    def learns_from_labels(self) -> bool:
+        """Only where Phase 2 aims at classes; the paper's loss asks for none."""
+        return self.phase2.target.uses_labels
+
     def steps(self, given: Given) -> dict[str, Step]:
         """``pretrain`` and ``phase1``, where there is a Phase 1, and ``phase2``."""
         first = phase1_steps(self.encoder, self.phase1, given) if self.phase1.enabled else {}
@@ -80,6 +84,11 @@ class CndDecoder(Decoder):
             found.append(
                 "Transductive: fMRI of the test set entered Phase 1; scores are not comparable with an inductive "
                 "protocol."
+            )
+        if self.learns_from_labels():
+            found.append(
+                "Labels: Phase 2 aims at the classes of training items (decoder.phase2.target); the paper's loss asks "
+                "for no labels. Compare with the same decoder on shuffled pairs."
             )
         if self.phase2.checkpoint == "test_best":
             found.append(

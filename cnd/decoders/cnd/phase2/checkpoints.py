@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cnd.decoders.cnd.phase2.model import ConditionModule
 from cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.decoders.cnd.phase2.targets import ClassTargets
 from cnd.decoders.cnd.phase2.training import Measured, validation_loss
 from cnd.generators.sampling import draw
 from cnd.protocols import FmriSplit, Generator, Noise, SamplingConfig, TrainingSet
@@ -45,6 +46,7 @@ class Checkpoints:
         rows: positions of the items of the curve.
         sampling: how they are drawn.
         score: reconstructions of training items and their positions to the score of each; None: no curve.
+        targets: of positions of training items, what is aimed at beside the stimuli.
         test: the test items, how they are drawn and what scores them, where the checkpoint is chosen by them.
         seconds: spent so far.
     """
@@ -58,6 +60,7 @@ class Checkpoints:
     rows: np.ndarray
     sampling: SamplingConfig | None
     score: Callable[[np.ndarray, np.ndarray], np.ndarray] | None
+    targets: Callable[[np.ndarray], ClassTargets] = lambda rows: ClassTargets()
     test: tuple[FmriSplit, SamplingConfig, Callable[[np.ndarray], float]] | None = None
     seconds: float = field(default=0.0)
 
@@ -93,4 +96,4 @@ class Checkpoints:
 
     def _loss(self, rows: np.ndarray) -> float:
         fmri, clean = self.train.items.fmri[rows], self.latents[rows]
-        return validation_loss(self.module, self.generator, self.phase2, fmri, clean)
+        return validation_loss(self.module, self.generator, self.phase2, fmri, clean, self.targets(rows))

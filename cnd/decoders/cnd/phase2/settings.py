@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,45 @@ class UntilConverged(Config):
     cap: Positive | None = None  # steps at most; None: eight times the ordinary number
 
 
+class TargetConfig(Config):
+    """What Phase 2 aims at: a weight for each loss. One word, such as ``generated``, stands for that loss alone.
+
+    ``stimuli`` and ``generated`` are eq. 2. They are mixed by items: each item of a batch takes its stimulus or a drawn
+    image, by chance in the ratio of the two weights, so that the sum costs one pass through the UNet.
+    """
+
+    stimuli: Weight = 1.0  # eq. 2 on the latents of the stimuli: the paper
+    generated: Weight = 0.0  # eq. 2 on latents that the generator draws of the item's class, another one each step
+    embedding: Weight = 0.0  # squared error of the condition to that of the item's class
+    n_generated: Positive = 48  # latents drawn of each class
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_word(cls, value: Any) -> Any:
+        words = ("stimuli", "generated", "embedding")
+        if not isinstance(value, str):
+            return value
+        if value not in words:
+            raise ValueError(f"'{value}' is none of {', '.join(words)}")
+        return {"stimuli": 0.0, value: 1.0}
+
+    @model_validator(mode="after")
+    def _aims_at_something(self) -> TargetConfig:
+        if not self.denoising + self.embedding:
+            raise ValueError("one of stimuli, generated and embedding must have a weight above 0")
+        return self
+
+    @property
+    def denoising(self) -> float:
+        """Weight of eq. 2."""
+        return self.stimuli + self.generated
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether it asks for the classes of training items; the paper's does not."""
+        return self.generated + self.embedding > 0
+
+
 class Phase2Config(Config):
     """Concept-aware conditioning of the frozen latent diffusion model (sec. 3.3)."""
 
@@ -35,6 +74,7 @@ class Phase2Config(Config):
     concept_attention: Literal["dot", "cosine"] = "dot"  # cosine: with a learned scale, see ConceptLayer
     train_encoder: bool = True
     train_unet_cross_attention: bool = False  # DC-LDM's policy
+    target: TargetConfig = TargetConfig()
     loss_weighting: Literal["none", "min_snr"] = "none"
     timestep_range: tuple[int, int] = (0, 1000)  # where training time-steps are drawn; all is eq. 2
     max_steps: Positive | None = None  # None: max_epochs decides

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cnd.decoders.cnd.phase2.model import ConditionModule
+    from cnd.decoders.cnd.phase2.targets import ClassTargets
     from cnd.decoders.cnd.phase2.training import Phase2State
     from cnd.protocols import Bench, FmriDataset, Generator, Given, TrainingSet
 
@@ -30,6 +31,10 @@ def phase2_step(encoder: EncoderConfig, phase2: Phase2Config, phase1: Step | Non
     by_test = phase2.checkpoint == "test_best"
     settings = {"encoder": encoder, "phase2": phase2, "generator": given.generator, "seed": given.seed}
     needs = {"training": given.training, "latents": given.latents, "phase1": phase1}
+    if phase2.target.uses_labels:
+        needs["classes"] = given.classes
+    if phase2.target.generated:
+        needs["class_latents"] = given.drawn(phase2.target.n_generated)
     if by_test:
         settings["sampling"], needs["data"], needs["test_score"] = given.sampling, given.data, given.test_score
     if phase2.curve_items:
@@ -53,12 +58,15 @@ def train_condition_module(
     test_score: Step | None = None,
     curve_sampling: SamplingConfig | None = None,
     validation_score: Step | None = None,
+    classes: Step | None = None,
+    class_latents: Step | None = None,
 ) -> None:
-    """Train by eq. 2 and write the weights, the history, the curve of the validation score and facts.
+    """Train by eq. 2, or what else is aimed at; write weights, history, the curve of the validation score, facts.
 
     Args:
         sampling, data, test_score: where the checkpoint is chosen by the test set.
         curve_sampling, validation_score: where there is a curve.
+        classes, class_latents: where labels are aimed at.
     """
     import numpy as np
     import pandas as pd
@@ -66,6 +74,7 @@ def train_condition_module(
 
     from cnd.decoders.cnd.phase2.checkpoints import Checkpoints, curve_items
     from cnd.decoders.cnd.phase2.model import count_parameters
+    from cnd.decoders.cnd.phase2.targets import class_targets
     from cnd.decoders.cnd.phase2.training import fit
     from cnd.decoders.training import HISTORY
 
@@ -83,7 +92,13 @@ def train_condition_module(
     frozen.to(bench.device)
     score = None if validation_score is None else bench.value(validation_score)
     shown = curve_items(train, phase2.curve_items)
-    measure = Checkpoints(module, frozen, phase2, seed, train, clean, shown, curve_sampling, score)
+    labels = None if classes is None else bench.value(classes)(train.items)
+    latents_of = None if class_latents is None else bench.value(class_latents)
+
+    def targets(rows: np.ndarray) -> ClassTargets:
+        return class_targets(phase2.target, frozen, None if labels is None else labels[rows], latents_of)
+
+    measure = Checkpoints(module, frozen, phase2, seed, train, clean, shown, curve_sampling, score, targets)
     if data is not None and test_score is not None and sampling is not None:
         dataset: FmriDataset = bench.value(data)
         measure.test = (dataset.test, sampling, bench.value(test_score))
@@ -92,6 +107,7 @@ def train_condition_module(
     fitted = fit(
         phase2, module, frozen, fmri[rows], clean[rows], seed, measure if measure.wanted() else None,
         resume=bench.scratch, report=lambda fraction, seen, metrics: bench.report("phase2", fraction, seen, metrics),
+        targets=targets(rows),
     )  # fmt: skip
     save_file({k: v.cpu().contiguous() for k, v in module.state_dict().items()}, folder / MODULE)
     if phase2.train_unet_cross_attention:

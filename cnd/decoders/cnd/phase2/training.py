@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cnd.decoders.cnd.phase2.model import ConditionModule, denoising_loss
 from cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.decoders.cnd.phase2.targets import ClassTargets, condition_loss
 from cnd.decoders.training import (
     StateFile,
     autocast,
@@ -25,7 +26,7 @@ from cnd.decoders.training import (
     prefixed,
     under,
 )
-from cnd.protocols import Generator, OnProgress, no_progress
+from cnd.protocols import Condition, Generator, OnProgress, no_progress
 
 CAP = 8
 """Ordinary trainings that one until convergence may take, where no cap is set."""
@@ -115,13 +116,25 @@ def forward_loss(
     clean: Tensor,
     noise: Tensor,
     timesteps: Tensor,
+    wanted: Condition | None = None,
 ) -> Tensor:
-    """Eq. 2 of items on the generator's device; the networks run in ``config.precision``, the loss does not."""
-    noisy = generator.add_noise(clean, noise, timesteps)
+    """Eq. 2 of items on the generator's device, and the distance to the conditions of their classes where it counts.
+
+    The networks run in ``config.precision``, the loss does not.
+    """
+    target, loss = config.target, torch.zeros((), device=clean.device)
     with autocast(config.precision, clean.device):
         condition, _ = module(fmri)
-        predicted = generator.predict_noise(noisy, timesteps, condition)
-    return denoising_loss(predicted.to(clean.dtype), noise, generator.alphas_cumprod, timesteps, config.loss_weighting)
+    if target.denoising:
+        with autocast(config.precision, clean.device):
+            predicted = generator.predict_noise(generator.add_noise(clean, noise, timesteps), timesteps, condition)
+        alphas = generator.alphas_cumprod
+        loss = denoising_loss(predicted.to(clean.dtype), noise, alphas, timesteps, config.loss_weighting)
+        loss = loss if target.denoising == 1 else target.denoising * loss
+    if wanted is not None:
+        own = Condition(*(part.to(clean.dtype) for part in condition))
+        loss = loss + target.embedding * condition_loss(own, wanted.to(clean.device))
+    return loss
 
 
 def fit(
@@ -135,6 +148,7 @@ def fit(
     report: OnProgress = no_progress,
     resume: Path | None = None,
     save_every: float = 60.0,
+    targets: ClassTargets | None = None,
 ) -> Phase2State:
     """Train the condition module by eq. 2, keep the checkpoint that ``measure`` prefers, and its curve.
 
@@ -148,12 +162,13 @@ def fit(
         resume: folder for the state of a long training; the caller removes it when it has kept the result.
             A call that finds such a state there goes on from it.
         save_every: seconds between two writes of the state.
+        targets: of the same items, what ``config.target`` aims at beside the stimuli; None: nothing.
 
     Raises:
         FloatingPointError: the loss or its gradient is not finite.
         UserError: the state in ``resume`` is of another training.
     """
-    patterns = torch.from_numpy(fmri)
+    patterns, targets = torch.from_numpy(fmri), targets or ClassTargets()
     groups = trainable_parameters(config, module, generator)
     optimizer = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -172,7 +187,8 @@ def fit(
         rows = at.order[start : start + config.batch_size]
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * rate_factor(config, at.step, ordinary)
-        loss = train_step(config, module, generator, optimizer, scaler, patterns[rows], latents[rows], at)
+        aim = (targets.latents(rows, latents, at.rng), targets.conditions(rows))
+        loss = train_step(config, module, generator, optimizer, scaler, patterns[rows], *aim, at)
 
         at.step += 1
         at.samples_seen += len(rows)
@@ -213,6 +229,7 @@ def train_step(
     scaler: torch.amp.GradScaler,
     fmri: Tensor,
     latents: Tensor,
+    wanted: Condition | None,
     at: Phase2State,
 ) -> float:
     """One update on one batch, ``micro_batch_size`` items in memory at once; returns the loss."""
@@ -222,8 +239,9 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for rows in torch.arange(len(fmri)).split(config.micro_batch_size or len(fmri)):
-        batch = (part[rows].to(device) for part in (fmri, latents, noise, timesteps))
-        loss = forward_loss(config, module, generator, *batch) * (len(rows) / len(fmri))  # the batch's mean
+        x, z, e, t = (part[rows].to(device) for part in (fmri, latents, noise, timesteps))
+        near = None if wanted is None else Condition(wanted.context[rows], wanted.pooled[rows])
+        loss = forward_loss(config, module, generator, x, z, e, t, near) * (len(rows) / len(fmri))  # the batch's mean
         total += loss.item()
         if not math.isfinite(total):
             raise FloatingPointError(f"Phase 2: the loss is {total} at step {at.step}")
@@ -290,16 +308,23 @@ def is_flat(curve: list[tuple[int, list[float]]], tolerance: float) -> bool:
 
 @torch.no_grad()
 def validation_loss(
-    module: ConditionModule, generator: Generator, config: Phase2Config, fmri: np.ndarray, latents: Tensor
+    module: ConditionModule,
+    generator: Generator,
+    config: Phase2Config,
+    fmri: np.ndarray,
+    latents: Tensor,
+    targets: ClassTargets | None = None,
 ) -> float:
-    """The denoising loss of held-out items, with the same noise and time-steps at every call."""
-    rng = torch.Generator().manual_seed(0)
+    """The loss of held-out items, with the same noise, time-steps and drawn latents at every call."""
+    rng, targets = torch.Generator().manual_seed(0), targets or ClassTargets()
+    latents = targets.latents(torch.arange(len(latents)), latents, rng)
     noise = torch.randn(latents.shape, generator=rng)
     timesteps = torch.randint(*config.timestep_range, (len(latents),), generator=rng)
     losses = []
     for rows in torch.arange(len(latents)).split(config.micro_batch_size or 64):
-        batch = (part[rows].to(generator.device) for part in (torch.from_numpy(fmri), latents, noise, timesteps))
-        losses.append(forward_loss(config, module, generator, *batch).item() * len(rows))
+        x, z, e, t = (part[rows].to(generator.device) for part in (torch.from_numpy(fmri), latents, noise, timesteps))
+        loss = forward_loss(config, module, generator, x, z, e, t, targets.conditions(rows))
+        losses.append(loss.item() * len(rows))
     return sum(losses) / len(latents)
 
 
