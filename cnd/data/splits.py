@@ -44,7 +44,7 @@ def random_input(bench: Bench, seed: int, data: Step) -> FmriDataset:
     rng = np.random.default_rng([seed, 7])
 
     def noise(items: FmriSplit) -> FmriSplit:
-        return replace(items, fmri=rng.standard_normal(items.fmri.shape, dtype=np.float32))
+        return replace(items, fmri=rng.standard_normal(items.fmri.shape, dtype=np.float32), repeated=None)
 
     return replace(dataset, train=noise(dataset.train), test=noise(dataset.test))
 

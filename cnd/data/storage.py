@@ -22,7 +22,8 @@ def save_dataset(dataset: FmriDataset, folder: Path) -> None:
     arrays = {f"unlabelled_{i}": pool for i, pool in enumerate(dataset.unlabelled)}
     for name, split in zip(SPLITS, (dataset.train, dataset.test), strict=True):
         arrays |= {f"{name}_fmri": split.fmri, f"{name}_category": split.category}
-        arrays |= {f"{name}_{k}": a for k, a in (("seen", split.seen), ("run", split.run)) if a is not None}
+        more = (("seen", split.seen), ("run", split.run), ("repeated", split.repeated))
+        arrays |= {f"{name}_{k}": a for k, a in more if a is not None}
         if isinstance(split.images, StoredImages):
             arrays[f"{name}_image_rows"] = split.images.rows.astype(np.int64)
         else:
@@ -67,6 +68,7 @@ def load_dataset(folder: Path, images: Path | None = None) -> FmriDataset:
             stimulus=meta.pop(f"{n}_stimulus"),
             seen=arrays.get(f"{n}_seen"),
             run=arrays.get(f"{n}_run"),
+            repeated=arrays.get(f"{n}_repeated"),
         )
         for n in SPLITS
     )

@@ -45,6 +45,8 @@ class FmriSplit:
         stimulus: name of each item; single trials of one stimulus share it.
         seen: bool [n], True where generator and judge have probably been trained on the very stimulus; None: nowhere.
         run: int64 [n], the run each item was measured in; None where items are averages or it is unknown.
+        repeated: of training items float32 [n, voxels], the same items measured as often as test items are, for their
+            scores along a training, never for the training itself; None where they were measured once.
     """
 
     fmri: np.ndarray
@@ -53,6 +55,7 @@ class FmriSplit:
     stimulus: list[str]
     seen: np.ndarray | None = None
     run: np.ndarray | None = None
+    repeated: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.fmri)
@@ -60,8 +63,8 @@ class FmriSplit:
     def take(self, rows: np.ndarray) -> FmriSplit:
         """The items at integer positions ``rows``."""
         names = [self.stimulus[i] for i in rows]
-        seen, run = (None if a is None else a[rows] for a in (self.seen, self.run))
-        return FmriSplit(self.fmri[rows], self.images[rows], self.category[rows], names, seen, run)
+        more = (None if a is None else a[rows] for a in (self.seen, self.run, self.repeated))
+        return FmriSplit(self.fmri[rows], self.images[rows], self.category[rows], names, *more)
 
 
 @dataclass(frozen=True)

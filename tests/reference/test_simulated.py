@@ -103,3 +103,20 @@ def test_null_pool_has_no_signal():
     null = SMALL.model_copy(update={"unlabelled_signal": False})
     pools = [simulate.rest(config, signal, noise, rng) for config in (SMALL, null)]
     assert pools[0].var() > 1.3 * pools[1].var() and abs(pools[1].var() - 1) < 0.1
+
+
+def test_training_items_are_also_measured_as_test_items_are():
+    """For their scores along a training: the same signal, and the noise of an average of as many trials."""
+    config = SimulatedData(n_voxels=200, images_per_category=2, n_unlabelled=0, test_repetitions=25, snr=0.04)
+    dataset = simulate.simulate(config)
+    train = dataset.train
+    assert train.repeated is not None and train.repeated.dtype == np.float32
+    common = (train.fmri * train.repeated).mean()  # their noise is independent, so this is the signal's variance
+    noise = (train.fmri - train.repeated).var(
+        0
+    ).mean() / 26  # of the average: a single trial's is 25 times that, and added
+    assert train.repeated.var(0).mean() == pytest.approx(common + noise, rel=0.1)
+    assert train.repeated.var() == pytest.approx(dataset.test.fmri.var(), rel=0.15)
+    once = simulate.simulate(SimulatedData(**config.model_dump() | dict(test_repetitions=1))).train
+    assert np.array_equal(once.fmri, train.fmri)  # trials are drawn from a stream of their own
+    assert once.repeated.var() > 5 * train.repeated.var()

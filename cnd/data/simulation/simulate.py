@@ -116,6 +116,9 @@ def simulate_with_trials(config: SimulatedData, keep_trials: bool = True) -> tup
     order = rng.permutation(n_train)  # stimuli are presented in random order, so drift is not tied to category
     train = np.empty((n_train, n_voxels))
     train[order] = signal[:n_train][order] + noise.draw(n_train, rng)
+    # the mean of independent noise is noise of less variance, so nothing is gained by drawing every repetition
+    less = noise.draw(n_train, _rng(config, "validation")) / np.sqrt(config.test_repetitions)
+    repeated = signal[:n_train] + less
     trials = repeated_trials(config, signal[n_train : n_train + n_test], noise, rng)
     pool = rest(config, signal[n_train + n_test :], noise, rng)
 
@@ -126,7 +129,7 @@ def simulate_with_trials(config: SimulatedData, keep_trials: bool = True) -> tup
 
     ceiling = np.sqrt(config.test_repetitions * snr / (config.test_repetitions * snr + 1))
     dataset = FmriDataset(
-        train=FmriSplit(normalise(train), images[:n_train], train_category, train_names),
+        train=FmriSplit(normalise(train), images[:n_train], train_category, train_names, repeated=normalise(repeated)),
         test=FmriSplit(normalise(trials.mean(0)), images[n_train : n_train + n_test], test_category, test_names),
         unlabelled=(normalise(pool),) if config.n_unlabelled else (),
         class_names=list(CATEGORY_NAMES),

@@ -75,6 +75,12 @@ class Checkpoints:
         self.seconds += time.monotonic() - began
         return Measured(values, items, worth)
 
+    @property
+    def patterns(self) -> np.ndarray:
+        """Of the training items: measured as test items are, where the data has that, so that scores compare."""
+        items = self.train.items
+        return items.fmri if items.repeated is None else items.repeated
+
     def wanted(self) -> bool:
         """Whether there is anything to measure."""
         return self.score is not None or self.phase2.checkpoint != "last"
@@ -82,7 +88,7 @@ class Checkpoints:
     def _curve(self) -> list[float]:
         if self.score is None or self.sampling is None:
             return []
-        images = draw_items(self.module, self.generator, self.train.items.fmri[self.rows], self.sampling, self.seed)
+        images = draw_items(self.module, self.generator, self.patterns[self.rows], self.sampling, self.seed)
         return [float(value) for value in self.score(images, self.rows)]
 
     def _worth(self) -> float | None:
@@ -95,5 +101,5 @@ class Checkpoints:
         return score(draw_items(self.module, self.generator, items.fmri, sampling, self.seed))
 
     def _loss(self, rows: np.ndarray) -> float:
-        fmri, clean = self.train.items.fmri[rows], self.latents[rows]
+        fmri, clean = self.patterns[rows], self.latents[rows]
         return validation_loss(self.module, self.generator, self.phase2, fmri, clean, self.targets(rows))
