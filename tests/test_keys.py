@@ -51,6 +51,7 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.steps": ALL,
     "cnd.checkpoint_files": {"pretrain", "phase1", "latents"},
     "cnd.imagenet": {"latents"},
+    "cnd.onednn": {"pretrain", "phase1", "latents", "phase2"},
     # data: those that were chosen
     "cnd.data.simulated": ALL,
     "cnd.data.simulation": ALL,

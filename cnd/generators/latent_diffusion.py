@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from cnd._compat import make_torchvision_importable
 from cnd.checkpoint_files import MALFORMED, check_values
 from cnd.errors import UserError
+from cnd.onednn import with_onednn
 from cnd.protocols import Condition, ImageArray
 
 make_torchvision_importable()
@@ -113,7 +114,7 @@ class LatentDiffusion(nn.Module):
 
     def __init__(self, vae: Any, unet: Any, scheduler: DDIMScheduler, class_table: Tensor) -> None:
         super().__init__()
-        self.vae, self.unet, self.scheduler = vae, unet, scheduler
+        self.vae, self.unet, self.scheduler = vae, with_onednn(unet), scheduler
         self.register_buffer("concept_bank", class_table[:-1].clone())
         self.register_buffer("null_class", class_table[-1].clone())
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone())

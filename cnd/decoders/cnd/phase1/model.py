@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from cnd._compat import make_torchvision_importable
 from cnd.decoders.cnd.phase1.settings import EncoderConfig, Layout
 from cnd.errors import UserError
+from cnd.onednn import with_onednn
 
 make_torchvision_importable()
 
@@ -192,7 +193,7 @@ class FmriEncoder(Positions):
             self.blocks = _blocks(config.width, config.depth, config.heads, config)
             self.norm = nn.LayerNorm(config.width, eps=EPSILON[config.layout])
         self._register_formula(self.n_patches, config.width)
-        initialise(self, torch.Generator().manual_seed(seed))
+        initialise(with_onednn(self), torch.Generator().manual_seed(seed))
 
     @property
     def n_tokens(self) -> int:
@@ -245,7 +246,7 @@ class FmriDecoder(Positions):
             self.norm = nn.LayerNorm(width, eps=EPSILON[config.layout])
             self.head = nn.Linear(width, config.patch_size)
         self._register_formula(count_patches(n_voxels, config.patch_size, config.layout), width)
-        initialise(self, torch.Generator().manual_seed(seed))
+        initialise(with_onednn(self), torch.Generator().manual_seed(seed))
 
     def forward(
         self, encoded: Float[Tensor, "batch tokens width"], order: Int[Tensor, "batch patches"]

@@ -97,11 +97,13 @@ def condition_module(
 
     from cnd.decoders.cnd.phase1.model import FmriEncoder
     from cnd.decoders.cnd.phase2.model import ConditionModule
+    from cnd.onednn import with_onednn
 
     network = FmriEncoder(encoder, n_voxels, seed=seed)
     torch.manual_seed(seed)
     bank, time_width = generator.concept_bank.cpu(), generator.time_embedding_width  # the same start on any device
-    return ConditionModule(phase2, network, network.n_tokens, encoder.width, bank, time_width)
+    module = ConditionModule(phase2, network, network.n_tokens, encoder.width, bank, time_width)
+    return with_onednn(module)
 
 
 def trained_module(
