@@ -79,15 +79,20 @@ def run(experiment: Experiment, cache: StageCache, listener: Listener = ignore) 
         UserError: bad data file.
         FloatingPointError: a loss is not finite; names quantity and step.
     """
+    n_folds = len(list(experiment.data.folds()))
+    return run_on(Workbench(cache, listener, Clock(experiment.decoder.shares, n_folds)), experiment)
+
+
+def run_on(bench: Workbench, experiment: Experiment) -> Path:
+    """The same on a given workbench."""
     folds = all_folds(experiment)
-    bench = Workbench(cache, listener, Clock(experiment.decoder.shares, len(folds)))
     for index, fold in enumerate(folds):
         bench.clock.done = index
-        if cache.find("sample", fold.sample.key) is None:
+        if bench.cache.find("sample", fold.sample.key) is None:
             bench.folder(fold.sample)
     bench.clock.done = len(folds)
     record = bench.folder(record_step(experiment, folds))
-    listener(Progress("done", 1.0, metrics=read_json(record / "summary.json")["scores"]))
+    bench.listener(Progress("done", 1.0, metrics=read_json(record / "summary.json")["scores"]))
     return record
 
 

@@ -184,7 +184,7 @@ def train_step(
         total += loss.item()
         if not math.isfinite(total):
             raise FloatingPointError(f"Phase 2: the loss is {total} at step {at.step}")
-        scaler.scale(loss).backward()
+        generator.backward(scaler.scale(loss))
     scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip).item()
