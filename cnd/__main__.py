@@ -1,4 +1,4 @@
-"""What to do with finished runs and trained weights: ``python -m cnd analyse | export | encoder``."""
+"""What to do with finished runs and trained weights: ``python -m cnd analyse | interventions | export | encoder``."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ def _analyse(options: argparse.Namespace) -> Iterable[str]:
     from cnd.commands.analyse import analyse
 
     return analyse(*_places(options), options.run_id, options.minus, options.set)
+
+
+def _interventions(options: argparse.Namespace) -> Iterable[str]:
+    from cnd.commands.interventions import interventions
+
+    return interventions(*_places(options), options.run_id)
 
 
 def _export(options: argparse.Namespace) -> Iterable[str]:
@@ -61,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     add("run_id", metavar="RUN_ID", help=RUN_ID)
     add("--minus", metavar="RUN_ID", help="another run: also draw the difference of the two")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. analysis.noise_seeds=3")
+    _of_the_sweep(add)
+
+    add = command(
+        "interventions",
+        _interventions,
+        "score a finished run with its attention to concepts replaced or removed, without training anything",
+    )
+    add("run_id", metavar="RUN_ID", help=RUN_ID)
     _of_the_sweep(add)
 
     add = command("export", _export, "the trained decoder of a finished run as a diffusers pipeline")

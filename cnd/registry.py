@@ -55,7 +55,7 @@ def classes(group: str) -> dict[str, type[Part]]:
     """
     kinds: dict[str, type[Part]] = {}
     for target in BUILT_IN[group]:
-        _add(kinds, _load(target))
+        _add(kinds, load(target))
     for point in entry_points(group=group):
         try:
             _add(kinds, point.load())
@@ -89,6 +89,7 @@ def find(group: str, kind: str) -> type[Part]:
     return classes(group)[kind]
 
 
-def _load(target: str) -> Any:
+def load(target: str) -> Any:
+    """What ``module:name`` names."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)

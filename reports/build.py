@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from cnd.errors import UserError
 from cnd.keys import code_hash, content_hash, file_hash
-from reports import analysis, figures, provenance, text
+from reports import analysis, figures, interventions, provenance, text
 from reports.collect import Records, choose_items, read_attention, read_images, read_sweep
 from reports.tables import (
     Design,
@@ -141,6 +141,7 @@ def _content(records: Records) -> dict[str, Any]:
         "factors": _factors(records, scores),
         "grid": _grid(records),
         "attention": _attention(records),
+        "interventions": interventions.section(records),
         "curves": _curves(records),
         "departures": provenance.departures(records),
         "open_choices": provenance.open_choices(records),

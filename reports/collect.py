@@ -78,7 +78,8 @@ class MetricFacts:
 class RecordedTrial:
     """One row x subject x seed. ``folder`` is its record, None unless the trial is complete and the record readable.
 
-    ``analysis`` is the folder of its linear decoding analysis, None where none ran.
+    ``analysis`` is the folder of its linear decoding analysis, ``interventions`` that of the scores of its decoder with
+    parts of it replaced; None where none ran.
     """
 
     row: str
@@ -91,6 +92,7 @@ class RecordedTrial:
     seconds: float | None = None
     folder: Path | None = None
     analysis: Path | None = None
+    interventions: Path | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     experiment: dict[str, Any] = field(default_factory=dict)
 
@@ -236,7 +238,7 @@ def _trial_files(folder: Path) -> dict[tuple[str, str | None, int], dict[str, An
 
 
 def _trial(output: Path, row: str, subject: str | None, seed: int, content: dict[str, Any]) -> RecordedTrial:
-    analysis = content.get("analysis")
+    analysis, interventions = content.get("analysis"), content.get("interventions")
     return RecordedTrial(
         row,
         subject,
@@ -247,6 +249,7 @@ def _trial(output: Path, row: str, subject: str | None, seed: int, content: dict
         run_id=content.get("run_id"),
         seconds=content.get("seconds"),
         analysis=output / str(analysis) if analysis else None,
+        interventions=output / str(interventions) if interventions else None,
     )
 
 

@@ -71,7 +71,7 @@ def score_table(records: Records) -> pd.DataFrame:
         for metric in records.metrics:
             scores = item_scores(records, row.id, metric.name)
             if len(scores):
-                interval = statistics.mean_interval(scores["score"], _units(scores), bounds=metric.bounds)
+                interval = statistics.mean_interval(scores["score"], units(scores), bounds=metric.bounds)
                 by_seed = records.per_item.loc[[row.id]].groupby("seed")[metric.name].mean()
                 line = {"row": row.id, "metric": metric.name, "score": interval.estimate, "low": interval.low}
                 line |= {"high": interval.high, "n_units": interval.n_units, "best_of": scores["best"].mean()}
@@ -94,7 +94,7 @@ def difference_table(records: Records) -> pd.DataFrame:
         both = own.join(reference, how="inner", rsuffix="_reference")
         if row.id == records.reference or both.empty:
             continue
-        d = statistics.paired_difference(both["score"], both["score_reference"], _units(both))
+        d = statistics.paired_difference(both["score"], both["score_reference"], units(both))
         line = {"row": row.id, "title": row.title, "control": row.control, "difference": d.estimate, "low": d.low}
         lines.append(line | {"high": d.high, "error": d.standard_error, "p": d.p_value, "n_units": d.n_units})
     columns = ["row", "title", "control", "difference", "low", "high", "error", "p", "n_units"]
@@ -116,7 +116,7 @@ def subject_table(records: Records) -> pd.DataFrame:
         runs = {run for run in _runs(records, row.id) if run[0] == (subject or "")}
         scores = item_scores(records, row.id, records.metric, runs)
         if len(scores):
-            interval = statistics.mean_interval(scores["score"], _units(scores), bounds=facts.bounds)
+            interval = statistics.mean_interval(scores["score"], units(scores), bounds=facts.bounds)
             line = {"row": row.id, "subject": subject, "score": interval.estimate, "low": interval.low}
             lines.append(line | {"high": interval.high, "n_units": interval.n_units})
     return pd.DataFrame(lines, columns=["row", "subject", "score", "low", "high", "n_units"])
@@ -240,5 +240,6 @@ def by_row(table: pd.DataFrame) -> Lines:
     return {str(line["row"]): {str(key): value for key, value in line.items()} for line in table.to_dict("records")}
 
 
-def _units(scores: pd.DataFrame) -> np.ndarray:
+def units(scores: pd.DataFrame) -> np.ndarray:
+    """The independent unit of each item of a table as :func:`item_scores` gives it."""
     return statistics.sampling_units(scores["category"].to_numpy(), scores.index.to_numpy())

@@ -34,13 +34,13 @@ class Job:
     Attributes:
         experiment: as JSON values.
         traceback: where to write the traceback of a failure.
-        analyse: whether the linear decoding analysis follows the run.
+        extras: what follows the run: ``intervene``, ``analyse``.
     """
 
     name: str
     experiment: dict[str, Any]
     traceback: Path
-    analyse: bool = False
+    extras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def run_jobs(
     Args:
         cache: root of the stage cache.
         folder: for Ray's own files; deleted before and after. Shared by all machines of a cluster.
-        pipeline: module with ``warm_up``, ``prepare``, ``run`` and ``analyse``.
+        pipeline: module with ``warm_up``, ``prepare``, ``run``, ``intervene`` and ``analyse``.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the workers are stopped before it is passed on.
@@ -221,20 +221,20 @@ def _run(job: dict[str, Any], cache_root: Path, pipeline: str) -> tuple[Path, fl
 
     from cnd.experiment import Experiment
     from cnd.workflow.cache import StageCache
-    from cnd.workflow.progress import ANALYSIS_SHARE
+    from cnd.workflow.progress import TIMES
 
     module = importlib.import_module(pipeline)
     experiment, cache = Experiment.model_validate(job["experiment"]), StageCache(cache_root)
     told_phase, told_at = "", 0.0
-
-    begin, end = 0.0, 1 - ANALYSIS_SHARE if job["analyse"] else 1.0
+    whole, before = sum(TIMES[part] for part in ("run", *job["extras"])), 0.0
+    at = "run"  # what is being done, of the run and its extras
 
     def report(progress: Any) -> None:
         nonlocal told_phase, told_at
         now = time.monotonic()
         if progress.phase != told_phase or now - told_at >= SECONDS_BETWEEN_REPORTS:
             told_phase, told_at = progress.phase, now
-            fraction = begin + (end - begin) * progress.fraction
+            fraction = (before + TIMES[at] * progress.fraction) / whole
             tune.report({ENTRY: {"progress": asdict(progress) | {"fraction": fraction}}})
 
     module.warm_up()
@@ -244,9 +244,9 @@ def _run(job: dict[str, Any], cache_root: Path, pipeline: str) -> tuple[Path, fl
     start = time.monotonic()
     record = module.run(experiment, cache, report)
     seconds = time.monotonic() - start
-    if job["analyse"]:
-        begin, end = end, 1.0
-        module.analyse(experiment, cache, report)
+    for extra in job["extras"]:
+        at, before = extra, before + TIMES[at]
+        getattr(module, extra)(experiment, cache, report)
     _return_memory()
     return record, seconds
 

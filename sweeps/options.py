@@ -55,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ROWS",
         help="rows whose linear decoding is analysed, first seed: reference (default), all or none",
     )
+    add(
+        "--interventions",
+        choices=ANALYSES,
+        default="all",
+        metavar="ROWS",
+        help="rows of CnD that are also scored with their attention to concepts replaced or removed, without training: "
+        "all (default), reference or none",
+    )
     add("--stimuli", type=Path, metavar="DIR", help="score: folder of the stimuli, an image each")
     add("--reconstructions", nargs="+", metavar="NAME=DIR", help="score: of each program, a folder or an .npz file")
     add("--judge", metavar="NAME", help="score: ImageNet classifier of timm for n-way accuracy")

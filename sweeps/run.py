@@ -61,7 +61,8 @@ class Request:
 
     def trials(self, rows: list[str] | None, seeds: int, subjects: Sequence[str]) -> list[Trial]:
         steps = importlib.import_module(self.pipeline).steps
-        return resolve(self.sweep, self.base, steps, rows, seeds, self.edits, self.options.analysis, subjects)
+        extras = self.options.analysis, subjects, self.options.interventions
+        return resolve(self.sweep, self.base, steps, rows, seeds, self.edits, *extras)
 
     def chosen(self) -> list[Trial]:
         return self.trials(self.options.rows, self.options.seeds, self.options.subjects)
@@ -330,7 +331,8 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
     """The command; returns its exit code.
 
     Args:
-        pipeline: module with ``missing``, ``steps``, ``check``, ``prepare``, ``run`` and ``analyse``.
+        pipeline: module with ``missing``, ``steps``, ``check``, ``prepare``, ``run``,
+            ``intervene`` and ``analyse``.
     """
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from cnd.store.tracking import Tracker
 
 SECONDS_BETWEEN_METRICS = 5.0
+EXTRAS = {"intervene": "interventions", "analyse": "analysis"}
+"""What may follow a run, and the stage that it makes, which the trial's file names for the report."""
+STAGES = (*EXTRAS.values(), "figures")
 
 
 class Scribe:
@@ -53,11 +56,17 @@ class Scribe:
             self._told[trial.name] = now
             self._queue(lambda tracker: tracker.progress(self._runs[trial.name], metrics, samples_seen))
 
-    def record(self, trial: Trial, record: Path, analysis: Path | None = None, figures: Path | None = None) -> None:
+    def record(self, trial: Trial, record: Path, extras: dict[str, Path]) -> None:
+        """Args:
+        extras: folders of what followed the run, by stage.
+        """
+
         def write(tracker: Tracker) -> None:
             self._open(tracker, trial)
-            if analysis is not None:
-                tracker.analysis(self._runs[trial.name], analysis, figures)
+            if "analysis" in extras:
+                tracker.analysis(self._runs[trial.name], extras["analysis"], extras.get("figures"))
+            if "interventions" in extras:
+                tracker.interventions(self._runs[trial.name], extras["interventions"])
             tracker.record(self._runs[trial.name], record, trial.keys("phase1"))
             del self._runs[trial.name]
             self.folder.write(trial, tracking_uri=self.uri)
@@ -137,7 +146,7 @@ class Session:
                 trial.name,
                 trial.experiment.model_dump(mode="json"),
                 self.folder.traceback_file(trial.name),
-                analyse=bool(trial.keys("analysis")),
+                tuple(part for part, stage in EXTRAS.items() if trial.keys(stage)),
             )
             for trial in self.trials.values()
         ]
@@ -159,10 +168,10 @@ class Session:
     def finished(self, name: str, record: Path, seconds: float) -> None:
         trial = self.trials[name]
         self.board.finished(name, table_score(record), seconds)
-        analysis = extra(self.cache, trial, "analysis")
+        extras = found_extras(self.cache, trial)
         done = {"state": "complete", "record": self.folder.record_name(record), "seconds": round(seconds, 3)}
-        self.folder.write(trial, **done, **_analysis_entry(self.folder, analysis))
-        self.scribe.record(trial, record, analysis, extra(self.cache, trial, "figures"))
+        self.folder.write(trial, **done, **_entries(self.folder, extras))
+        self.scribe.record(trial, record, extras)
 
     def failed(self, name: str, error: str) -> None:
         self.failed_trials[name] = error
@@ -175,29 +184,28 @@ def adopt(folder: SweepFolder, cache: StageCache, trials: list[Trial], scribe: S
     """Note the trials whose results are in the cache already; the rest is returned, in order."""
     missing = []
     for trial in trials:
-        record, analysis = cache.find("record", trial.key), extra(cache, trial, "analysis")
-        figures = extra(cache, trial, "figures")
-        if record is None or (figures is None and trial.keys("figures")):
+        record, extras = cache.find("record", trial.key), found_extras(cache, trial)
+        if record is None or any(trial.keys(stage) and stage not in extras for stage in STAGES):
             missing.append(trial)
             continue
-        entry = _analysis_entry(folder, analysis)
+        entry = _entries(folder, extras)
         new = any(folder.read(trial.name).get(key) != value for key, value in entry.items())
         if new or not folder.is_complete(trial):
             folder.write(trial, state="complete", error=None, record=folder.record_name(record), **entry)
         if new or scribe.wants(trial):
-            scribe.record(trial, record, analysis, figures)
+            scribe.record(trial, record, extras)
     return missing
 
 
-def extra(cache: StageCache, trial: Trial, stage: str) -> Path | None:
-    """The folder of the trial's ``analysis`` or ``figures``, where they are wanted and there."""
-    keys = trial.keys(stage)
-    return cache.find(stage, keys[0]) if keys else None
+def found_extras(cache: StageCache, trial: Trial) -> dict[str, Path]:
+    """Folders of what followed the trial's run, by stage, where it is wanted and there."""
+    found = {stage: cache.find(stage, key) for stage in STAGES for key in trial.keys(stage)[:1]}
+    return {stage: folder for stage, folder in found.items() if folder is not None}
 
 
-def _analysis_entry(folder: SweepFolder, analysis: Path | None) -> dict[str, str]:
-    """What a trial's file says of its analysis; one made earlier stays noted when none is wanted now."""
-    return {"analysis": folder.record_name(analysis)} if analysis is not None else {}
+def _entries(folder: SweepFolder, extras: dict[str, Path]) -> dict[str, str]:
+    """What a trial's file says of what followed its run; what was made earlier stays noted when it is not wanted."""
+    return {stage: folder.record_name(extras[stage]) for stage in EXTRAS.values() if stage in extras}
 
 
 def table_score(record: Path) -> str:

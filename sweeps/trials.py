@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from cnd.errors import UserError
 from cnd.experiment import Experiment, override, today
-from cnd.workflow.plan import can_be_analysed
+from cnd.workflow.plan import can_be_analysed, has_interventions
 from sweeps.spec import Column, Control, Line, Row, Sweep
 
 
@@ -26,7 +26,7 @@ class StageLike(Protocol):
     def key(self) -> str: ...
 
 
-Stages = Callable[[Experiment, bool], Iterable[StageLike]]
+Stages = Callable[[Experiment, bool, bool], Iterable[StageLike]]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def resolve(
     edits: dict[str, Any],
     analysis: str = "none",
     subjects: Sequence[str] = (),
+    interventions: str = "none",
 ) -> list[Trial]:
     """Every trial in the order in which to run them.
 
@@ -97,6 +98,7 @@ def resolve(
         seeds: how many, counted from the base experiment's seed.
         edits: what ``--set`` changed in ``base``.
         analysis: rows whose linear decoding is analysed, first seed and subject: ``reference``, ``all`` or ``none``.
+        interventions: rows that are scored with parts of their decoder replaced, in the same words.
         subjects: of the data source; none leaves the base experiment's, or those of the sweep.
 
     Raises:
@@ -115,9 +117,10 @@ def resolve(
         edited = _edited(sweep, base, line, row, subject)
         for seed in range(base.seed, base.seed + seeds):
             experiment = override(edited, {"seed": seed}, "--seeds")
-            wanted_here = analysis == "all" or (analysis == "reference" and line.id == sweep.reference)
+            means = ("all", "reference") if line.id == sweep.reference else ("all",)
             first = seed == base.seed and subject == named[0]
-            found = stages(experiment, wanted_here and first and can_be_analysed(experiment))
+            analyse = analysis in means and first and can_be_analysed(experiment)
+            found = stages(experiment, analyse, interventions in means and has_interventions(experiment))
             trials.append(
                 Trial(
                     line.id, line.label, subject, seed, line is not row, getattr(line, "role", None),

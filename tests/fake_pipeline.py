@@ -38,11 +38,13 @@ def missing(experiment: Experiment) -> list[str]:
     return []
 
 
-def steps(experiment: Experiment, analyse: bool = False) -> list[Stage]:
+def steps(experiment: Experiment, analyse: bool = False, intervene: bool = False) -> list[Stage]:
     content = experiment.model_dump(mode="json", exclude={"name", "description"})
     found = [Stage("data", content_hash(content["data"]))]
     if isinstance(experiment.decoder, CndDecoder) and experiment.decoder.phase1.enabled:
         found.append(Stage("phase1", content_hash([content["decoder"]["phase1"], experiment.seed])))
+    if intervene:
+        found.append(Stage("interventions", content_hash([content, "interventions"])))
     if analyse:
         found += [Stage(name, content_hash([content, name])) for name in ("analysis", "figures")]
     return [*found, Stage("record", content_hash(content))]
@@ -87,6 +89,11 @@ def run(experiment: Experiment, cache: StageCache, report: Callable[[Progress], 
     return folder
 
 
+def intervene(experiment: Experiment, cache: StageCache, report: Callable[[Progress], None]) -> Path:
+    *_, interventions, _ = steps(experiment, intervene=True)
+    return _build(interventions, cache, lambda folder: _interventions(experiment, folder))
+
+
 def analyse(experiment: Experiment, cache: StageCache, report: Callable[[Progress], None]) -> tuple[Path, Path]:
     *_, analysis, figures, _ = steps(experiment, analyse=True)
     return _build(analysis, cache, _analysis), _build(figures, cache)
@@ -98,6 +105,19 @@ def _build(stage: Stage, cache: StageCache, make: Callable[[Path], None] = lambd
         _note(cache, f"{stage.name} {stage.key}")
 
     return cache.build(stage.name, stage.key, {}, noting)
+
+
+def _interventions(experiment: Experiment, folder: Path) -> None:
+    import numpy as np
+    import pandas as pd
+
+    metric = experiment.evaluation.all_metrics()[0].name
+    one = pd.DataFrame({"item": np.arange(6), "sample": 0, "metric": metric, "value": 0.5})
+    pd.concat([one.assign(variant=name) for name in ("normal", "none")]).to_parquet(folder / "scores.parquet")
+    scores = {name: {metric: 0.5} for name in ("normal", "none")}
+    (folder / "summary.json").write_text(
+        json.dumps({"scores": scores, "measures": {"share": 0.25}, "if_equal": {}, "seconds": 1.0})
+    )
 
 
 def _analysis(folder: Path) -> None:

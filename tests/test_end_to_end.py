@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,35 @@ def test_mlflow_holds_one_run_a_trial(finished):
     assert sorted(rows["params.row"]) == ["0", "10", "oracle"]
     assert rows["status"].eq("FINISHED").all() and rows["metrics.nway50_top1"].notna().all()
     assert rows["tags.mlflow.parentRunId"].nunique() == 1
+
+
+def test_rows_of_cnd_are_scored_with_their_attention_replaced(finished):
+    output, _ = finished
+    page = (output / "reports" / "ablation_table1-smoke.html").read_text()
+    section = page[page.index('<h2 id="interventions">') :]
+    for words in ("Row 10, even attention:", "top concept only", "no concept layers", "entropy of attention", "Row 0"):
+        assert words in section
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{output / 'mlflow.db'}")
+    runs = mlflow.search_runs(search_all_experiments=True).set_index("params.row")
+    for name in ("even attention/nway50_top1", "attention_entropy", "bank_share", "top_is_class/test"):
+        values = runs[f"metrics.interventions/{name}"]
+        assert values[["0", "10"]].notna().all() and values[["oracle"]].isna().all()
+    assert 0 < runs.loc["10", "metrics.interventions/attention_entropy"] <= 1
+
+
+def test_only_the_interventions_are_made_where_only_they_are_missing(finished, tmp_path: Path):
+    output, _ = finished
+    shutil.copytree(output / "cache", tmp_path / "cache", copy_function=os.link)
+    folder = tmp_path / "cache" / "interventions"
+    before = {path.name: (path / "scores.parquet").read_bytes() for path in folder.iterdir() if path.is_dir()}
+    shutil.rmtree(folder)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.parquet")}
+    assert run(*WORDS, "--output", str(tmp_path)).returncode == 0
+    made = {path for path in (tmp_path / "cache").rglob("*.parquet") if path not in kept}
+    assert {path.name: (path / "scores.parquet").read_bytes() for path in folder.iterdir() if path.is_dir()} == before
+    assert all(folder in path.parents for path in made) and len(made) == len(before) == 2
 
 
 def test_again_does_nothing_twice(finished):

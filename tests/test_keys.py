@@ -17,8 +17,8 @@ from cnd.decoders.ridge import RidgeDecoder
 from cnd.errors import UserError
 from cnd.experiment import Experiment, load_experiment, override
 from cnd.settings import Config, FileOf
-from cnd.steps import upstream
-from cnd.workflow.plan import steps
+from cnd.steps import Step, upstream
+from cnd.workflow.plan import has_interventions, steps
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(
@@ -34,6 +34,7 @@ EXPERIMENTS = {
 }
 CND = ("cnd", "test_best")
 ALL = {"data"}  # everything follows from the data
+SCORED = {"record", "interventions"}
 
 
 def only(experiments: tuple[str, ...], moved: set[str], others: set[str] | None = None) -> dict[str, set[str]]:
@@ -62,6 +63,8 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     # decoders
     "cnd.decoders.cnd.phase1": {"pretrain", "phase1"},
     "cnd.decoders.cnd.phase2": {"phase2"},
+    "cnd.decoders.cnd.phase2.concepts": only(CND, {"interventions"}),
+    "cnd.decoders.cnd.phase2.interventions": only(CND, {"interventions"}),
     "cnd.decoders.cnd.decoder": only(CND, {"sample"}),
     "cnd.decoders.conditioned": {"sample"},
     "cnd.decoders.oracle": only(("oracle",), {"sample"}),
@@ -74,11 +77,11 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.generators.latent_diffusion": {"latents"},
     "cnd.generators.sampling": {"phase2", "sample"},
     # scores; a judge also tells the class of a stimulus without a label that the generator knows
-    "cnd.metrics": only(("test_best",), {"phase2"}, {"record"}),
+    "cnd.metrics": only(("test_best",), {"phase2"}, SCORED),
     "cnd.metrics.pixels": set(),  # not chosen
     "cnd.metrics.judges": {
         "test_best": {"phase2"},
-        "cnd": {"analysis", "record"},
+        "cnd": {"analysis", "record", "interventions"},
         "ridge": {"sample"},
         "oracle": {"sample"},
     },
@@ -91,7 +94,8 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.workflow.inputs": ALL,
     "cnd.workflow.latents": {"latents"},
     "cnd.workflow.classes": {"latents"},  # drawn by class where the data has no images
-    "cnd.workflow.scoring": only(("test_best",), {"phase2"}),
+    "cnd.workflow.scoring": only(("test_best",), {"phase2"}, SCORED),
+    "cnd.workflow.interventions": {"interventions"},
     "cnd.workflow.lab": {"sample"},
     "cnd.workflow.samples": {"sample"},
     "cnd.workflow.record": {"record"},
@@ -118,7 +122,11 @@ def forget() -> None:
 
 def keys_of(experiment: Experiment) -> dict[str, str]:
     keys.code_hash.cache_clear()
-    return {step.name: step.key for step in steps(experiment, analyse=True)}
+    return {step.name: step.key for step in all_steps(experiment)}
+
+
+def all_steps(experiment: Experiment) -> list[Step]:
+    return steps(experiment, analyse=True, intervene=has_interventions(experiment))
 
 
 def expected(name: str, module: str) -> set[str]:
@@ -126,7 +134,7 @@ def expected(name: str, module: str) -> set[str]:
     rooms = [room for room in MOVES if f"{module}.".startswith(f"{room}.")]
     moved = MOVES[max(rooms, key=len)] if rooms else set()
     direct = moved[name] if isinstance(moved, dict) else moved
-    return {step.name for step in steps(experiment(name), analyse=True) if direct & {s.name for s in upstream(step)}}
+    return {step.name for step in all_steps(experiment(name)) if direct & {s.name for s in upstream(step)}}
 
 
 def does_something(module: str) -> bool:

@@ -53,6 +53,19 @@ def test_a_trial_interrupted_and_logged_twice_is_one_complete_run(tmp_path: Path
     assert {"items.parquet", "experiment.json", "summary.json", "reconstructions.png"} <= artifacts
 
 
+def test_scores_with_parts_replaced_are_metrics_of_their_own(tmp_path: Path) -> None:
+    folder = fake_pipeline.intervene(
+        Experiment(name="base", data=SimulatedData()), StageCache(tmp_path / "cache"), lambda progress: None
+    )
+    tracker = _tracker(tmp_path)
+    run = tracker.start("10-seed0", "key", {}, {})
+    tracker.interventions(run, folder)
+    metrics = tracker.client.get_run(run).data.metrics
+    assert metrics["interventions/none/nway50_top1"] == 0.5 and metrics["interventions/share"] == 0.25
+    artifacts = {file.path for file in tracker.client.list_artifacts(run, "interventions")}
+    assert artifacts == {"interventions/scores.parquet", "interventions/summary.json"}
+
+
 def test_trials_that_share_a_phase_1_link_the_same_run(tmp_path: Path, record: Path) -> None:
     tracker = _tracker(tmp_path)
     linked = []

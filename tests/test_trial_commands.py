@@ -1,4 +1,4 @@
-"""``python -m cnd analyse`` and ``export`` on a finished run, found by its id in MLflow."""
+"""``python -m cnd analyse``, ``interventions`` and ``export`` on a finished run, found by its id in MLflow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ import pytest
 from cnd.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
-WORDS = ["ablation_table1", "--experiment", "smoke", "--rows", "10,oracle", "--analysis", "none"]
+WORDS = [
+    "ablation_table1",
+    "--experiment",
+    "smoke",
+    "--rows",
+    "10,oracle",
+    "--analysis",
+    "none",
+    "--interventions",
+    "none",
+]
 
 
 def sweep(*words: str) -> None:
@@ -52,6 +62,18 @@ def test_a_finished_run_is_analysed_by_its_id_and_the_report_shows_it(
     assert "Which voxels tell what the diffusion model represents" in page.read_text()
 
 
+def test_a_finished_run_is_scored_with_its_attention_replaced(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "interventions" not in trial(output, "10-seed0")
+    assert main(["interventions", "10-seed0", "--output", str(output)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("even attention: nway50_top1 0.") for line in told)
+    assert any(line.startswith("bank_share: ") for line in told)
+    assert output / trial(output, "10-seed0")["interventions"] == Path(told[-1].removeprefix("tables: "))
+    assert list((output / "mlartifacts").rglob("interventions/scores.parquet"))
+    sweep("report", *WORDS[:3], "--output", str(output))
+    assert 'id="interventions"' in (output / "reports" / "ablation_table1-smoke.html").read_text()
+
+
 def test_two_finished_runs_are_compared(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run and itself, from a cache that lies elsewhere."""
     shutil.copytree(output / "cache", tmp_path / "cache")
@@ -77,6 +99,7 @@ def test_the_decoder_of_a_finished_run_is_exported(output: Path, tmp_path: Path)
         (["analyse", "nosuch"], "nosuch: no such run"),
         (["analyse", "10-seed0", "--minus", "nosuch"], "nosuch: no such run"),
         (["analyse", "oracle-seed0"], "decoder 'oracle' has nothing to analyse"),
+        (["interventions", "oracle-seed0"], "decoder 'oracle' names no parts that can be replaced"),
         (["analyse", "10-seed0", "--set", "phase2.lr=1"], "only settings of the analysis can change"),
         (["export", "nosuch", "x"], "nosuch: no such run"),
         (["export", "oracle-seed0", "x"], "trains nothing that can be exported"),

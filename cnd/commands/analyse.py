@@ -20,6 +20,7 @@ from cnd.workflow.cache import StageCache
 
 if TYPE_CHECKING:
     from cnd.store.tracking import Tracker
+    from cnd.workflow.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,29 @@ def analyse(output: Path, cache: Path, run_id: str, minus: str | None, assignmen
 
 def run(output: Path, cache: Path, run_id: str, edits: dict[str, Any]) -> Analysed:
     """Analyse, note it in the trial's file for the report, and log it in MLflow."""
-    from cnd.workflow.run import Progress, analyse_record
+    from cnd.workflow.run import analyse_record
 
     path, trial = find_trial(output, run_id)
+    tables, figures = analyse_record(output / trial["record"], StageCache(cache), edits, teller(path.stem))
+    print(file=sys.stderr)
+    write_json(path, trial | {"analysis": named(output, tables)})
+    found = Analysed(path, trial, tables, figures)
+    log(output, path, trial, lambda tracker, run: tracker.analysis(run, tables, figures))
+    return found
+
+
+def teller(name: str) -> Callable[[Progress], None]:
+    """A listener that keeps one line of stderr current."""
 
     def tell(progress: Progress) -> None:
-        print(f"\r{path.stem}: {progress.phase} {100 * progress.fraction:3.0f} %", end="", file=sys.stderr, flush=True)
+        print(f"\r{name}: {progress.phase} {100 * progress.fraction:3.0f} %", end="", file=sys.stderr, flush=True)
 
-    tables, figures = analyse_record(output / trial["record"], StageCache(cache), edits, tell)
-    print(file=sys.stderr)
-    inside = tables.is_relative_to(output)
-    write_json(path, trial | {"analysis": tables.relative_to(output).as_posix() if inside else str(tables)})
-    found = Analysed(path, trial, tables, figures)
-    _log(output, found, lambda tracker, run: tracker.analysis(run, tables, figures))
-    return found
+    return tell
+
+
+def named(output: Path, folder: Path) -> str:
+    """How a trial's file names a folder: relative to the output folder, where it lies inside."""
+    return folder.relative_to(output).as_posix() if folder.is_relative_to(output) else str(folder)
 
 
 def compare(output: Path, row: Analysed, reference: Analysed) -> Path:
@@ -99,17 +109,17 @@ def compare(output: Path, row: Analysed, reference: Analysed) -> Path:
         for file in (picture, table):
             tracker.client.log_artifact(run, str(file), "analysis")
 
-    _log(output, row, write)
+    log(output, row.path, row.trial, write)
     return picture
 
 
-def _log(output: Path, found: Analysed, write: Callable[[Tracker, str], object]) -> None:
+def log(output: Path, path: Path, trial: dict[str, Any], write: Callable[[Tracker, str], object]) -> None:
     """Let ``write`` log into the trial's run in MLflow, where it has one."""
     from cnd.store.tracking import Tracker
 
-    uri, run = found.trial.get("tracking_uri"), found.trial.get("run_id")
+    uri, run = trial.get("tracking_uri"), trial.get("run_id")
     if uri and run:
         local = uri.startswith("sqlite")
-        tracker = Tracker(uri, output / "mlartifacts" if local else None, found.path.parents[1].name)
+        tracker = Tracker(uri, output / "mlartifacts" if local else None, path.parents[1].name)
         write(tracker, run)
         tracker.end(tracker.parent, "FINISHED")  # opening the tracker set it running

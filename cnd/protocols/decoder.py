@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from cnd.protocols.data import Patterns, Stimuli, TrainingSet
 from cnd.protocols.generator import Condition, Generator, GeneratorChoice, SamplingConfig
-from cnd.settings import Part
+from cnd.settings import Config, Part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,6 +78,31 @@ class Conditioning(Fitted, Protocol):
     def condition(self, items: Patterns) -> Condition:
         """What steers the generator for each item."""
         ...
+
+
+class Interventions(Config):
+    """What can be replaced in a trained decoder without training it again, and what can be measured in it.
+
+    The decoder names the class as ``module:Class`` in :attr:`Decoder.interventions`.
+    """
+
+    if_equal: ClassVar[Mapping[str, str]] = {}  # by what was done: a sentence that holds where the score stays the same
+
+    def conditions(self, fitted: Any) -> Mapping[str, Callable[[Patterns], Condition]]:
+        """What steers the generator for each item when a part of the decoder is replaced, by what was done.
+
+        Args:
+            fitted: what the decoder gave, a :class:`Conditioning`.
+        """
+        raise NotImplementedError
+
+    def measures(self, fitted: Any, items: Patterns) -> Mapping[str, float]:
+        """Numbers that tell how the decoder works on these items, by name."""
+        return {}
+
+    def class_scores(self, fitted: Any, items: Patterns) -> np.ndarray | None:
+        """How much the decoder attends to each of the generator's classes, float [item, class]; None: to none."""
+        return None
 
 
 class Lab(Protocol):
@@ -162,6 +187,8 @@ class Decoder(Part):
     uses_labels: ClassVar[bool] = False  # of training items
     needs_truth: ClassVar[bool] = False  # of test items: no decoder, a ceiling
     has_condition: ClassVar[bool] = False  # whether what is fitted is a :class:`Conditioning`
+    # "module:Class" of its :class:`Interventions`. Named, not imported: an edit of it makes no training anew.
+    interventions: ClassVar[str | None] = None
     shares: ClassVar[Mapping[str, float]] = {}  # expected share of a fold's time by phase; the rest is sampling
 
     def fit(self, train: TrainingSet, lab: Lab) -> Fitted:

@@ -133,6 +133,19 @@ class Tracker:
             values.append((name, line["r2"], 0))
         self._log(run, values, when)
 
+    def interventions(self, run: str, folder: Path) -> None:
+        """Log the scores and measures of a decoder with parts of it replaced, as ``interventions/...``."""
+        for name in ("scores.parquet", "summary.json"):
+            self.client.log_artifact(run, str(folder / name), "interventions")
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        values = flatten(summary["measures"]) | {
+            f"{variant}/{metric}": value
+            for variant, scores in summary["scores"].items()
+            for metric, value in scores.items()
+        }
+        when = int((folder / "scores.parquet").stat().st_mtime * 1000)
+        self._log(run, ((f"interventions/{name}", value, 0) for name, value in values.items()), when)
+
     def fail(self, run: str, error: str) -> None:
         """End a trial's run as failed."""
         self.client.set_tag(run, "error", error)

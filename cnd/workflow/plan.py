@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cnd import registry
 from cnd.cortex.drawing import PAGE
 from cnd.data.splits import data_as_used, training_step
 from cnd.errors import UserError
 from cnd.experiment import Experiment
 from cnd.json_files import read_json
-from cnd.protocols import DataSource, Given
+from cnd.protocols import DataSource, Given, JudgeChoice
 from cnd.settings import FileOf
 from cnd.steps import FORMAT, Step, upstream
 from cnd.workflow.analysis import analyse_run
@@ -21,6 +22,7 @@ from cnd.workflow.cache import DESCRIPTION, StageCache
 from cnd.workflow.classes import find_classes
 from cnd.workflow.figures import draw_figures
 from cnd.workflow.inputs import StoredImagesOf, load_data, make_data, store_images, stored_images
+from cnd.workflow.interventions import intervene
 from cnd.workflow.latents import load_latents, make_latents
 from cnd.workflow.record import write_record
 from cnd.workflow.samples import reconstruct
@@ -67,7 +69,7 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
         images = Step("images", store_images, settings, load=stored_images)
     raw = Step("data", make_data, {"source": source, "fold": index}, {"images": images}, load_data)
     data = data_as_used(e.split, raw, e.seed)
-    judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
+    judges = _judges(e)
     finding = {"generator": e.generator, "judge": judges[0] if judges else None}
     classes = Step("classes", find_classes, finding, {"data": data}, kept=False)
     return Given(
@@ -90,6 +92,10 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     )
 
 
+def _judges(e: Experiment) -> tuple[JudgeChoice, ...]:
+    return tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
+
+
 def _judged_by_label(e: Experiment) -> bool:
     return e.evaluation.truth == "label" and bool(e.evaluation.classifiers)
 
@@ -107,8 +113,7 @@ def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
         needs |= {f"sample{fold.index}": fold.sample, f"data{fold.index}": fold.given.data}
         if _judged_by_label(e):
             needs[f"classes{fold.index}"] = fold.given.classes
-    judges = tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
-    settings = {"evaluation": e.evaluation, "judges": judges}
+    settings = {"evaluation": e.evaluation, "judges": _judges(e)}
     make = partial(write_record, experiment=e, trained=[fold.own for fold in folds])
     return Step("record", make, settings, needs)
 
@@ -123,6 +128,17 @@ def analysis_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     return Step("analysis", partial(analyse_run, decoder=e.decoder, folds=folds), settings, needs)
 
 
+def interventions_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
+    """Scores of a run's decoder with parts of it replaced; not every decoder has such parts."""
+    e = experiment
+    settings = {"interventions": registry.load(str(e.decoder.interventions))(), "evaluation": e.evaluation}
+    settings |= {"judges": _judges(e), "sampling": e.sampling, "seed": e.seed}
+    needs: dict[str, Step | None] = {}
+    for fold in folds:
+        needs |= {f"sample{fold.index}": fold.sample, f"classes{fold.index}": fold.given.classes}
+    return Step("interventions", partial(intervene, decoder=e.decoder, folds=folds), settings, needs)
+
+
 def figures_step(experiment: Experiment, analysed: Step) -> Step:
     """The pictures of an analysis."""
     title = f"{experiment.name}, seed {experiment.seed}"
@@ -130,14 +146,17 @@ def figures_step(experiment: Experiment, analysed: Step) -> Step:
     return Step("figures", make, {"page": FileOf(path=PAGE)}, {"analysis": analysed})
 
 
-def steps(experiment: Experiment, analyse: bool = False) -> list[Step]:
+def steps(experiment: Experiment, analyse: bool = False, intervene: bool = False) -> list[Step]:
     """Every kept step of a run in order of computation; the last one is the record.
 
     Args:
         analyse: with the linear decoding analysis and its figures, which stand before the record.
+        intervene: with the scores of the decoder with parts of it replaced, which stand there too.
     """
     folds = all_folds(experiment)
     ends = [fold.sample for fold in folds]
+    if intervene:
+        ends.append(interventions_step(experiment, folds))
     if analyse:
         ends.append(figures_step(experiment, analysis_step(experiment, folds)))
     ends.append(record_step(experiment, folds))
@@ -148,6 +167,11 @@ def steps(experiment: Experiment, analyse: bool = False) -> list[Step]:
 def can_be_analysed(experiment: Experiment) -> bool:
     """Whether what is decoded steers a UNet that has an encoder and a decoder side."""
     return experiment.decoder.has_condition and experiment.generator.has_cross_attention
+
+
+def has_interventions(experiment: Experiment) -> bool:
+    """Whether the decoder names parts that can be replaced."""
+    return experiment.decoder.interventions is not None
 
 
 def missing(experiment: Experiment) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-ANALYSIS_SHARE = 0.6  # of the expected time of a trial whose linear decoding is analysed
+TIMES = {"run": 1.0, "intervene": 0.05, "analyse": 1.5}
+"""Expected times of what a trial consists of, relative to the first."""
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnd.json_files import read_json, write_json
-from cnd.metrics.evaluation import (
-    EvaluationConfig,
-    best_of_samples,
-    judge_all,
-    mean_scores,
-    score_table,
-    top_concepts,
-)
-from cnd.protocols import Bench, FmriDataset, JudgeChoice, Truth
+from cnd.metrics.evaluation import EvaluationConfig, best_of_samples, mean_scores, top_concepts
+from cnd.protocols import Bench, FmriDataset, JudgeChoice
 from cnd.steps import Step
+from cnd.workflow.samples import SAMPLES
+from cnd.workflow.scoring import score_folds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cnd.experiment import Experiment
-
-SAMPLES = "samples.safetensors"
 
 
 def write_record(
@@ -56,16 +49,12 @@ def write_record(
     samples = [bench.value(needs[f"sample{name}"]) for name in names]
     bench.report("evaluate", 0.0, 0, {})
     tested = [_tested(bench, needs, name) for name in names]
-    stimuli, images = _pictures([part["dataset"] for part in tested], samples)
+    datasets = [part["dataset"] for part in tested]
+    stimuli, images = _pictures(datasets, samples)
     items = _items(tested, names)
     labels = None if tested[0]["labels"] is None else np.concatenate([part["labels"] for part in tested])
-    loaded = {name: bench.judge(judge) for name, judge in zip(evaluation.judges, judges, strict=True)}
-    known = stimuli if all(part["dataset"].test.images.size for part in tested) else stimuli[:, :0]
-    judgements = judge_all(evaluation, loaded, known, images, labels)
-    class_names = tested[0]["dataset"].class_names
-    truth = Truth(list(items["stimulus"]), items["category"].to_numpy(), class_names, judgements)
+    scores, judgements = score_folds(bench, evaluation, judges, datasets, labels, images)
     metrics = evaluation.all_metrics()
-    scores = score_table(metrics, known, images, truth)
     if judgements:
         items["truth"] = next(iter(judgements.values())).truth  # by the table's judge
     items.to_parquet(folder / "items.parquet")
@@ -75,7 +64,7 @@ def write_record(
     _attention(samples, experiment, folder)
     save_file({"stimuli": stimuli, "reconstructions": images}, folder / "images.safetensors")
     write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
-    summary = _summary(experiment, tested[0]["dataset"], len(items), stages)
+    summary = _summary(experiment, datasets[0], len(items), stages)
     summary |= {
         "scores": mean_scores(scores),
         "best_of_samples": best_of_samples(scores, metrics),

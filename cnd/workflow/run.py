@@ -2,7 +2,8 @@
 
 A step is a pure function of its settings, its inputs and its seed, and is kept under the hash of those and of its code
 (:mod:`cnd.steps`). Rows that share a step compute it once; a run that was killed goes on where it was. A sweep calls
-``missing``, ``steps``, ``check``, ``warm_up``, ``prepare``, ``run`` and ``analyse``. Importing this loads no torch.
+``missing``, ``steps``, ``check``, ``warm_up``, ``prepare``, ``run``, ``intervene`` and ``analyse``. Importing this
+loads no torch.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from cnd.workflow.bench import Workbench
 from cnd.workflow.cache import DESCRIPTION, StageCache
 from cnd.workflow.lab import Laboratory
 from cnd.workflow.plan import (
+    FoldSteps,
     all_folds,
     analysis_step,
     can_be_analysed,
     figures_step,
+    has_interventions,
+    interventions_step,
     missing,
     record_step,
     recorded_keys,
@@ -34,6 +38,8 @@ __all__ = [
     "analyse_record",
     "check",
     "export_record",
+    "intervene",
+    "intervene_record",
     "missing",
     "prepare",
     "run",
@@ -96,6 +102,12 @@ def run_on(bench: Workbench, experiment: Experiment) -> Path:
     return record
 
 
+def intervene(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> Path:
+    """Scores of an experiment's decoder with parts of it replaced: their folder; runs what is missing."""
+    bench = Workbench(cache, listener, Clock({"interventions": 1.0}, 1))
+    return bench.folder(interventions_step(experiment, all_folds(experiment)))
+
+
 def analyse(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> tuple[Path, Path]:
     """The linear decoding analysis of an experiment: folders of its tables and of its figures; runs what is missing.
 
@@ -128,13 +140,36 @@ def analyse_record(
         raise UserError(f"{record}: decoder '{experiment.decoder.kind}' has nothing to analyse; choose a run of CnD")
     experiment = override(experiment, edits or {}, "--set")
     folds = all_folds(experiment)
-    own = frozenset(name for fold in folds for name in fold.own)
-    known = recorded_keys(cache, record, folds)
-    bench = Workbench(cache, listener, Clock({"analysis": 1.0}, 1), known, own)
-    for step in (step for fold in folds for step in fold.own.values()):
-        bench.folder(step)  # what is gone is told before anything is computed
+    bench = _reopened(record, cache, folds, "analysis", listener)
     analysed = analysis_step(experiment, folds)
     return bench.folder(analysed), bench.folder(figures_step(experiment, analysed))
+
+
+def intervene_record(record: Path, cache: StageCache, listener: Listener = ignore) -> Path:
+    """As :func:`intervene`, for a finished run, from the weights it left.
+
+    Raises:
+        UserError: the run's results are gone, or its decoder has no parts that can be replaced.
+    """
+    experiment = read_experiment(record)
+    if not has_interventions(experiment):
+        kind = experiment.decoder.kind
+        raise UserError(f"{record}: decoder '{kind}' names no parts that can be replaced; choose a run of CnD")
+    folds = all_folds(experiment)
+    return _reopened(record, cache, folds, "interventions", listener).folder(interventions_step(experiment, folds))
+
+
+def _reopened(record: Path, cache: StageCache, folds: list[FoldSteps], phase: str, listener: Listener) -> Workbench:
+    """A bench on which a finished run's results stand for today's; its trainings are not made anew.
+
+    Raises:
+        UserError: a training's result is gone, which is told before anything is computed.
+    """
+    own = frozenset(name for fold in folds for name in fold.own)
+    bench = Workbench(cache, listener, Clock({phase: 1.0}, 1), recorded_keys(cache, record, folds), own)
+    for step in (step for fold in folds for step in fold.own.values()):
+        bench.folder(step)
+    return bench
 
 
 def export_record(record: Path, cache: StageCache, fold: int, output: Path) -> Path:

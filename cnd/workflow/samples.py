@@ -24,6 +24,8 @@ from cnd.protocols import (
 from cnd.steps import Step
 from cnd.workflow.lab import Laboratory
 
+SAMPLES = "samples.safetensors"
+
 
 def reconstruct(
     bench: Bench,
@@ -58,7 +60,7 @@ def reconstruct(
     tensors = {"reconstructions": torch.from_numpy(found.images).contiguous()}
     if found.attention is not None:
         tensors["attention"] = torch.from_numpy(found.attention).contiguous()
-    save_file(tensors, folder / "samples.safetensors")
+    save_file(tensors, folder / SAMPLES)
     write_json(folder / "info.json", {"seconds": time.time() - start, "facts": dict(found.facts)})
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
@@ -29,10 +30,10 @@ from cnd.protocols import DataSource, Decoder, FmriDataset, FmriSplit, Noise
 from cnd.workflow.bench import Workbench
 from cnd.workflow.cache import StageCache
 from cnd.workflow.lab import Laboratory
-from cnd.workflow.plan import all_folds, can_be_analysed
+from cnd.workflow.plan import all_folds, can_be_analysed, has_interventions
 from cnd.workflow.progress import Listener, Progress, ignore
 from cnd.workflow.record import SAMPLES
-from cnd.workflow.run import run
+from cnd.workflow.run import intervene, run
 from cnd.workflow.samples import patterns
 
 N_TRAIN, N_TEST = 50, 12  # items
@@ -152,6 +153,24 @@ class DecoderSuite:
         noise = Noise(experiment.seed, 2).latents(len(test), fitted.generator.latent_shape)
         images = draw(experiment.sampling, fitted.generator, condition.to(lab.device), noise)
         assert np.array_equal(images, first.images)
+
+    def test_what_it_names_as_replaceable_can_be_replaced(self, first: First) -> None:
+        """Where it declares interventions: scores of every variant, and of the decoder as it is."""
+        experiment = self.experiment()
+        if not has_interventions(experiment):
+            return
+        folder = intervene(experiment, first.cache)
+        scores = (
+            pd.read_parquet(folder / "scores.parquet").set_index(["variant", "metric", "item"])["value"].sort_index()
+        )
+        summary = json.loads((folder / "summary.json").read_text())
+        metric = experiment.evaluation.all_metrics()[0].name
+        assert len(summary["scores"]) > 1 and summary["if_equal"].keys() <= summary["scores"].keys()
+        assert all(len(scores[variant, metric]) == N_TEST for variant in summary["scores"])
+        assert all(np.isfinite(value) for value in summary["measures"].values())
+        record = run(experiment, first.cache)
+        kept = pd.read_parquet(record / "scores.parquet").query("metric == @metric and sample == 0")
+        assert scores["normal", metric].to_list() == kept.sort_values("item")["value"].to_list()
 
     # ------------------------------------------------------------ behaviour
 

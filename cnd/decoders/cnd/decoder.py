@@ -26,6 +26,7 @@ class CndDecoder(Decoder):
     """The paper's two phases."""
 
     has_condition: ClassVar[bool] = True
+    interventions: ClassVar[str | None] = "cnd.decoders.cnd.phase2.interventions:ConceptInterventions"
     shares: ClassVar[Mapping[str, float]] = {"phase1": 0.2, "phase2": 0.65}
     kind: Literal["cnd"] = "cnd"
     encoder: EncoderConfig = EncoderConfig()

@@ -44,15 +44,31 @@ class ConceptLayer(nn.Module):
         self, tokens: Float[Tensor, "b t width"], bank: Float[Tensor, "concepts bank_width"]
     ) -> tuple[Float[Tensor, "b t width"], Float[Tensor, "b concepts"]]:
         """Updated tokens, and the attention over the concepts averaged over heads and tokens."""
-        b, t, width = tokens.shape
-        query = self.query(self.norm_query(tokens)).view(b, t, self.heads, -1).transpose(1, 2)  # [b, heads, t, d]
+        attention = self.attention(tokens, bank)
+        return self.update(tokens, self.gather(attention, bank)), attention.detach().mean((1, 2))
+
+    def attention(
+        self, tokens: Float[Tensor, "b t width"], bank: Float[Tensor, "concepts bank_width"]
+    ) -> Float[Tensor, "b heads t concepts"]:
+        """softmax(Q K^T / sqrt(d)) of eq. 6; rows sum to one."""
+        query = self.query(self.norm_query(tokens)).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [b, heads, t, d]
         key = self.key(bank).view(len(bank), self.heads, -1).permute(1, 2, 0)  # [heads, d, concepts]
+        weights: Tensor = (query @ key * query.shape[-1] ** -0.5).softmax(-1)
+        return weights
+
+    def gather(
+        self, attention: Float[Tensor, "b heads t concepts"], bank: Float[Tensor, "concepts bank_width"]
+    ) -> Float[Tensor, "b t width"]:
+        """What the tokens take from the bank: the values weighted by attention, and the output projection."""
         value = self.value(bank).view(len(bank), self.heads, -1).transpose(0, 1)  # [heads, concepts, d]
-        attention = (query @ key * query.shape[-1] ** -0.5).softmax(-1)  # [b, heads, t, concepts]
-        gathered = (attention @ value).transpose(1, 2).reshape(b, t, width)
-        tokens = tokens + self.output(gathered)
-        tokens = tokens + self.mlp(self.norm_mlp(tokens))
-        return tokens, attention.detach().mean((1, 2))
+        gathered: Tensor = self.output((attention @ value).transpose(1, 2).flatten(2))
+        return gathered
+
+    def update(self, tokens: Float[Tensor, "b t width"], gathered: Tensor) -> Float[Tensor, "b t width"]:
+        """The residual connection and the MLP."""
+        tokens = tokens + gathered
+        updated: Tensor = tokens + self.mlp(self.norm_mlp(tokens))
+        return updated
 
 
 class FlattenMapper(nn.Module):
@@ -164,17 +180,23 @@ class ConditionModule(nn.Module):
 
     def forward(self, fmri: Float[Tensor, "b voxels"]) -> tuple[Condition, Float[Tensor, "b concepts"]]:
         """The condition, and the attention over the concept bank averaged over layers."""
-        tokens = self.encoder(fmri)
-        if self.map_first:
-            tokens = self.mapper(tokens)
+        tokens = self.tokens(fmri)
         attentions = []
         for layer in self.concept_layers:
             tokens, attention = layer(tokens, self.bank)
             attentions.append(attention)
+        return self.condition(tokens), torch.stack(attentions).mean(0)
+
+    def tokens(self, fmri: Float[Tensor, "b voxels"]) -> Float[Tensor, "b t layer_width"]:
+        """What enters the concept layers."""
+        tokens: Tensor = self.encoder(fmri)
+        return self.mapper(tokens) if self.map_first else tokens
+
+    def condition(self, tokens: Float[Tensor, "b t layer_width"]) -> Condition:
+        """What the UNet is given of the tokens that leave the concept layers."""
         if not self.map_first:
             tokens = self.mapper(tokens)
-        condition = Condition(self.context_head(tokens), self.pooled_head(tokens.mean(1)))
-        return condition, torch.stack(attentions).mean(0)
+        return Condition(self.context_head(tokens), self.pooled_head(tokens.mean(1)))
 
 
 def count_parameters(*modules: nn.Module | Generator) -> dict[str, int]:
