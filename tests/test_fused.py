@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load_file
+from tiny_generator import tiny_generator
 
 from cnd.decoders.cnd.phase2.step import MODULE
 from cnd.experiment import Experiment, load_experiment, override
@@ -20,10 +22,9 @@ from cnd.json_files import read_json
 from cnd.protocols import Condition, Generator
 from cnd.workflow import run as workflow
 from cnd.workflow.cache import StageCache
-from cnd.workflow.fused import run_together, together
 from cnd.workflow.plan import steps
 from cnd.workflow.progress import Progress
-from tiny_generator import tiny_generator
+from cnd.workflow.run import run_together, together
 
 SMOKE = load_experiment(Path(__file__).resolve().parents[1] / "experiments" / "smoke.yaml")
 
@@ -37,7 +38,9 @@ def folders(cache: StageCache, experiment: Experiment) -> dict[str, Path]:
 
 
 def outcomes(experiments: dict[str, Experiment], cache: StageCache) -> dict[str, Path | Exception]:
-    return {name: event for name, event in run_together(experiments, cache) if not isinstance(event, Progress)}
+    counted = Counter((step.name, step.key) for e in experiments.values() for step in steps(e))
+    events = run_together(experiments, cache, frozenset(step for step, n in counted.items() if n == 1))
+    return {name: event for name, event in events if not isinstance(event, Progress)}
 
 
 ROWS = {"plain": edited(seed=5), "deep": edited(seed=5, phase2__concept_depth=2), "other": edited(seed=6)}

@@ -37,6 +37,7 @@ class Run:
 
     predicted: Tensor
     condition: Condition
+    n_trials: int
 
 
 @dataclass(eq=False)
@@ -111,11 +112,13 @@ class Seat:
     """A trial's place at a meeting, and its generator there.
 
     Attributes:
-        runs: how often the UNet ran for it.
+        meets: whether it waits for the others; else the generator works for it alone, as if it were not shared.
+        most_together: trials that a run of the UNet was for, at most.
     """
 
     def __init__(self, meeting: Meeting, number: int) -> None:
-        self.meeting, self.number, self.runs = meeting, number, 0
+        self.meeting, self.number = meeting, number
+        self.meets, self.most_together = True, 1
         self._open: list[tuple[Tensor, Condition, Run, slice]] = []
 
     def share(self, generator: Generator) -> Generator:
@@ -131,7 +134,8 @@ class Seat:
         """As the generator's, with the rows of the others."""
         import torch
 
-        self.runs += 1
+        if not self.meets:
+            return generator.predict_noise(noisy, timesteps, condition)
         learns = torch.is_grad_enabled() and (condition.context.requires_grad or condition.pooled.requires_grad)
         device = noisy.device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -142,17 +146,18 @@ class Seat:
             forward(generator, learns, precision, group)
 
         predicted, run, rows = self.meeting.ask(Asked(self.number, kind, work, given))
+        self.most_together = max(self.most_together, run.n_trials)
         if learns:
             self._open.append((predicted, condition, run, rows))
         result: Tensor = predicted
         return result
 
     def backward(self, loss: Tensor) -> None:
-        """As ``loss.backward()``: to what the UNet gave, with the others through the UNet, and on from the condition."""
+        """As ``loss.backward()``: to what the UNet gave, with the others through it, and on from the condition."""
         import torch
 
         opened, self._open = self._open, []
-        torch.autograd.backward(loss, retain_graph=True)  # it may depend on the condition by another way, too
+        torch.autograd.backward(loss, retain_graph=bool(opened))  # it may depend on the condition by another way, too
         for predicted, condition, run, rows in opened:
             asked = Asked(self.number, ("backward", id(run)), backward, (run, rows, predicted.grad))
             gradients = self.meeting.ask(asked)
@@ -170,7 +175,8 @@ def forward(generator: Generator, learns: bool, precision: torch.dtype | None, g
         context, pooled = (part.detach().requires_grad_() for part in (context, pooled))
     cast = torch.autocast(noisy.device.type, precision, enabled=precision is not None)
     with torch.set_grad_enabled(learns), cast:
-        run = Run(generator.predict_noise(noisy, timesteps, Condition(context, pooled)), Condition(context, pooled))
+        condition = Condition(context, pooled)
+        run = Run(generator.predict_noise(noisy, timesteps, condition), condition, len(group))
     start = 0
     for asked in group:
         rows = slice(start, start := start + len(asked.given[0]))
