@@ -160,8 +160,8 @@ def override(experiment: Experiment, edits: dict[str, Any], source: str) -> Expe
             fields = {f for m in model for f in m.model_fields}
             if node is content:
                 fields |= {old.partition(".")[0] for old in OLD_SPELLINGS}
-            if part in fields:
-                node.setdefault(part, {})  # after a new kind
+            if part in fields and node.get(part) is None:
+                node[part] = {}  # after a new kind, or a group that was off
             if not isinstance(node.get(part), dict):
                 raise UserError(f"{source}: unknown key '{dotted}'{nearest(part, fields)}")
             model = [m for c in model if part in c.model_fields for m in models_in(c.model_fields[part].annotation)]

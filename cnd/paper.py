@@ -217,12 +217,20 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "precision":                  Open("of the forward pass"),
         "lr":                         Stated("sec. 8.2", 5.3e-5),
         "encoder_lr":                 Stated("sec. 8.2", None, 5.3e-5, told="5.3e-05 for all that is trained"),
+        "betas":                      Open("AdamW's own: 0.9 and 0.999"),
         "weight_decay":               Open("AdamW's own: 0.01"),
+        "weight_average":             Stated("sec. 4.2", None, told="no average of the weights"),
         "warmup_fraction":            Open("the paper names a warm-up for Phase 1 only"),
         "schedule":                   Open("of the learning rate"),
         "gradient_clip":              Open("largest norm of the gradient"),
         "checkpoint":                 Stated("sec. 4.2", "test_best", told="the best, on which items is not said"),
-        "n_checkpoints":              Open("candidates for the best checkpoint"),
+        "n_checkpoints":              Open("how often the weights are scored, and candidates for the best checkpoint"),
+        "curve_items":                Ours("items whose reconstructions are scored along the training"),
+    },
+    "UntilConverged": {
+        "tolerance":                  Stated("sec. 4.2, 8.2", told="a number of steps or epochs, whatever the score"),
+        "patience":                   Ours("when a score counts as flat"),
+        "cap":                        Ours("when a score counts as flat"),
     },
 
     # sampling (sec. 4.2, 5.2), by DDIM here; the paper names no sampler, and DC-LDM has PLMS
@@ -351,9 +359,10 @@ def _idle(experiment: Experiment, value: dict[str, Any]) -> list[str]:
         idle += ["decoder.phase2.max_epochs"]
     if not phase2.get("train_encoder"):
         idle += ["decoder.phase2.encoder_lr"]
-    if phase2.get("checkpoint") == "last":
+    held_out = phase2.get("checkpoint") == "validation" or phase2.get("curve_items")
+    if phase2.get("checkpoint") == "last" and not held_out:
         idle += ["decoder.phase2.n_checkpoints"]
-    if phase2.get("checkpoint") != "validation":
+    if not held_out:
         idle += ["split.validation_fraction"]
     return idle
 

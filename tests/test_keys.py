@@ -77,11 +77,11 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.generators.latent_diffusion": {"latents"},
     "cnd.generators.sampling": {"phase2", "sample"},
     # scores; a judge also tells the class of a stimulus without a label that the generator knows
-    "cnd.metrics": only(("test_best",), {"phase2"}, SCORED),
+    "cnd.metrics": only(CND, {"phase2"}, SCORED),
     "cnd.metrics.pixels": set(),  # not chosen
     "cnd.metrics.judges": {
         "test_best": {"phase2"},
-        "cnd": {"analysis", "record", "interventions"},
+        "cnd": {"phase2"},
         "ridge": {"sample"},
         "oracle": {"sample"},
     },
@@ -94,7 +94,7 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.workflow.inputs": ALL,
     "cnd.workflow.latents": {"latents"},
     "cnd.workflow.classes": {"latents"},  # drawn by class where the data has no images
-    "cnd.workflow.scoring": only(("test_best",), {"phase2"}, SCORED),
+    "cnd.workflow.scoring": only(CND, {"phase2"}, SCORED),
     "cnd.workflow.interventions": {"interventions"},
     "cnd.workflow.lab": {"sample"},
     "cnd.workflow.samples": {"sample"},

@@ -144,11 +144,24 @@ def test_no_departure(edits: dict[str, Any]):
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "expected"), [("last", ["decoder.phase2.checkpoint"]), ("test_best", []), ("validation", None)]
+    ("checkpoint", "items", "expected"),
+    [
+        ("last", 60, keys(HELD_BACK)),
+        ("last", 0, ["decoder.phase2.checkpoint"]),
+        ("test_best", 60, ["split.validation_fraction"]),
+        ("test_best", 0, []),
+        ("validation", 0, keys(HELD_BACK)),
+    ],
 )
-def test_only_validation_holds_back(checkpoint: str, expected: list[str] | None):
-    found = keys(departures(shipped("god", decoder__phase2__checkpoint=checkpoint)))
-    assert found == (keys(HELD_BACK) if expected is None else expected)
+def test_only_validation_and_the_curve_hold_back(checkpoint: str, items: int, expected: list[str]):
+    edits = {"decoder__phase2__checkpoint": checkpoint, "decoder__phase2__curve_items": items}
+    assert keys(departures(shipped("god", **edits))) == expected
+
+
+def test_training_until_converged_departs():
+    found = departures(shipped("god", decoder__phase2__until_converged={"patience": 3}))
+    told = "decoder.phase2.until_converged.tolerance = 0.02 (paper: a number of steps or epochs, whatever the score, "
+    assert set(found) == {*HELD_BACK, f"{told}sec. 4.2, 8.2)"}
 
 
 def test_settings_that_do_not_act_are_left_out():

@@ -104,7 +104,26 @@ def test_a_record_whose_results_are_gone_is_told(record: Path, tmp_path: Path) -
 def test_the_best_checkpoint_may_be_chosen_by_the_test_set(record: Path, cache: StageCache) -> None:
     history = pd.read_parquet(workflow.run(edited(phase2__checkpoint="test_best"), cache) / "history.parquet")
     scores = history[history["name"] == "checkpoint_score"]["value"]
-    assert len(scores) == 2 and scores.between(0, 1).all()
+    assert len(scores) == 4 and scores.between(0, 1).all()
+
+
+def test_a_training_leaves_the_curve_of_held_out_items(record: Path, cache: StageCache) -> None:
+    folder = next(cache.path(s.name, s.key) for s in steps(SMOKE) if s.name == "phase2")
+    curve, info = pd.read_parquet(folder / "curve.parquet"), read_json(folder / "info.json")
+    assert curve.groupby("samples_seen")["item"].nunique().to_dict() == {8: 15, 16: 15, 24: 15, 32: 15}
+    assert curve["value"].between(0, 1).all() and info["n_left_out"] == 15 and info["steps"] == 4
+    history = pd.read_parquet(folder / "history.parquet")
+    means = history[history["name"] == "validation_score"].set_index("samples_seen")["value"]
+    assert np.allclose(means, curve.groupby("samples_seen")["value"].mean())
+    assert len(history[history["name"] == "validation_loss"]) == 4
+
+
+def test_what_stands_beside_the_tables_score_trains_nothing_again() -> None:
+    before = keys()["phase2"]
+    assert keys(evaluation__n_way=[50], sampling__samples_per_item=3)["phase2"] == before
+    assert keys(evaluation__n_way=[10, 50])["phase2"] != before  # another curve
+    assert keys(sampling__guidance=3.0)["phase2"] != before
+    assert keys(phase2__curve_items=0)["phase2"] == keys(phase2__curve_items=0, sampling__guidance=3.0)["phase2"]
 
 
 def test_optimistic_settings_are_announced() -> None:
@@ -130,7 +149,8 @@ def keys(**edits: Any) -> dict[str, str]:
         ({"shuffle_pairs": True}, {"phase2"}),  # Phase 1 learns without pairs
         ({"split__random_input": True}, {"phase1", "phase2"}),
         ({"split__validation_fraction": 0.2}, {"phase2"}),
-        ({"sampling__steps": 3}, set()),
+        ({"sampling__steps": 3}, {"phase2"}),  # the curve of its training is drawn otherwise
+        ({"sampling__samples_per_item": 2}, set()),
         ({"data__snr": 0.2}, {"data", "latents", "pretrain", "phase1", "phase2"}),
         ({"generator__name": "digits", "evaluation__n_way": [2]}, {"latents", "phase2"}),
     ],
@@ -141,7 +161,7 @@ def test_rows_share_what_their_settings_leave_alone(edits: dict[str, Any], moved
 
 
 def test_scoring_otherwise_or_renaming_trains_and_draws_nothing() -> None:
-    before, after = keys(), keys(evaluation__n_way=[2])
+    before, after = keys(), keys(evaluation__n_way=[50, 2])  # beside the table's score
     assert {name for name in before if before[name] != after[name]} == {"record"}
     assert keys(name="another", description="text", minutes_per_trial=9) == before
 

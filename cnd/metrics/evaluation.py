@@ -46,6 +46,12 @@ class EvaluationConfig(Config):
             raise ValueError("metrics must have different names: scores are kept by name")
         return self
 
+    def first(self) -> EvaluationConfig:
+        """What gives the table's score: the rest stands beside it."""
+        if not self.n_way:
+            return self.model_copy(update={"metrics": self.metrics[:1]})
+        return self.model_copy(update={"n_way": self.n_way[:1], "classifiers": self.classifiers[:1], "metrics": ()})
+
     @property
     def judges(self) -> list[str]:
         """Names of the judges, the table's first."""

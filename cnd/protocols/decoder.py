@@ -163,6 +163,9 @@ class Given:
         pools: gives the unlabelled patterns, a tuple of float32 [m, voxels]; None where there are none.
         test_score: gives a function from reconstructions of the test items to the table's score, for a decoder that
             chooses by it, and says so among its warnings.
+        validation_score: gives a function from reconstructions [item, sample, ...] of training items, and their
+            positions in the training set, to the table's score of each item, for the curve of a decoder that leaves
+            them out of its training; None where the items have nothing to be scored by.
         of_subject: the same for another subject of the data source.
     """
 
@@ -174,6 +177,7 @@ class Given:
     generator: GeneratorChoice
     sampling: SamplingConfig
     test_score: Step
+    validation_score: Step
     seed: int
     of_subject: Callable[[Any], Given] = field(repr=False)
 

@@ -26,7 +26,7 @@ from cnd.workflow.interventions import intervene
 from cnd.workflow.latents import load_latents, make_latents
 from cnd.workflow.record import write_record
 from cnd.workflow.samples import reconstruct
-from cnd.workflow.scoring import test_scorer
+from cnd.workflow.scoring import test_scorer, validation_scorer
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,21 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     judges = _judges(e)
     finding = {"generator": e.generator, "judge": judges[0] if judges else None}
     classes = Step("classes", find_classes, finding, {"data": data}, kept=False)
+    training = training_step(e.split, data, e.seed)
+    first = e.evaluation.first()  # what only stands beside the table's score makes no decoder train again
+    scoring = {"evaluation": first, "judges": judges[: len(first.classifiers)]}
+    scored: dict[str, Step | None] = {"data": data, "classes": classes if _judged_by_label(e) else None}
     return Given(
         data=data,
-        training=training_step(e.split, data, e.seed),
+        training=training,
         classes=classes,
         latents=Step("latents", make_latents, {"generator": e.generator}, {"data": raw}, load_latents),
         pools=source.pools(raw),
         generator=e.generator,
         sampling=e.sampling,
-        test_score=Step(
-            "test_score",
-            test_scorer,
-            {"evaluation": e.evaluation, "judges": judges},
-            {"data": data, "classes": classes if _judged_by_label(e) else None},
-            kept=False,
+        test_score=Step("test_score", test_scorer, scoring, scored, kept=False),
+        validation_score=Step(
+            "validation_score", validation_scorer, scoring, {**scored, "training": training}, kept=False
         ),
         seed=e.seed,
         of_subject=lambda subject: given_of(e, source.of_subject(subject), index),

@@ -1,4 +1,4 @@
-"""Scores of reconstructions; and the table's score as a step, for a decoder that chooses by it."""
+"""Scores of reconstructions; and the table's score as a step, for decoders: along a training, or of test items."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnd.metrics.evaluation import EvaluationConfig, judge_all, mean_scores, score_table
-from cnd.protocols import Bench, FmriDataset, JudgeChoice, Judgement, Truth
+from cnd.protocols import Bench, FmriDataset, FmriSplit, JudgeChoice, Judgement, TrainingSet, Truth
 from cnd.steps import Step
 
 if TYPE_CHECKING:
@@ -48,13 +48,51 @@ def test_scorer(
 ) -> Callable[[np.ndarray], float]:
     """A function from reconstructions of the test items to the table's score."""
     dataset: FmriDataset = bench.value(data)
-    test, metric = dataset.test, evaluation.all_metrics()[:1]
 
     def score(images: np.ndarray) -> float:
-        labels = None if classes is None else bench.value(classes)(test)
-        first = {name: bench.judge(judge) for name, judge in zip(evaluation.judges[:1], judges[:1], strict=True)}
-        judgements = judge_all(evaluation, first, test.images, images, labels)
-        truth = Truth(test.stimulus, test.category, dataset.class_names, judgements)
-        return mean_scores(score_table(metric, test.images, images, truth))[metric[0].name]
+        table = _table(bench, evaluation, judges, dataset, dataset.test, images, classes)
+        return next(iter(mean_scores(table).values()))
 
     return score
+
+
+def validation_scorer(
+    bench: Bench,
+    evaluation: EvaluationConfig,
+    judges: tuple[JudgeChoice, ...],
+    data: Step,
+    training: Step,
+    classes: Step | None,
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """A function from reconstructions [item, sample, ...] of training items, and their positions, to scores [item].
+
+    None where there are neither images to be compared with nor labels to be judged by.
+    """
+    dataset, train = bench.value(data), bench.value(training)
+    assert isinstance(train, TrainingSet)
+    if not len(train.items) or (not train.items.images.size and evaluation.truth == "classifier"):
+        return None
+
+    def score(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        table = _table(bench, evaluation, judges, dataset, train.items.take(rows), images, classes)
+        return table.groupby("item")["value"].mean().to_numpy()
+
+    return score
+
+
+def _table(
+    bench: Bench,
+    evaluation: EvaluationConfig,
+    judges: tuple[JudgeChoice, ...],
+    dataset: FmriDataset,
+    items: FmriSplit,
+    images: np.ndarray,
+    classes: Step | None,
+) -> pd.DataFrame:
+    """The table's score of each item and sample, in long form."""
+    table = evaluation.first()
+    labels = None if classes is None else bench.value(classes)(items)
+    loaded = {name: bench.judge(judge) for name, judge in zip(table.judges, judges, strict=False)}
+    judgements = judge_all(table, loaded, items.images, images, labels)
+    truth = Truth(items.stimulus, items.category, dataset.class_names, judgements)
+    return score_table(table.all_metrics()[:1], items.images, images, truth)

@@ -14,12 +14,13 @@ from cnd.data.digit_images import augmented_digits
 from cnd.decoders.cnd.phase1.model import FmriEncoder
 from cnd.decoders.cnd.phase1.settings import EncoderConfig
 from cnd.decoders.cnd.phase2 import training
+from cnd.decoders.cnd.phase2.checkpoints import curve_items
 from cnd.decoders.cnd.phase2.model import ConceptLayer, ConditionModule, count_parameters, denoising_loss
 from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.errors import UserError
 from cnd.generators.embedded import EmbeddedGenerator
 from cnd.generators.sampling import draw
-from cnd.protocols import Noise, SamplingConfig
+from cnd.protocols import FmriSplit, Noise, SamplingConfig, TrainingSet
 
 ENCODER = EncoderConfig(width=16, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
 N_VOXELS = 70
@@ -105,13 +106,19 @@ def data(generator) -> tuple[np.ndarray, torch.Tensor]:
     return fmri, torch.randn(24, *generator.latent_shape, generator=torch.Generator().manual_seed(1))
 
 
+def worth(values: list[float]):
+    """Measures nothing but what the checkpoint rule compares, from a list."""
+    found = iter(values)
+    return lambda: training.Measured({}, [], next(found))
+
+
 def run_fit(
-    generator, config: Phase2Config, score=None, encoder_config=ENCODER, **options
+    generator, config: Phase2Config, measure=None, encoder_config=ENCODER, **options
 ) -> tuple[ConditionModule, training.Phase2State]:
     torch.manual_seed(0)
     encoder = FmriEncoder(encoder_config, N_VOXELS)
     module = ConditionModule(config, encoder, 1 + encoder.n_patches, ENCODER.width, generator.concept_bank)
-    return module, training.fit(config, module, generator, *data(generator), seed=0, score=score, **options)
+    return module, training.fit(config, module, generator, *data(generator), seed=0, measure=measure, **options)
 
 
 SMALL = dict(context_tokens=3, concept_heads=4, concept_depth=1, max_steps=4, batch_size=8, lr=1e-3)
@@ -147,8 +154,7 @@ def test_same_seed_same_weights(generator):
 
 
 def test_best_checkpoint_is_kept(generator):
-    scores = iter([0.1, 0.9, 0.3, 0.2])
-    _, fitted = run_fit(generator, Phase2Config(**SMALL, n_checkpoints=4), score=lambda: next(scores))
+    _, fitted = run_fit(generator, Phase2Config(**SMALL, n_checkpoints=4), worth([0.1, 0.9, 0.3, 0.2]))
     assert fitted.chosen_step == 2
 
 
@@ -165,9 +171,9 @@ def test_learns_which_pattern_means_which_class(generator):
     encoder = FmriEncoder(ENCODER, N_VOXELS)
     module = ConditionModule(config, encoder, 1 + encoder.n_patches, ENCODER.width, generator.concept_bank)
     training.fit(config, module, generator, templates[kind], latents, seed=0)
-    right = training.validation_score(module, generator, config, templates[kind], latents)
-    wrong = training.validation_score(module, generator, config, templates[1 - kind], latents)
-    assert right > 0.95 * wrong  # scores are minus the loss, so this is a loss 5 % smaller
+    right = training.validation_loss(module, generator, config, templates[kind], latents)
+    wrong = training.validation_loss(module, generator, config, templates[1 - kind], latents)
+    assert right < 0.95 * wrong
 
 
 def test_non_finite_loss_names_the_step(generator):
@@ -318,18 +324,17 @@ def kill_in(n_reports: int):
 
 # within an epoch, in the next one, after the best checkpoint; float16 in tiny batches, for it is slow on a CPU
 @pytest.mark.parametrize(
-    ("killed_at", "more"), [(2, {}), (4, {}), (6, {}), (4, dict(precision="float16", batch_size=1))]
+    ("killed_at", "more"),
+    [(2, {}), (4, {}), (6, {}), (4, dict(precision="float16", batch_size=1)), (4, dict(weight_average=2.0))],
 )
 def test_killed_training_goes_on_to_the_identical_result(generator, tmp_path, killed_at: int, more: dict):
     config = Phase2Config(**SMALL | dict(max_steps=8, n_checkpoints=4, warmup_fraction=0.3) | more)
     values = [0.1, 0.9, 0.3, 0.2]
-    scores = iter(values)
-    whole, expected = run_fit(generator, config, lambda: next(scores))
-    scores = iter(values)
+    whole, expected = run_fit(generator, config, worth(values))
     with pytest.raises(Killed):
-        run_fit(generator, config, lambda: next(scores), report=kill_in(killed_at), resume=tmp_path, save_every=0.0)
-    scores = iter(values[(killed_at - 1) // 2 :])  # the state on disk is that of the step before
-    resumed, fitted = run_fit(generator, config, lambda: next(scores), resume=tmp_path, save_every=0.0)
+        run_fit(generator, config, worth(values), report=kill_in(killed_at), resume=tmp_path, save_every=0.0)
+    left = values[(killed_at - 1) // 2 :]  # the state on disk is that of the step before
+    resumed, fitted = run_fit(generator, config, worth(left), resume=tmp_path, save_every=0.0)
     assert fitted.history == expected.history and fitted.chosen_step == expected.chosen_step == 4
     assert all(torch.equal(whole.state_dict()[k], v) for k, v in resumed.state_dict().items())
 
@@ -343,8 +348,7 @@ def test_trained_cross_attention_is_resumed_and_the_best_is_kept(tmp_path):
         run_fit(own, config, **options)
         return own.unet.state_dict()
 
-    scores = iter([0.1, 0.9, 0.3, 0.2])
-    best = unet(config, score=lambda: next(scores))
+    best = unet(config, measure=worth([0.1, 0.9, 0.3, 0.2]))
     expected = unet(short)  # the same first steps, and no more
     assert all(torch.equal(best[k], v) for k, v in expected.items())
     last = unet(config)
@@ -368,3 +372,115 @@ def test_short_training_leaves_no_state_and_another_one_is_refused(generator, tm
     run_fit(generator, Phase2Config(**SMALL), resume=tmp_path, save_every=0.0)
     with pytest.raises(UserError, match="another training"):
         run_fit(generator, Phase2Config(**SMALL | dict(lr=2e-3)), resume=tmp_path)
+
+
+# ---------------------------------------------------------------- curve, and training until it is flat
+
+
+def curve(values: list[float]):
+    """Measures the score of two items, whose mean is from a list."""
+    found = iter(values)
+
+    def measure() -> training.Measured:
+        value = next(found)
+        return training.Measured({"validation_score": value}, [value - 0.1, value + 0.1])
+
+    return measure
+
+
+def test_checkpoints_are_evenly_spaced_and_the_last_step_is_one():
+    config = Phase2Config(n_checkpoints=8)
+    steps = [step for step in range(1, 371) if training.is_checkpoint(config, step, 370)]
+    assert steps == [47, 93, 139, 185, 232, 278, 324, 370]
+    assert training.is_checkpoint(config, 417, 370)  # 370 + 47: the same distance, further on
+
+
+def test_curve_is_kept_with_the_samples_seen(generator):
+    _, fitted = run_fit(generator, Phase2Config(**SMALL, n_checkpoints=4), curve([0.1, 0.3, 0.4, 0.5]))
+    assert [seen for seen, _ in fitted.curve] == [8, 16, 24, 32]
+    assert fitted.curve[-1][1] == pytest.approx([0.4, 0.6])
+    rows = [row for row in fitted.history if row["name"] == "validation_score"]
+    assert [row["value"] for row in rows] == [0.1, 0.3, 0.4, 0.5]
+
+
+def test_looking_changes_nothing(generator):
+    plain, _ = run_fit(generator, Phase2Config(**SMALL))
+    watched, _ = run_fit(generator, Phase2Config(**SMALL, n_checkpoints=4), curve([0.1] * 4))
+    assert all(torch.equal(plain.state_dict()[k], v) for k, v in watched.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("values", "until", "steps"),
+    [
+        ([0.2] * 9, {}, 4),  # flat: the ordinary training
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.6], {}, 9),  # 3/4 of 8 and of 9 steps is step 6
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.6], {"patience": 1}, 8),
+        ([0.1 * i for i in range(40)], {"cap": 6}, 6),
+        ([0.1 * i for i in range(40)], {}, 32),
+        ([0.1 * i for i in range(40)], {"tolerance": 1.0}, 4),
+    ],
+)
+def test_training_until_the_curve_is_flat(generator, values, until, steps):
+    config = Phase2Config(**SMALL, n_checkpoints=4, until_converged=until)
+    _, fitted = run_fit(generator, config, curve(values))
+    assert fitted.step == fitted.chosen_step == steps and fitted.samples_seen == 8 * steps
+
+
+@pytest.mark.parametrize("killed_at", [3, 6, 7])
+def test_killed_training_until_converged_goes_on_to_the_identical_result(generator, tmp_path, killed_at: int):
+    config = Phase2Config(**SMALL, n_checkpoints=4, until_converged={})
+    values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.6]
+    whole, expected = run_fit(generator, config, curve(values))
+    with pytest.raises(Killed):
+        run_fit(generator, config, curve(values), report=kill_in(killed_at), resume=tmp_path, save_every=0.0)
+    resumed, fitted = run_fit(generator, config, curve(values[killed_at - 1 :]), resume=tmp_path, save_every=0.0)
+    assert fitted.step == expected.step == 9 and fitted.history == expected.history
+    assert [tuple(point) for point in fitted.curve] == expected.curve
+    assert all(torch.equal(whole.state_dict()[k], v) for k, v in resumed.state_dict().items())
+
+
+def test_training_until_converged_needs_a_curve_and_a_constant_rate():
+    with pytest.raises(ValueError, match="curve_items"):
+        Phase2Config(until_converged={}, curve_items=0)
+    with pytest.raises(ValueError, match="set schedule to constant"):
+        Phase2Config(until_converged={}, schedule="cosine")
+
+
+def test_power_average_reaches_back_over_the_same_share_however_long_the_training():
+    gamma, steps = 3.0, 400
+    values = torch.randn(steps, generator=torch.Generator().manual_seed(0)).double()
+    at = training.Phase2State(torch.Generator(), torch.arange(1))
+    for at.step, value in enumerate(values, 1):
+        training.update_average(at, gamma, {"w": value})
+    # its exact weights are 1 - (1 - 1/s)^(gamma + 1) times what later steps leave of it; s^gamma in the limit
+    share = torch.arange(1, steps + 1).double() ** gamma
+    assert at.average["w"].item() == pytest.approx((share @ values / share.sum()).item(), abs=2e-3)
+
+
+def test_the_average_is_what_is_scored_and_kept(generator):
+    scored: list[torch.Tensor] = []
+    module = None
+
+    def measure() -> training.Measured:
+        scored.append(module.mapper.mix.weight.detach().clone())
+        return training.Measured({}, [])
+
+    fmri, latents = data(generator)
+    config = Phase2Config(
+        context_tokens=3, concept_heads=4, max_steps=6, checkpoint="last", weight_average=2.0, lr=0.01
+    )
+    module = make_module(generator)
+    at = training.fit(config, module, generator, fmri, latents, 0, measure)
+    kept = module.mapper.mix.weight
+    assert torch.equal(scored[-1], kept) and torch.equal(at.average["module.mapper.mix.weight"], kept)
+    last = make_module(generator)
+    training.fit(config.model_copy(update={"weight_average": None}), last, generator, fmri, latents, 0)
+    assert not torch.equal(last.mapper.mix.weight, kept)
+
+
+def test_curve_items_are_held_out_and_spread():
+    items = FmriSplit(np.zeros((100, 2), np.float32), np.zeros((100, 0, 0, 0), np.uint8), np.arange(100), [""] * 100)
+    train = TrainingSet(items, np.arange(40, 80))
+    assert list(curve_items(train, 4)) == [40, 53, 66, 79]
+    assert list(curve_items(train, 60)) == list(range(40, 80))
+    assert len(curve_items(TrainingSet(items, np.zeros(0, np.int64)), 60)) == 0

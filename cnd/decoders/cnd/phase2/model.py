@@ -72,13 +72,18 @@ class ConceptLayer(nn.Module):
 
 
 class FlattenMapper(nn.Module):
-    """Each token keeps a few channels; all of them together give every output token by one linear map."""
+    """Each token keeps a few channels; all of them together give every output token by one linear map.
+
+    The map starts at zero: every pattern has the same output, and nothing of the noise in fMRI has to be unlearned.
+    """
 
     def __init__(self, n_tokens: int, width: int, n_out: int, width_out: int, channels: int):
         super().__init__()
         self.shape = (n_out, width_out)
         self.narrow = nn.Linear(width, channels)
         self.mix = nn.Linear(n_tokens * channels, n_out * width_out)
+        nn.init.zeros_(self.mix.weight)
+        nn.init.normal_(self.mix.bias)  # output tokens of unit variance, as what follows expects
 
     def forward(self, tokens: Float[Tensor, "b n width"]) -> Float[Tensor, "b n_out width_out"]:
         mixed: Tensor = self.mix(self.narrow(tokens).flatten(1))

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 from cnd.decoders.cnd.phase1.settings import EncoderConfig
 from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.json_files import write_json
-from cnd.protocols import GeneratorChoice, Noise, SamplingConfig
+from cnd.protocols import GeneratorChoice, SamplingConfig
 from cnd.steps import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
+    import pandas as pd
     from torch import Tensor
 
     from cnd.decoders.cnd.phase2.model import ConditionModule
+    from cnd.decoders.cnd.phase2.training import Phase2State
     from cnd.protocols import Bench, FmriDataset, Generator, Given, TrainingSet
 
 MODULE, UNET = "condition_module.safetensors", "unet.safetensors"
+CURVE = "curve.parquet"
 
 
 def phase2_step(encoder: EncoderConfig, phase2: Phase2Config, phase1: Step | None, given: Given) -> Step:
@@ -31,6 +32,9 @@ def phase2_step(encoder: EncoderConfig, phase2: Phase2Config, phase1: Step | Non
     needs = {"training": given.training, "latents": given.latents, "phase1": phase1}
     if by_test:
         settings["sampling"], needs["data"], needs["test_score"] = given.sampling, given.data, given.test_score
+    if phase2.curve_items:
+        settings["drawn"] = given.sampling.model_copy(update={"samples_per_item": 1})
+        needs["validation_score"] = given.validation_score
     return Step("phase2", train_condition_module, settings, needs)
 
 
@@ -47,14 +51,22 @@ def train_condition_module(
     sampling: SamplingConfig | None = None,
     data: Step | None = None,
     test_score: Step | None = None,
+    drawn: SamplingConfig | None = None,
+    validation_score: Step | None = None,
 ) -> None:
-    """Train by eq. 2 and write the weights, the history and facts."""
+    """Train by eq. 2 and write the weights, the history, the curve of the validation score and facts.
+
+    Args:
+        sampling, data, test_score: where the checkpoint is chosen by the test set.
+        drawn, validation_score: where there is a curve.
+    """
     import numpy as np
     import pandas as pd
     from safetensors.torch import save_file
 
+    from cnd.decoders.cnd.phase2.checkpoints import Checkpoints, curve_items
     from cnd.decoders.cnd.phase2.model import count_parameters
-    from cnd.decoders.cnd.phase2.training import fit, validation_score
+    from cnd.decoders.cnd.phase2.training import fit
     from cnd.decoders.training import HISTORY
 
     start = time.time()
@@ -69,24 +81,36 @@ def train_condition_module(
         _take_encoder(module, bench.value(phase1))
     module.to(bench.device)
     frozen.to(bench.device)
-    rows = np.arange(len(fmri))
-    score: Callable[[], float] | None = None
-    if phase2.checkpoint == "validation":
-        rows, held = train.fitting, train.held
-        score = lambda: validation_score(module, frozen, phase2, fmri[held], clean[held])  # noqa: E731
-    elif data is not None and test_score is not None and sampling is not None:
-        judge, dataset = bench.value(test_score), bench.value(data)
-        score = lambda: judge(_draw(module, frozen, dataset, sampling, seed))  # noqa: E731
+    score = None if validation_score is None else bench.value(validation_score)
+    shown = curve_items(train, phase2.curve_items)
+    measure = Checkpoints(module, frozen, phase2, seed, train, clean, shown, drawn, score)
+    if data is not None and test_score is not None and sampling is not None:
+        dataset: FmriDataset = bench.value(data)
+        measure.test = (dataset.test, sampling, bench.value(test_score))
+    held_out = score is not None or phase2.checkpoint == "validation"
+    rows = train.fitting if held_out else np.arange(len(fmri))
     fitted = fit(
-        phase2, module, frozen, fmri[rows], clean[rows], seed, score, resume=bench.scratch,
-        report=lambda fraction, seen, metrics: bench.report("phase2", fraction, seen, metrics),
+        phase2, module, frozen, fmri[rows], clean[rows], seed, measure if measure.wanted() else None,
+        resume=bench.scratch, report=lambda fraction, seen, metrics: bench.report("phase2", fraction, seen, metrics),
     )  # fmt: skip
     save_file({k: v.cpu().contiguous() for k, v in module.state_dict().items()}, folder / MODULE)
     if phase2.train_unet_cross_attention:
         save_file({k: v.cpu().contiguous() for k, v in frozen.unet.state_dict().items()}, folder / UNET)
     pd.DataFrame(fitted.history, columns=HISTORY).to_parquet(folder / "history.parquet")
-    info = {"seconds": time.time() - start, "chosen_step": fitted.chosen_step}
+    if fitted.curve:
+        _curve(fitted, train, shown).to_parquet(folder / CURVE)
+    info = {"seconds": time.time() - start, "seconds_scoring": measure.seconds, "chosen_step": fitted.chosen_step}
+    info |= {"steps": fitted.step, "samples_seen": fitted.samples_seen, "n_left_out": len(fmri) - len(rows)}
     write_json(folder / "info.json", info | count_parameters(module, frozen))
+
+
+def _curve(fitted: Phase2State, train: TrainingSet, rows: np.ndarray) -> pd.DataFrame:
+    """The score of each item at each checkpoint: samples_seen, item (its position), category, stimulus, value."""
+    import pandas as pd
+
+    names = dict(item=rows, category=train.items.category[rows], stimulus=[train.items.stimulus[i] for i in rows])
+    parts = [pd.DataFrame(names | dict(samples_seen=seen, value=values)) for seen, values in fitted.curve]
+    return pd.concat(parts, ignore_index=True)
 
 
 def condition_module(
@@ -130,17 +154,3 @@ def _take_encoder(module: ConditionModule, phase1: Path) -> None:
     weights = load_file(phase1 / WEIGHTS)
     prefix = "encoder."
     module.encoder.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
-
-
-def _draw(
-    module: ConditionModule, generator: Generator, dataset: FmriDataset, sampling: SamplingConfig, seed: int
-) -> np.ndarray:
-    """Reconstructions of the test items by the module as it stands."""
-    import torch
-
-    from cnd.generators.sampling import draw
-
-    with torch.no_grad():
-        condition, _ = module(torch.from_numpy(dataset.test.fmri).to(module.bank.device))
-    noise = Noise(seed, sampling.samples_per_item).latents(len(dataset.test), generator.latent_shape)
-    return draw(sampling, generator, condition, noise)

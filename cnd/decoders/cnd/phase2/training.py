@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,23 @@ from cnd.decoders.training import (
 )
 from cnd.protocols import Generator, OnProgress, no_progress
 
+CAP = 8
+"""Ordinary trainings that one until convergence may take, where no cap is set."""
+
+
+class Measured(NamedTuple):
+    """What is found at a checkpoint.
+
+    Attributes:
+        values: for the history, by name.
+        items: score of each validation item, for the curve; empty where there is none.
+        worth: what the rule ``checkpoint`` compares; None where it keeps the last.
+    """
+
+    values: dict[str, float]
+    items: list[float]
+    worth: float | None = None
+
 
 @dataclass
 class Phase2State:
@@ -37,8 +55,11 @@ class Phase2State:
     step: int = 0
     samples_seen: int = 0
     recent: list[float] = field(default_factory=list)  # losses since the last row of the history
-    best: float = -math.inf  # score of the chosen checkpoint
+    curve: list[tuple[int, list[float]]] = field(default_factory=list)  # samples seen, score of each validation item
+    flat: int = 0  # checkpoints in a row at which the curve was flat
+    best: float = -math.inf  # worth of the chosen checkpoint
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)  # of the weights so far, where one is kept
     chosen_step: int = 0
 
 
@@ -61,8 +82,19 @@ def trainable_parameters(config: Phase2Config, module: ConditionModule, generato
 
 
 def n_steps(config: Phase2Config, n_items: int) -> int:
-    """Optimiser steps: ``max_steps``, or ``max_epochs`` passes over the items."""
+    """Optimiser steps of an ordinary training: ``max_steps``, or ``max_epochs`` passes over the items."""
     return config.max_steps or config.max_epochs * math.ceil(n_items / config.batch_size)
+
+
+def most_steps(config: Phase2Config, ordinary: int) -> int:
+    """The last step that may be done: of an ordinary training, or where one until convergence is cut off."""
+    until = config.until_converged
+    return ordinary if until is None else max(ordinary, until.cap or CAP * ordinary)
+
+
+def is_checkpoint(config: Phase2Config, step: int, ordinary: int) -> bool:
+    """Whether this step ends one of the ``n_checkpoints`` equal parts of an ordinary training, or of what follows."""
+    return step * config.n_checkpoints // ordinary > (step - 1) * config.n_checkpoints // ordinary
 
 
 def rate_factor(config: Phase2Config, step: int, total: int) -> float:
@@ -99,12 +131,12 @@ def fit(
     fmri: np.ndarray,
     latents: Tensor,
     seed: int,
-    score: Callable[[], float] | None = None,
+    measure: Callable[[], Measured] | None = None,
     report: OnProgress = no_progress,
     resume: Path | None = None,
     save_every: float = 60.0,
 ) -> Phase2State:
-    """Train the condition module by eq. 2 and keep the checkpoint that ``score`` prefers.
+    """Train the condition module by eq. 2, keep the checkpoint that ``measure`` prefers, and its curve.
 
     Same module, data, config and seed give the same weights, bit for bit on a CPU with the same number of threads,
     whether or not the training was interrupted.
@@ -112,7 +144,7 @@ def fit(
     Args:
         fmri: float32 [n, voxels], the training patterns.
         latents: [n, c, h, w], latents of the stimuli, unit variance.
-        score: of the module as it stands, higher is better, called ``n_checkpoints`` times; None keeps the last.
+        measure: scores the module as it stands, at every checkpoint; None keeps the last.
         resume: folder for the state of a long training; the caller removes it when it has kept the result.
             A call that finds such a state there goes on from it.
         save_every: seconds between two writes of the state.
@@ -123,43 +155,54 @@ def fit(
     """
     patterns = torch.from_numpy(fmri)
     groups = trainable_parameters(config, module, generator)
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
     scaler = loss_scaler(config.precision, generator.device)
-    total, starts = n_steps(config, len(fmri)), range(0, len(fmri), config.batch_size)
-    every = max(1, total // config.n_checkpoints)
+    ordinary, starts = n_steps(config, len(fmri)), range(0, len(fmri), config.batch_size)
+    most = most_steps(config, ordinary)
     at = Phase2State(torch.Generator().manual_seed(seed), torch.arange(len(fmri)))
     settings = dict(seed=seed, shape=[*fmri.shape, *latents.shape], phase2=config.model_dump(mode="json"))
     state = StateFile(resume, "phase2", settings, save_every)
     load_state(state, module, generator, optimizer, scaler, at)
     module.train()
-    while at.step < total:
+    while not has_ended(config, at, ordinary):
         if at.step % len(starts) == 0:
             at.order = torch.randperm(len(fmri), generator=at.rng)
         start = starts[at.step % len(starts)]
         rows = at.order[start : start + config.batch_size]
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * rate_factor(config, at.step, total)
+            group["lr"] = rate * rate_factor(config, at.step, ordinary)
         loss = train_step(config, module, generator, optimizer, scaler, patterns[rows], latents[rows], at)
 
         at.step += 1
         at.samples_seen += len(rows)
+        if config.weight_average is not None:
+            update_average(at, config.weight_average, weights(module, generator))
         at.recent.append(loss)
-        if len(at.recent) >= max(1, total // 100) or at.step == total:
+        if measure is not None and (is_checkpoint(config, at.step, ordinary) or at.step == most):
+            look(config, at, measure, module, generator)
+        ended = has_ended(config, at, ordinary)
+        if len(at.recent) >= max(1, ordinary // 100) or ended:
             mean = float(np.mean(at.recent))
             at.history.append(dict(phase="phase2", samples_seen=at.samples_seen, name="loss", value=mean))
             at.recent.clear()
-            report(at.step / total, at.samples_seen, {"phase2/loss": mean})
-        if score is not None and (at.step % every == 0 or at.step == total):
-            choose(at, score, module, generator)
-        if state.due() or (at.step == total and state.exists()):  # a finished long one is not done again
+            report(at.step / most, at.samples_seen, {"phase2/loss": mean})
+        if state.due() or (ended and state.exists()):  # a finished long one is not done again
             save_state(state, module, generator, optimizer, scaler, at)
-    if at.best_weights:
-        load_weights(at.best_weights, module, generator)
-    else:
-        at.chosen_step = total
+    if not at.best_weights:
+        at.chosen_step = at.step
+    if kept := at.best_weights or at.average:
+        load_weights(kept, module, generator)
     module.eval()
     return at
+
+
+def has_ended(config: Phase2Config, at: Phase2State, ordinary: int) -> bool:
+    """Whether all steps are done: the ordinary ones, or those until the curve is flat."""
+    until = config.until_converged
+    if until is not None and at.step >= ordinary and at.flat >= until.patience:
+        return True
+    return at.step >= most_steps(config, ordinary)
 
 
 def train_step(
@@ -195,22 +238,61 @@ def train_step(
     return total
 
 
-def choose(at: Phase2State, score: Callable[[], float], module: ConditionModule, generator: Generator) -> None:
-    """Score the weights as they stand, and keep a copy where they are the best so far."""
+def look(
+    config: Phase2Config,
+    at: Phase2State,
+    measure: Callable[[], Measured],
+    module: ConditionModule,
+    generator: Generator,
+) -> None:
+    """Measure the weights at a checkpoint, and keep a copy where they are worth most so far."""
+    with scored_weights(module, generator, at.average):
+        values, items, worth = measure()
+        at.history += [dict(phase="phase2", samples_seen=at.samples_seen, name=n, value=v) for n, v in values.items()]
+        if worth is not None and worth > at.best:
+            at.best, at.chosen_step = worth, at.step
+            at.best_weights = {name: tensor.clone() for name, tensor in weights(module, generator).items()}
+    if items:
+        at.curve.append((at.samples_seen, items))
+        until = config.until_converged
+        at.flat = at.flat + 1 if until is not None and is_flat(at.curve, until.tolerance) else 0
+
+
+def update_average(at: Phase2State, gamma: float, now: dict[str, Tensor]) -> None:
+    """Power-function average of the weights (Karras et al. 2024, EDM2, sec. 3.1): the weights after step s enter in
+    proportion to s^gamma, so that the average reaches back over the same share of the training however long it is.
+    """
+    if not at.average:
+        at.average = {name: tensor.clone() for name, tensor in now.items()}
+    rest = 1 - (1 - 1 / at.step) ** (gamma + 1)
+    with torch.no_grad():
+        torch._foreach_lerp_([at.average[name] for name in now], list(now.values()), rest)
+
+
+@contextlib.contextmanager
+def scored_weights(module: ConditionModule, generator: Generator, average: dict[str, Tensor]) -> Iterator[None]:
+    """Inside it the networks hold the weights that are scored, and kept if they are chosen: the average, if any."""
+    now = {name: tensor.clone() for name, tensor in weights(module, generator).items()} if average else {}
+    if average:
+        load_weights(average, module, generator)
     module.eval()
-    value = score()
+    yield
     module.train()
-    at.history.append(dict(phase="phase2", samples_seen=at.samples_seen, name="checkpoint_score", value=value))
-    if value > at.best:
-        at.best, at.chosen_step = value, at.step
-        at.best_weights = {name: tensor.clone() for name, tensor in weights(module, generator).items()}
+    if average:
+        load_weights(now, module, generator)
+
+
+def is_flat(curve: list[tuple[int, list[float]]], tolerance: float) -> bool:
+    """Whether the mean score rose by no more than ``tolerance`` over the last quarter of the samples seen so far."""
+    before = [items for seen, items in curve if seen <= 0.75 * curve[-1][0]]
+    return bool(before) and float(np.mean(curve[-1][1]) - np.mean(before[-1])) <= tolerance
 
 
 @torch.no_grad()
-def validation_score(
+def validation_loss(
     module: ConditionModule, generator: Generator, config: Phase2Config, fmri: np.ndarray, latents: Tensor
 ) -> float:
-    """Minus the denoising loss of held-out items, with the same noise and time-steps at every call."""
+    """The denoising loss of held-out items, with the same noise and time-steps at every call."""
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(latents.shape, generator=rng)
     timesteps = torch.randint(*config.timestep_range, (len(latents),), generator=rng)
@@ -218,7 +300,7 @@ def validation_score(
     for rows in torch.arange(len(latents)).split(config.micro_batch_size or 64):
         batch = (part[rows].to(generator.device) for part in (torch.from_numpy(fmri), latents, noise, timesteps))
         losses.append(forward_loss(config, module, generator, *batch).item() * len(rows))
-    return -sum(losses) / len(latents)
+    return sum(losses) / len(latents)
 
 
 # ---------------------------------------------------------------- state of an unfinished training
@@ -246,8 +328,9 @@ def save_state(
 ) -> None:
     """Write all that :func:`load_state` needs to go on."""
     tensors = prefixed("now", weights(module, generator)) | prefixed("best", at.best_weights)
+    tensors |= prefixed("average", at.average)
     tensors |= prefixed("optimizer", optimizer_tensors(optimizer)) | {"rng": at.rng.get_state(), "order": at.order}
-    names = ("history", "step", "samples_seen", "recent", "best", "chosen_step")
+    names = ("history", "step", "samples_seen", "recent", "curve", "flat", "best", "chosen_step")
     file.save(tensors, {name: getattr(at, name) for name in names} | {"scaler": scaler.state_dict()})
 
 
@@ -271,6 +354,7 @@ def load_state(
     load_optimizer(optimizer, under("optimizer", tensors))
     at.rng.set_state(tensors["rng"])
     at.order, at.best_weights = tensors["order"], under("best", tensors)
+    at.average = under("average", tensors)
     scaler.load_state_dict(plain.pop("scaler"))
     for name, value in plain.items():
         setattr(at, name, value)
