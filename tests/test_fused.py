@@ -54,7 +54,7 @@ def test_fused_runs_are_the_single_ones_but_for_rounding(tmp_path: Path, monkeyp
     fused, single = StageCache(tmp_path / "fused"), StageCache(tmp_path / "single")
     found = outcomes(ROWS, fused)
     assert found == {name: folders(fused, e)["record"] for name, e in ROWS.items()}
-    assert rows[:3] == [24, 24, 45]  # three trials of 8 items, then those held out for the checkpoint
+    assert rows[0] == 24 and 45 in rows  # three trials of 8 items, and those held out
     assert sum(n == 24 for n in rows) == SMOKE.decoder.phase2.max_steps
     assert max(rows) == 3 * 50  # sampling, too
     for experiment in ROWS.values():

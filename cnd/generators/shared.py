@@ -136,6 +136,8 @@ class Seat:
 
         if not self.meets:
             return generator.predict_noise(noisy, timesteps, condition)
+        if any(predicted.grad is not None for predicted, *_ in self._open):
+            raise RuntimeError("a loss of predicted noise went back by itself; call generator.backward(loss)")
         learns = torch.is_grad_enabled() and (condition.context.requires_grad or condition.pooled.requires_grad)
         device = noisy.device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
