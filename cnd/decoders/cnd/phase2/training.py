@@ -155,7 +155,7 @@ def fit(
     """
     patterns = torch.from_numpy(fmri)
     groups = trainable_parameters(config, module, generator)
-    optimizer = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
     scaler = loss_scaler(config.precision, generator.device)
     ordinary, starts = n_steps(config, len(fmri)), range(0, len(fmri), config.batch_size)
