@@ -18,9 +18,12 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from cnd.generators.shared import SharedRunError
 
 ENTRY = "cnd"  # our part of a Tune result; Tune adds keys of its own
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -35,12 +38,14 @@ class Job:
         experiment: as JSON values.
         traceback: where to write the traceback of a failure.
         extras: what follows the run: ``intervene``, ``analyse``.
+        own: name and key of each step that no other trial needs.
     """
 
     name: str
     experiment: dict[str, Any]
     traceback: Path
     extras: tuple[str, ...] = ()
+    own: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Watcher(Protocol):
 
 
 def run_jobs(
-    jobs: list[Job],
+    groups: list[list[Job]],
     cache: Path,
     folder: Path,
     resources: Resources,
@@ -78,9 +83,11 @@ def run_jobs(
     """Run trials until each has finished or failed; a failure does not stop the others.
 
     Args:
+        groups: trials that a process runs together, with one frozen generator. Those that the group itself fails are
+            run once more, each alone.
         cache: root of the stage cache.
         folder: for Ray's own files; deleted before and after. Shared by all machines of a cluster.
-        pipeline: module with ``warm_up``, ``prepare``, ``run``, ``intervene`` and ``analyse``.
+        pipeline: module with ``warm_up``, ``prepare``, ``run``, ``run_together``, ``intervene`` and ``analyse``.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the workers are stopped before it is passed on.
@@ -89,7 +96,8 @@ def run_jobs(
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # Ray reports dead workers there
         try:
             _start_ray(resources)
-            _tune(jobs, cache, folder, resources, watcher, pipeline)
+            if alone := _tune(groups, cache, folder / "first", resources, watcher, pipeline):
+                _tune([[job] for job in alone], cache, folder / "alone", resources, watcher, pipeline)
         except KeyboardInterrupt:
             print("stopping the workers ...", file=sys.stderr, flush=True)
             raise
@@ -155,8 +163,14 @@ def _stop_ray() -> None:
             gc.enable()
 
 
-def _tune(jobs: list[Job], cache: Path, folder: Path, resources: Resources, watcher: Watcher, pipeline: str) -> None:
+def _tune(
+    groups: list[list[Job]], cache: Path, folder: Path, resources: Resources, watcher: Watcher, pipeline: str
+) -> list[Job]:
+    """Run groups of trials; the trials that a group failed are returned."""
     from ray import tune
+
+    jobs = {job.name: job for group in groups for job in group}
+    waiting, alone = dict(jobs), list[Job]()
 
     class Ears(tune.Callback):  # type: ignore[misc]
         """Passes Tune's events on."""
@@ -165,28 +179,37 @@ def _tune(jobs: list[Job], cache: Path, folder: Path, resources: Resources, watc
             return tune.Callback, ()  # Tune writes a copy for its own way of resuming, which is not used
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            watcher.started(trial.config["trial"])
+            for name in trial.config["trials"]:
+                watcher.started(name)
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            if "progress" in result[ENTRY]:
-                watcher.progressed(trial.config["trial"], result[ENTRY]["progress"])
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            end = trial.last_result[ENTRY]
-            watcher.finished(trial.config["trial"], Path(end["record"]), end["seconds"])
+            told = result[ENTRY]
+            name = told["trial"]
+            if "progress" in told:
+                watcher.progressed(name, told["progress"])
+            elif "record" in told:
+                watcher.finished(waiting.pop(name).name, Path(told["record"]), told["seconds"])
+            elif told["alone"]:
+                alone.append(waiting.pop(name))
+            else:
+                watcher.failed(waiting.pop(name).name, told["error"])
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            told = (trial.last_result or {}).get(ENTRY, {}).get("error")
-            watcher.failed(trial.config["trial"], told or "its process died (out of memory, or killed)")
+            names = [name for name in trial.config["trials"] if name in waiting]
+            for job in map(waiting.pop, names):
+                if len(trial.config["trials"]) > 1:
+                    alone.append(job)
+                else:
+                    watcher.failed(job.name, "its process died (out of memory, or killed)")
 
     trainable = tune.with_parameters(
-        _train, jobs={job.name: asdict(job) for job in jobs}, cache=str(cache), pipeline=pipeline
+        _train, jobs={name: asdict(job) for name, job in jobs.items()}, cache=str(cache), pipeline=pipeline
     )
     tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": resources.gpus}),
-        param_space={"trial": tune.grid_search([job.name for job in jobs])},
+        param_space={"trials": tune.grid_search([[job.name for job in group] for group in groups])},
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=resources.concurrency),
         run_config=tune.RunConfig(
             name="tune",
@@ -196,59 +219,116 @@ def _tune(jobs: list[Job], cache: Path, folder: Path, resources: Resources, watc
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     ).fit()
+    return alone
 
 
 # ---------------------------------------------------------------- in the worker
 
 
 def _train(config: dict[str, Any], jobs: dict[str, dict[str, Any]], cache: str, pipeline: str) -> None:
-    """One trial, in a worker process that serves one after another."""
+    """One group of trials, in a worker process that serves one after another."""
     from ray import tune
 
-    job = jobs[config["trial"]]
-    try:
-        record, seconds = _run(job, Path(cache), pipeline)
-    except Exception as error:
-        Path(job["traceback"]).write_text(traceback.format_exc(), encoding="utf-8")
-        tune.report({ENTRY: {"error": one_line(error)}})
-        raise  # Tune then starts a fresh process: after a CUDA error this one would be of no use
-    tune.report({ENTRY: {"record": str(record), "seconds": seconds}})
+    def tell(name: str, event: dict[str, Any]) -> None:
+        tune.report({ENTRY: {"trial": name} | event})
+
+    group = {name: Teller(jobs[name], tell) for name in config["trials"]}
+    errors = _run(group, Path(cache), importlib.import_module(pipeline))
+    _return_memory()
+    if errors:
+        raise errors[0]  # Tune then starts a fresh process: after a CUDA error this one would be of no use
 
 
-def _run(job: dict[str, Any], cache_root: Path, pipeline: str) -> tuple[Path, float]:
+class Teller:
+    """Tells of one trial, of its progress not too often.
+
+    Attributes:
+        part: what is being done, of the run and what follows it.
+    """
+
+    def __init__(self, job: dict[str, Any], tell: Callable[[str, dict[str, Any]], None]) -> None:
+        self.job, self.name, self._tell = job, job["name"], tell
+        self.part, self._phase, self._at = "run", "", 0.0
+
+    def progress(self, progress: Any) -> None:
+        from cnd.workflow.progress import TIMES
+
+        now = time.monotonic()
+        if progress.phase == self._phase and now - self._at < SECONDS_BETWEEN_REPORTS:
+            return
+        self._phase, self._at = progress.phase, now
+        parts = ["run", *self.job["extras"]]
+        before = sum(TIMES[part] for part in parts[: parts.index(self.part)])
+        fraction = (before + TIMES[self.part] * progress.fraction) / sum(TIMES[part] for part in parts)
+        self._tell(self.name, {"progress": asdict(progress) | {"fraction": fraction}})
+
+    def failed(self, error: Exception, alone: bool) -> None:
+        """``alone``: it is to be run once more by itself."""
+        Path(self.job["traceback"]).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        self._tell(self.name, {"error": one_line(error), "alone": alone})
+
+    def finished(self, record: Path, seconds: float) -> None:
+        self._tell(self.name, {"record": str(record), "seconds": seconds})
+
+
+def _run(group: dict[str, Teller], cache_root: Path, module: Any) -> list[Exception]:
+    """Run trials, then what follows each; what went wrong is told, and returned."""
     from filelock import FileLock
-    from ray import tune
 
     from cnd.experiment import Experiment
     from cnd.workflow.cache import StageCache
-    from cnd.workflow.progress import TIMES
 
-    module = importlib.import_module(pipeline)
-    experiment, cache = Experiment.model_validate(job["experiment"]), StageCache(cache_root)
-    told_phase, told_at = "", 0.0
-    whole, before = sum(TIMES[part] for part in ("run", *job["extras"])), 0.0
-    at = "run"  # what is being done, of the run and its extras
+    cache, records, errors = StageCache(cache_root), dict[str, Path](), list[Exception]()
+    experiments = {name: Experiment.model_validate(teller.job["experiment"]) for name, teller in group.items()}
 
-    def report(progress: Any) -> None:
-        nonlocal told_phase, told_at
-        now = time.monotonic()
-        if progress.phase != told_phase or now - told_at >= SECONDS_BETWEEN_REPORTS:
-            told_phase, told_at = progress.phase, now
-            fraction = (before + TIMES[at] * progress.fraction) / whole
-            tune.report({ENTRY: {"progress": asdict(progress) | {"fraction": fraction}}})
+    @contextlib.contextmanager
+    def attempt(name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            errors.append(error)
+            del experiments[name]
+            group[name].failed(error, alone=len(group) > 1 and isinstance(error, SharedRunError))
 
     module.warm_up()
     cache_root.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_root / ".prepare.lock"):  # the first trial prepares with every core, the others wait
-        module.prepare(experiment, cache, report)
+        for name, teller in group.items():
+            with attempt(name):
+                module.prepare(experiments[name], cache, teller.progress)
     start = time.monotonic()
-    record = module.run(experiment, cache, report)
-    seconds = time.monotonic() - start
-    for extra in job["extras"]:
-        at, before = extra, before + TIMES[at]
-        getattr(module, extra)(experiment, cache, report)
-    _return_memory()
-    return record, seconds
+    for name, outcome in _outcomes(group, dict(experiments), cache, module):
+        with attempt(name):
+            if isinstance(outcome, Exception):
+                raise outcome
+            records[name] = outcome
+    seconds = (time.monotonic() - start) / len(group)
+    for name, record in records.items():
+        with attempt(name):
+            for part in group[name].job["extras"]:
+                group[name].part = part
+                getattr(module, part)(experiments[name], cache, group[name].progress)
+            group[name].finished(record, seconds)
+    return errors
+
+
+def _outcomes(
+    group: dict[str, Teller], experiments: dict[str, Any], cache: Any, module: Any
+) -> Iterator[tuple[str, Path | Exception]]:
+    """The record of each trial, or its error, as they come."""
+    if len(experiments) == 1:
+        for name, experiment in experiments.items():
+            try:
+                yield name, module.run(experiment, cache, group[name].progress)
+            except Exception as error:
+                yield name, error
+        return
+    own = frozenset(tuple(step) for name in experiments for step in group[name].job["own"])
+    for name, event in module.run_together(experiments, cache, own):
+        if isinstance(event, Path | Exception):
+            yield name, event
+        else:
+            group[name].progress(event)
 
 
 def _return_memory() -> None:

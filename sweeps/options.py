@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cache", type=Path, metavar="DIR", help="where stage results are kept (default: OUTPUT/cache)")
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: one a CPU core, or as GPUs allow)")
     add("--gpus-per-trial", type=float, default=0.0, metavar="N", help="GPUs for a trial, e.g. 0.5 (default: 0)")
+    add("--fuse", type=int, default=1, metavar="N", help="trials that share one frozen UNet in a process (default: 1)")
     add("--ray-address", metavar="ADDRESS", help="of a running Ray cluster that shares the file system")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite below OUTPUT)")
     add("--force", action="store_true", help="clean: really delete")
@@ -105,7 +106,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         raise UserError(f"expected one sweep, {found}{hint} (see --help)")
     options.command, options.sweep = command, rest[0]
     _of_the_sweep(options)
-    for name, least in (("seeds", 1), ("max_concurrent", 1), ("gpus_per_trial", 0)):
+    for name, least in (("seeds", 1), ("max_concurrent", 1), ("fuse", 1), ("gpus_per_trial", 0)):
         value = getattr(options, name)
         if value is not None and not value >= least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")

@@ -193,7 +193,7 @@ def run(request: Request) -> int:
             board = Board(request.sweep.title, names, at_once, request.expected_seconds())
             session = Session(folder, request.cache, missing, board, scribe)
             if missing:
-                session.run(resources, request.pipeline)
+                session.run(resources, request.pipeline, options.fuse)
             status = "FAILED" if session.failed_trials else "FINISHED"
         finally:
             scribe.close(status)

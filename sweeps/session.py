@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,7 @@ from cnd.workflow.cache import StageCache
 from reports.scale import Scale
 from sweeps.executor import Job, Resources, run_jobs
 from sweeps.live import Board
-from sweeps.trials import Trial
+from sweeps.trials import Trial, fused
 
 if TYPE_CHECKING:
     from cnd.store.tracking import Tracker
@@ -135,26 +137,35 @@ class Session:
         self.trials = {trial.name: trial for trial in trials}
         self.failed_trials: dict[str, str] = {}
 
-    def run(self, resources: Resources, pipeline: str) -> None:
+    def run(self, resources: Resources, pipeline: str, fuse: int = 1) -> None:
         """Run all trials.
+
+        Args:
+            fuse: how many share one frozen generator in a process, where they can.
 
         Raises:
             KeyboardInterrupt: Ctrl-C; what was finished is kept.
         """
-        jobs = [
-            Job(
-                trial.name,
-                trial.experiment.model_dump(mode="json"),
-                self.folder.traceback_file(trial.name),
-                tuple(part for part, stage in EXTRAS.items() if trial.keys(stage)),
-            )
-            for trial in self.trials.values()
+        needed = Counter(stage for trial in self.trials.values() for stage in trial.stages)
+        common = importlib.import_module(pipeline).together if fuse > 1 else lambda experiment: None
+        groups = [
+            [self._job(trial, needed) for trial in group]
+            for group in fused(list(self.trials.values()), fuse, lambda trial: common(trial.experiment))
         ]
         for trial in self.trials.values():
             self.folder.write(trial, state="pending", error=None, record=None)
             self.folder.traceback_file(trial.name).unlink(missing_ok=True)
         with self.board:
-            run_jobs(jobs, self.cache.root, self.folder.path / "ray", resources, self, pipeline)
+            run_jobs(groups, self.cache.root, self.folder.path / "ray", resources, self, pipeline)
+
+    def _job(self, trial: Trial, needed: Counter[tuple[str, str]]) -> Job:
+        return Job(
+            trial.name,
+            trial.experiment.model_dump(mode="json"),
+            self.folder.traceback_file(trial.name),
+            tuple(part for part, stage in EXTRAS.items() if trial.keys(stage)),
+            tuple(stage for stage in trial.stages if needed[stage] == 1),
+        )
 
     def started(self, name: str) -> None:
         self.board.started(name)

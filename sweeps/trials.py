@@ -190,6 +190,25 @@ def in_running_order(trials: list[Trial], reference: str) -> list[Trial]:
     return sorted(leading, key=lambda t: (not t.experiment.decoder.shares, t.seed, turn[t.name]))
 
 
+def fused(trials: list[Trial], size: int, common: Callable[[Trial], Any]) -> list[list[Trial]]:
+    """Groups of at most ``size`` trials that can share a frozen generator, in running order; the others are alone.
+
+    Args:
+        common: what the trials of a group must have in common; None: this one stays alone.
+    """
+    groups: list[list[Trial]] = []
+    open_groups: list[tuple[Any, list[Trial]]] = []
+    for trial in trials:
+        wanted = common(trial)
+        found = [group for key, group in open_groups if wanted is not None and key == wanted and len(group) < size]
+        if found:
+            found[0].append(trial)
+            continue
+        groups.append([trial])
+        open_groups.append((wanted, groups[-1]))
+    return groups
+
+
 def in_table_order(sweep: Sweep, trials: list[Trial]) -> list[Trial]:
     """Trials sorted by row as the sweep lists them, then by subject and seed."""
     place = {line.id: index for index, line in enumerate(sweep.lines)}

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cnd.decoders.cnd.decoder import CndDecoder
 from cnd.experiment import Experiment
+from cnd.generators.shared import SharedRunError
 from cnd.keys import content_hash
 from cnd.workflow.cache import StageCache
 
@@ -87,6 +88,30 @@ def run(experiment: Experiment, cache: StageCache, report: Callable[[Progress], 
         else:
             _build(stage, cache)
     return folder
+
+
+def together(experiment: Experiment) -> str | None:
+    return "cnd" if isinstance(experiment.decoder, CndDecoder) else None
+
+
+def run_together(
+    experiments: Mapping[str, Experiment], cache: StageCache, own: frozenset[tuple[str, str]]
+) -> Iterator[tuple[str, Progress | Path | Exception]]:
+    """One after the other; with ``unfused`` in the cache all fail for want of memory."""
+    for name, experiment in experiments.items():
+        told: list[Progress] = []
+        _note_group(cache, list(experiments), own)
+        try:
+            if (cache.root / "unfused").exists():
+                raise SharedRunError("out of memory")
+            yield name, run(experiment, cache, told.append)
+        except Exception as error:
+            yield name, error
+
+
+def _note_group(cache: StageCache, names: list[str], own: frozenset[tuple[str, str]]) -> None:
+    with (cache.root / "groups.txt").open("a") as file:
+        file.write(f"{' '.join(names)}: {' '.join(sorted(name for name, _ in own))}\n")
 
 
 def intervene(experiment: Experiment, cache: StageCache, report: Callable[[Progress], None]) -> Path:

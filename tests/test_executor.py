@@ -29,12 +29,12 @@ DRIVER = "import sys; from sweeps.run import main; sys.exit(main(sys.argv[1:], '
 class Command:
     """``run.py ablation_table1`` on some rows, in a process of its own, into one output folder."""
 
-    def __init__(self, output: Path, rows: str) -> None:
+    def __init__(self, output: Path, rows: str, *more: str) -> None:
         self.output, self.errors = output, output / "stderr.txt"
         self.cache = output / "cache"
         self.cache.mkdir()
         self.folder = output / "sweeps" / "ablation_table1-smoke"
-        words = ["ablation_table1", "--experiment", "smoke", "--rows", rows, "--max-concurrent", "2", "--json"]
+        words = ["ablation_table1", "--experiment", "smoke", "--rows", rows, "--max-concurrent", "2", "--json", *more]
         self.words = [sys.executable, "-c", DRIVER, *words, "--output", str(output)]
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
@@ -126,6 +126,26 @@ def test_a_failure_stops_no_other_trial_and_only_it_runs_again(tmp_path: Path) -
     assert set(command.built().values()) == {1} and command.tracked() == _names("8", "9", "10", "ridge")
     assert not (command.folder / "ray").exists()
     assert not (command.folder / "trials" / "8-seed0.traceback.txt").exists()
+
+
+@pytest.mark.parametrize("trouble", ["", "fail-2", "die-6", "unfused"])
+def test_fused_trials_stand_and_fall_by_themselves(tmp_path: Path, trouble: str) -> None:
+    """A row that fails leaves its group; if the process dies, or the joint run fails, each is run once more, alone."""
+    command = Command(tmp_path, "8,9,10,ridge", "--fuse", "3", "--analysis", "none", "--interventions", "all")
+    if trouble:
+        (command.cache / trouble).touch()
+    code, trials = command.run()
+    states = {row: t["state"] for row, t in trials.items()}
+    failed = {"fail-2": "8", "die-6": "9"}.get(trouble)
+    assert code == (failed is not None)
+    assert states == {row: "failed" if row == failed else "complete" for row in ("8", "9", "10", "ridge")}
+    groups = set((command.cache / "groups.txt").read_text().splitlines())
+    assert {tuple(sorted(group.partition(":")[0].split())) for group in groups} == {("10-seed0", "8-seed0", "9-seed0")}
+    assert {group.partition(": ")[2] for group in groups} == {
+        "interventions " * 3 + "phase1 record record record"
+    }  # 8 and 9 share Phase 1
+    assert set(command.built().values()) == {1}
+    assert dict(command.tracked())["10-seed0"] == "FINISHED"
 
 
 def test_a_run_that_was_interrupted_and_then_killed_goes_on(tmp_path: Path) -> None:

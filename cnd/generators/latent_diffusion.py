@@ -231,6 +231,10 @@ class LatentDiffusion(nn.Module):
         )[0]
         return result
 
+    def backward(self, loss: Float[Tensor, ""]) -> None:
+        """``loss.backward()``; what trials share does more (:mod:`cnd.generators.shared`)."""
+        torch.autograd.backward(loss)
+
     def embedding_condition(self, embedding: Float[Tensor, "n width"]) -> Condition:
         """The condition of vectors in the space of the concept bank: one context token, as in the model's training."""
         return Condition(embedding[:, None], embedding)

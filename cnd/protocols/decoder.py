@@ -225,6 +225,10 @@ class Decoder(Part):
         """
         return []
 
+    def fused_with(self) -> Any | None:
+        """What trials must have in common to share the frozen generator (``--fuse``); None: it is not to be shared."""
+        return None
+
     def steps(self, given: Given) -> dict[str, Step]:
         """Trainings that are kept for themselves, by name: rows that share one compute it once, a kill loses none.
 

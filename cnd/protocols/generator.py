@@ -101,6 +101,10 @@ class Generator(Protocol):
         """epsilon_theta(z_t, t, condition) of eq. 2, differentiable in the condition."""
         ...
 
+    def backward(self, loss: Float[Tensor, ""]) -> None:
+        """``loss.backward()`` of a loss of predicted noise; a generator that trials share does it for all at once."""
+        ...
+
     def class_condition(self, category: Int[Tensor, " n"]) -> Condition:
         """The condition of classes, as the model was trained with."""
         ...

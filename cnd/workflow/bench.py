@@ -104,6 +104,10 @@ class Workbench:
         def make(folder: Path) -> None:
             at = copy.copy(self)
             at.scratch = self.cache.scratch(step.name, key)
-            step.make(at, folder, **step.arguments)
+            at.make(step, folder)
 
         return self.cache.build(step.name, key, step.inputs, make)
+
+    def make(self, step: Step, folder: Path) -> None:
+        """Compute a step into an empty folder."""
+        step.make(self, folder, **step.arguments)

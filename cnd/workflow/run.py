@@ -2,18 +2,23 @@
 
 A step is a pure function of its settings, its inputs and its seed, and is kept under the hash of those and of its code
 (:mod:`cnd.steps`). Rows that share a step compute it once; a run that was killed goes on where it was. A sweep calls
-``missing``, ``steps``, ``check``, ``warm_up``, ``prepare``, ``run``, ``intervene`` and ``analyse``. Importing this
-loads no torch.
+``missing``, ``steps``, ``check``, ``warm_up``, ``prepare``, ``run`` or ``run_together``, ``intervene`` and ``analyse``.
+Importing this loads no torch.
 """
 
 from __future__ import annotations
 
+import queue
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cnd.errors import UserError
 from cnd.experiment import Experiment, override, parse_experiment
+from cnd.generators.shared import Meeting, Seat
 from cnd.json_files import read_json
+from cnd.protocols import Generator, GeneratorChoice
 from cnd.workflow.bench import Workbench
 from cnd.workflow.cache import DESCRIPTION, StageCache
 from cnd.workflow.lab import Laboratory
@@ -31,6 +36,7 @@ from cnd.workflow.plan import (
     steps,
 )
 from cnd.workflow.progress import Clock, Listener, Progress, ignore
+from cnd.workflow.sharing import SharingBench
 
 __all__ = [
     "Progress",
@@ -43,7 +49,9 @@ __all__ = [
     "missing",
     "prepare",
     "run",
+    "run_together",
     "steps",
+    "together",
     "warm_up",
 ]
 
@@ -85,16 +93,61 @@ def run(experiment: Experiment, cache: StageCache, listener: Listener = ignore) 
         UserError: bad data file.
         FloatingPointError: a loss is not finite; names quantity and step.
     """
+    n_folds = len(list(experiment.data.folds()))
+    return run_on(Workbench(cache, listener, Clock(experiment.decoder.shares, n_folds)), experiment)
+
+
+def run_on(bench: Workbench, experiment: Experiment) -> Path:
+    """The same on a given workbench."""
     folds = all_folds(experiment)
-    bench = Workbench(cache, listener, Clock(experiment.decoder.shares, len(folds)))
     for index, fold in enumerate(folds):
         bench.clock.done = index
-        if cache.find("sample", fold.sample.key) is None:
+        if bench.cache.find("sample", fold.sample.key) is None:
             bench.folder(fold.sample)
     bench.clock.done = len(folds)
     record = bench.folder(record_step(experiment, folds))
-    listener(Progress("done", 1.0, metrics=read_json(record / "summary.json")["scores"]))
+    bench.listener(Progress("done", 1.0, metrics=read_json(record / "summary.json")["scores"]))
     return record
+
+
+def together(experiment: Experiment) -> Any | None:
+    """What experiments must have in common to run together; None: this one runs alone."""
+    common = experiment.decoder.fused_with() if experiment.decoder.uses_generator else None
+    return None if common is None else (experiment.generator, common)
+
+
+def run_together(
+    experiments: Mapping[str, Experiment], cache: StageCache, own: frozenset[tuple[str, str]] = frozenset()
+) -> Iterator[tuple[str, Progress | Path | Exception]]:
+    """Do what is missing of several experiments, their rows side by side in one frozen generator.
+
+    Args:
+        own: names and keys of steps that only one experiment has, here and wherever else the cache is used now.
+
+    Yields:
+        name of an experiment with its progress, and last with its record folder or what went wrong; an error of one
+        stops no other. Results are those of :func:`run` but for rounding.
+    """
+    told: queue.SimpleQueue[tuple[str, Progress | Path | Exception]] = queue.SimpleQueue()
+    meeting, loaded = Meeting(present=len(experiments)), dict[GeneratorChoice, Generator]()
+
+    def work(name: str, experiment: Experiment, number: int) -> None:
+        with meeting.attend():
+            try:
+                clock = Clock(experiment.decoder.shares, len(list(experiment.data.folds())))
+                listener: Listener = lambda progress: told.put((name, progress))  # noqa: E731
+                bench = SharingBench(cache, listener, clock, Seat(meeting, number), loaded, own)
+                told.put((name, run_on(bench, experiment)))
+            except Exception as error:
+                told.put((name, error))
+
+    for number, (name, experiment) in enumerate(experiments.items()):
+        threading.Thread(target=work, args=(name, experiment, number), name=name, daemon=True).start()
+    running = len(experiments)
+    while running:
+        name, event = told.get()
+        running -= not isinstance(event, Progress)
+        yield name, event
 
 
 def intervene(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> Path:

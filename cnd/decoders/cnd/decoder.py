@@ -47,6 +47,13 @@ class CndDecoder(Decoder):
         """Only where Phase 2 aims at classes; the paper's loss asks for none."""
         return self.phase2.target.uses_labels
 
+    def fused_with(self) -> Any | None:
+        """Batches and precision of Phase 2, and how long it takes; None where it trains part of the UNet."""
+        if self.phase2.train_unet_cross_attention:
+            return None
+        names = ("batch_size", "micro_batch_size", "precision", "max_steps", "max_epochs")
+        return tuple(getattr(self.phase2, name) for name in names)
+
     def steps(self, given: Given) -> dict[str, Step]:
         """``pretrain`` and ``phase1``, where there is a Phase 1, and ``phase2``."""
         first = phase1_steps(self.encoder, self.phase1, given) if self.phase1.enabled else {}

@@ -141,7 +141,8 @@ def condition_module(
     network = FmriEncoder(encoder, n_voxels, seed=seed)
     torch.manual_seed(seed)
     bank, time_width = generator.concept_bank.cpu(), generator.time_embedding_width  # the same start on any device
-    return ConditionModule(phase2, network, network.n_tokens, encoder.width, bank, time_width)
+    module = ConditionModule(phase2, network, network.n_tokens, encoder.width, bank, time_width)
+    return module
 
 
 def trained_module(

@@ -170,7 +170,7 @@ def fit(
     """
     patterns, targets = torch.from_numpy(fmri), targets or ClassTargets()
     groups = trainable_parameters(config, module, generator)
-    optimizer = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
     scaler = loss_scaler(config.precision, generator.device)
     ordinary, starts = n_steps(config, len(fmri)), range(0, len(fmri), config.batch_size)
@@ -245,7 +245,7 @@ def train_step(
         total += loss.item()
         if not math.isfinite(total):
             raise FloatingPointError(f"Phase 2: the loss is {total} at step {at.step}")
-        scaler.scale(loss).backward()
+        generator.backward(scaler.scale(loss))
     scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip).item()
