@@ -208,6 +208,7 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "mapper_position":            Open("before or after the concept layers"),
         "concept_heads":              Open("of the cross-attention to the concept bank"),
         "concept_attention":          Open("dot product as in eq. 6, or cosine with a learned scale"),
+        "attention_loss":             Stated("eq. 2", 0.0, told="0, no loss on attention; this one uses labels"),
         "train_encoder":              Open("whether it belongs to the 'condition module'; DC-LDM: true"),
         "train_unet_cross_attention": Stated("sec. 4.2", False, told="false, the UNet is fixed"),
         "loss_weighting":             Stated("eq. 2", "none"),

@@ -34,6 +34,7 @@ from cnd.decoders.cnd.phase1.settings import EncoderConfig, Phase1Config
 from cnd.decoders.cnd.phase2 import training as phase2
 from cnd.decoders.cnd.phase2.model import ConditionModule, count_parameters
 from cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.decoders.cnd.phase2.targets import Wanted
 from cnd.decoders.training import loss_scaler
 from cnd.generators.cin256_settings import CIN256_V2
 from cnd.generators.convert import scheduler_of
@@ -129,7 +130,8 @@ def phase2_step(
         torch.randn(config.batch_size, *generator.latent_shape),
     )
     at = phase2.Phase2State(torch.Generator().manual_seed(0), torch.arange(config.batch_size))
-    step = lambda: phase2.train_step(config, module, generator, optimizer, scaler, fmri, latents, at)  # noqa: E731
+    batch = fmri, latents, Wanted()
+    step = lambda: phase2.train_step(config, module, generator, optimizer, scaler, *batch, at)  # noqa: E731
     count = {name: n / 1e6 for name, n in count_parameters(module, generator).items()}
     return step, f"batch {config.batch_size}, {count['trainable']:.0f} M trainable, {count['frozen']:.0f} M frozen"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,14 @@ from cnd.decoders.cnd.phase2 import concepts
 from cnd.decoders.cnd.phase2.interventions import ConceptInterventions
 from cnd.decoders.cnd.phase2.model import ConceptLayer, ConditionModule
 from cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.decoders.cnd.phase2.targets import ClassTargets, Wanted, attention_loss
+from cnd.decoders.cnd.phase2.training import forward_loss
+from cnd.experiment import load_experiment, override
 from cnd.protocols import Condition
 from cnd.workflow.interventions import agreement
+from cnd.workflow.plan import all_folds
+
+ROOT = Path(__file__).resolve().parents[2]
 
 BANK = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 2.0]])
 TOKENS = torch.tensor([[[3.0, -1.0]], [[-2.0, 2.0]]])
@@ -229,3 +237,45 @@ def test_agreement_by_hand():
 def test_even_attention_agrees_by_chance():
     found = agreement(np.full((5, 4), 0.25), np.arange(5) % 4)
     assert found["class_rank"] == 0.5
+
+
+# ---------------------------------------------------------------- a loss on attention
+
+
+def test_the_loss_on_attention_is_the_cross_entropy_of_the_mean_weights():
+    attention = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])
+    assert attention_loss(attention, torch.tensor([1, 2])).item() == pytest.approx(-math.log(0.25 * 0.7) / 2)
+    assert math.isfinite(attention_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([1])).item())
+
+
+def test_the_loss_on_attention_teaches_the_layers_their_classes_and_is_off_by_default():
+    trained = module(concept_attention="cosine").train()
+    generator = SimpleNamespace(device=torch.device("cpu"), alphas_cumprod=torch.linspace(0.99, 0.01, 1000))
+    generator.add_noise = lambda clean, noise, t: clean
+    generator.predict_noise = lambda noisy, t, condition: 0 * condition.pooled.sum() + noisy
+    x, classes = fmri(), torch.tensor([3, 7, 0, 10, 3, 5])
+    z, t = torch.zeros(6, 1, 2, 2), torch.zeros(6, dtype=torch.long)
+    config = Phase2Config(attention_loss=2.0)
+    assert config.uses_labels and not Phase2Config().uses_labels
+
+    def loss(config: Phase2Config, wanted: Wanted) -> Tensor:
+        return forward_loss(config, trained, generator, x, z, torch.zeros_like(z), t, wanted)
+
+    assert loss(Phase2Config(), ClassTargets().wanted(torch.arange(6))).item() == 0
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-2)
+    expected = 2 * attention_loss(trained(x)[1], classes).item()
+    assert loss(config, Wanted(None, classes)).item() == pytest.approx(expected, rel=1e-5)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss(config, Wanted(None, classes)).backward()
+        optimizer.step()
+    assert trained(x)[1].argmax(1).tolist() == classes.tolist()
+
+
+def test_with_a_loss_on_attention_phase_2_asks_for_the_labels_and_the_report_says_so():
+    smoke = load_experiment(ROOT / "experiments" / "smoke.yaml")
+    aimed = override(smoke, {"phase2.attention_loss": 0.01}, "test")
+    plain, labelled = (all_folds(e)[0].own["phase2"] for e in (smoke, aimed))
+    assert "classes" in labelled.needs and "classes" not in plain.needs and plain.key != labelled.key
+    assert any(line.startswith("Labels: ") for line in aimed.warnings())
+    assert not any(line.startswith("Labels: ") for line in smoke.warnings())

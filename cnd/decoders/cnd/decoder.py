@@ -45,7 +45,7 @@ class CndDecoder(Decoder):
 
     def learns_from_labels(self) -> bool:
         """Only where Phase 2 aims at classes; the paper's loss asks for none."""
-        return self.phase2.target.uses_labels
+        return self.phase2.uses_labels
 
     def fused_with(self) -> Any | None:
         """Batches and precision of Phase 2, and how long it takes; None where it trains part of the UNet."""
@@ -94,8 +94,8 @@ class CndDecoder(Decoder):
             )
         if self.learns_from_labels():
             found.append(
-                "Labels: Phase 2 aims at the classes of training items (decoder.phase2.target); the paper's loss asks "
-                "for no labels. Compare with the same decoder on shuffled pairs."
+                "Labels: Phase 2 aims at the classes of training items (decoder.phase2.target, attention_loss); the "
+                "paper's loss asks for no labels. Compare with the same decoder on shuffled pairs."
             )
         if self.phase2.checkpoint == "test_best":
             found.append(

@@ -58,7 +58,7 @@ class ConceptLayer(nn.Module):
     ) -> tuple[Float[Tensor, "b t width"], Float[Tensor, "b concepts"]]:
         """Updated tokens, and the attention over the concepts averaged over heads and tokens."""
         attention = self.attention(tokens, bank)
-        return self.update(tokens, self.gather(attention, bank)), attention.detach().mean((1, 2))
+        return self.update(tokens, self.gather(attention, bank)), attention.mean((1, 2))
 
     def attention(
         self, tokens: Float[Tensor, "b t width"], bank: Float[Tensor, "concepts bank_width"]

@@ -72,6 +72,7 @@ class Phase2Config(Config):
     mapper_position: Literal["before", "after"] = "before"  # of the concept layers
     concept_heads: Positive = 8
     concept_attention: Literal["dot", "cosine"] = "dot"  # cosine: with a learned scale, see ConceptLayer
+    attention_loss: Weight = 0.0  # of the cross-entropy of attention over the bank to the item's class: uses labels
     train_encoder: bool = True
     train_unet_cross_attention: bool = False  # DC-LDM's policy
     target: TargetConfig = TargetConfig()
@@ -95,6 +96,11 @@ class Phase2Config(Config):
     n_checkpoints: Positive = 8  # evenly spaced; at each the weights are scored
     curve_items: Annotated[int, Field(ge=0)] = 60  # held-out items whose reconstructions are scored there; 0: no curve
     until_converged: UntilConverged | None = None  # None: the ordinary number of steps, converged or not
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether training asks for the classes of training items; the paper's does not."""
+        return self.target.uses_labels or self.attention_loss > 0
 
     @model_validator(mode="after")
     def _range(self) -> Phase2Config:

@@ -31,7 +31,7 @@ def phase2_step(encoder: EncoderConfig, phase2: Phase2Config, phase1: Step | Non
     by_test = phase2.checkpoint == "test_best"
     settings = {"encoder": encoder, "phase2": phase2, "generator": given.generator, "seed": given.seed}
     needs = {"training": given.training, "latents": given.latents, "phase1": phase1}
-    if phase2.target.uses_labels:
+    if phase2.uses_labels:
         needs["classes"] = given.classes
     if phase2.target.generated:
         needs["class_latents"] = given.drawn(phase2.target.n_generated)
@@ -95,8 +95,10 @@ def train_condition_module(
     labels = None if classes is None else bench.value(classes)(train.items)
     latents_of = None if class_latents is None else bench.value(class_latents)
 
+    aims = phase2.attention_loss > 0
+
     def targets(rows: np.ndarray) -> ClassTargets:
-        return class_targets(phase2.target, frozen, None if labels is None else labels[rows], latents_of)
+        return class_targets(phase2.target, frozen, None if labels is None else labels[rows], latents_of, aims)
 
     measure = Checkpoints(module, frozen, phase2, seed, train, clean, shown, curve_sampling, score, targets)
     if data is not None and test_score is not None and sampling is not None:

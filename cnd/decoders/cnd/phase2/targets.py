@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,26 @@ from cnd.errors import UserError
 from cnd.protocols import Condition, DrawnLatents, Generator
 
 
+class Wanted(NamedTuple):
+    """What the labels of a batch ask for beside eq. 2; None: nothing.
+
+    Attributes:
+        condition: of the items' classes.
+        classes: of the items, which attention over the concept bank shall find.
+    """
+
+    condition: Condition | None = None
+    classes: Int[Tensor, " b"] | None = None
+
+    def take(self, rows: Tensor) -> Wanted:
+        """Of some of the items."""
+        near = self.condition
+        return Wanted(
+            None if near is None else Condition(near.context[rows], near.pooled[rows]),
+            None if self.classes is None else self.classes[rows],
+        )
+
+
 @dataclass(frozen=True)
 class ClassTargets:
     """What labels tell of items.
@@ -24,12 +45,14 @@ class ClassTargets:
         condition: of each item's class, where the condition itself is aimed at.
         drawn: where latents are.
         place: of each item's class in ``drawn``.
+        classes: of each item, where attention is aimed at them.
     """
 
     share: float = 0.0
     condition: Condition | None = None
     drawn: DrawnLatents | None = None
     place: Int[Tensor, " n"] | None = None
+    classes: Int[Tensor, " n"] | None = None
 
     def latents(self, rows: Tensor, stimuli: Tensor, rng: torch.Generator) -> Float[Tensor, "b c h w"]:
         """Latents to aim at for a batch: of the stimulus, or one at random of those drawn of the item's class.
@@ -47,6 +70,10 @@ class ClassTargets:
         chosen = torch.rand(len(rows), generator=rng) < self.share
         return torch.where(chosen.view(-1, 1, 1, 1), drawn, stimuli[rows])
 
+    def wanted(self, rows: Tensor) -> Wanted:
+        """All that labels ask for of a batch beside eq. 2."""
+        return Wanted(self.conditions(rows), None if self.classes is None else self.classes[rows])
+
     def conditions(self, rows: Tensor) -> Condition | None:
         """Conditions to aim at for a batch, None where none are."""
         if self.condition is None:
@@ -55,13 +82,18 @@ class ClassTargets:
 
 
 def class_targets(
-    config: TargetConfig, generator: Generator, classes: np.ndarray | None, drawn: DrawnLatents | None
+    config: TargetConfig,
+    generator: Generator,
+    classes: np.ndarray | None,
+    drawn: DrawnLatents | None,
+    attention: bool = False,
 ) -> ClassTargets:
     """The targets of items.
 
     Args:
         classes: the generator's class of each item, int64 [n]; None where no label is asked for.
         drawn: for ``generated``.
+        attention: whether attention over the concept bank is aimed at the classes.
 
     Raises:
         UserError: no image was drawn of a class.
@@ -73,7 +105,14 @@ def class_targets(
     if classes is not None and drawn is not None:
         place = _places(drawn, classes)
     share = config.generated / config.denoising if config.denoising else 0.0
-    return ClassTargets(share, condition, drawn, place)
+    return ClassTargets(
+        share, condition, drawn, place, torch.from_numpy(classes) if classes is not None and attention else None
+    )
+
+
+def attention_loss(attention: Float[Tensor, "b concepts"], classes: Int[Tensor, " b"]) -> Tensor:
+    """Cross-entropy of attention over the concept bank to the class of each item."""
+    return F.nll_loss(attention.clamp_min(torch.finfo(attention.dtype).tiny).log(), classes)
 
 
 def condition_loss(condition: Condition, wanted: Condition) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cnd.decoders.cnd.phase2.model import ConditionModule, denoising_loss
 from cnd.decoders.cnd.phase2.settings import Phase2Config
-from cnd.decoders.cnd.phase2.targets import ClassTargets, condition_loss
+from cnd.decoders.cnd.phase2.targets import ClassTargets, Wanted, attention_loss, condition_loss
 from cnd.decoders.training import (
     StateFile,
     autocast,
@@ -116,24 +116,27 @@ def forward_loss(
     clean: Tensor,
     noise: Tensor,
     timesteps: Tensor,
-    wanted: Condition | None = None,
+    wanted: Wanted | None = None,
 ) -> Tensor:
-    """Eq. 2 of items on the generator's device, and the distance to the conditions of their classes where it counts.
+    """Eq. 2 of items on the generator's device, and what their classes ask of condition and attention where it counts.
 
     The networks run in ``config.precision``, the loss does not.
     """
     target, loss = config.target, torch.zeros((), device=clean.device)
     with autocast(config.precision, clean.device):
-        condition, _ = module(fmri)
+        condition, attention = module(fmri)
     if target.denoising:
         with autocast(config.precision, clean.device):
             predicted = generator.predict_noise(generator.add_noise(clean, noise, timesteps), timesteps, condition)
         alphas = generator.alphas_cumprod
         loss = denoising_loss(predicted.to(clean.dtype), noise, alphas, timesteps, config.loss_weighting)
         loss = loss if target.denoising == 1 else target.denoising * loss
-    if wanted is not None:
+    near, classes = wanted or Wanted()
+    if near is not None:
         own = Condition(*(part.to(clean.dtype) for part in condition))
-        loss = loss + target.embedding * condition_loss(own, wanted.to(clean.device))
+        loss = loss + target.embedding * condition_loss(own, near.to(clean.device))
+    if classes is not None:
+        loss = loss + config.attention_loss * attention_loss(attention.to(clean.dtype), classes.to(clean.device))
     return loss
 
 
@@ -187,7 +190,7 @@ def fit(
         rows = at.order[start : start + config.batch_size]
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * rate_factor(config, at.step, ordinary)
-        aim = (targets.latents(rows, latents, at.rng), targets.conditions(rows))
+        aim = (targets.latents(rows, latents, at.rng), targets.wanted(rows))
         loss = train_step(config, module, generator, optimizer, scaler, patterns[rows], *aim, at)
 
         at.step += 1
@@ -229,7 +232,7 @@ def train_step(
     scaler: torch.amp.GradScaler,
     fmri: Tensor,
     latents: Tensor,
-    wanted: Condition | None,
+    wanted: Wanted,
     at: Phase2State,
 ) -> float:
     """One update on one batch, ``micro_batch_size`` items in memory at once; returns the loss."""
@@ -240,8 +243,8 @@ def train_step(
     total = 0.0
     for rows in torch.arange(len(fmri)).split(config.micro_batch_size or len(fmri)):
         x, z, e, t = (part[rows].to(device) for part in (fmri, latents, noise, timesteps))
-        near = None if wanted is None else Condition(wanted.context[rows], wanted.pooled[rows])
-        loss = forward_loss(config, module, generator, x, z, e, t, near) * (len(rows) / len(fmri))  # the batch's mean
+        loss = forward_loss(config, module, generator, x, z, e, t, wanted.take(rows))
+        loss = loss * (len(rows) / len(fmri))  # the batch's mean
         total += loss.item()
         if not math.isfinite(total):
             raise FloatingPointError(f"Phase 2: the loss is {total} at step {at.step}")
@@ -323,7 +326,7 @@ def validation_loss(
     losses = []
     for rows in torch.arange(len(latents)).split(config.micro_batch_size or 64):
         x, z, e, t = (part[rows].to(generator.device) for part in (torch.from_numpy(fmri), latents, noise, timesteps))
-        loss = forward_loss(config, module, generator, x, z, e, t, targets.conditions(rows))
+        loss = forward_loss(config, module, generator, x, z, e, t, targets.wanted(rows))
         losses.append(loss.item() * len(rows))
     return sum(losses) / len(latents)
 
