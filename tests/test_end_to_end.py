@@ -53,6 +53,23 @@ def test_a_run_is_complete_and_says_where_everything_is(finished):
     assert "SIMULATED DATA" in page and "http://" not in page.replace("http://www.w3.org", "")
 
 
+def test_every_row_says_whether_it_had_converged(finished):
+    output, done = finished
+    planned = json.loads(run("plan", *WORDS, "--output", str(output), "--json").stdout)
+    states = {trial["row"]: trial["converged"] for trial in [*planned["trials"], *planned["controls"]]}
+    assert states["oracle"] == "no training" and {states["0"], states["10"]} <= {"yes", "no"}
+    assert done.stdout.count("NOT CONVERGED") == list(states.values()).count("no")
+    page = (output / "reports" / "ablation_table1-smoke.html").read_text()
+    assert 'id="convergence"' in page and "had" in page and "converged" in page
+    state = run("status", *WORDS[:3], "--output", str(output)).stdout
+    assert "no training" in state
+    until = json.loads(run("plan", *WORDS, "--output", str(output), "--json", "--until-converged").stdout)
+    assert [trial["done"] for trial in until["trials"]] == [False, False]  # another training
+    assert [trial["done"] for trial in until["controls"]] == [True] and until["trials"][0]["converged"] is None
+    cosine = run("plan", *WORDS, "--until-converged", "--set", "decoder.phase2.schedule=cosine")
+    assert cosine.returncode == 2 and "set schedule to constant" in cosine.stderr and cosine.stderr.count("\n") == 1
+
+
 def test_mlflow_holds_one_run_a_trial(finished):
     output, _ = finished
     import mlflow

@@ -46,6 +46,7 @@ class ExternalDecoder(Decoder):
     """Reconstructions from files (see the top of this module)."""
 
     learns: ClassVar[bool] = False
+    in_steps: ClassVar[bool] = False
     uses_generator: ClassVar[bool] = False
     kind: Literal["external"] = "external"
     path: Path | None = None

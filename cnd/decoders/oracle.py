@@ -12,6 +12,7 @@ class OracleDecoder(Decoder):
     """The true class of each test item: no decoder, a ceiling."""
 
     learns: ClassVar[bool] = False
+    in_steps: ClassVar[bool] = False
     needs_truth: ClassVar[bool] = True
     kind: Literal["oracle"] = "oracle"
 

@@ -14,6 +14,7 @@ class StimulusDecoder(Decoder):
     """The stimulus of each test item as it is, or as the autoencoder gives it back: what the judge makes of it."""
 
     learns: ClassVar[bool] = False
+    in_steps: ClassVar[bool] = False
     needs_truth: ClassVar[bool] = True
     kind: Literal["stimulus"] = "stimulus"
     autoencoded: bool = False

@@ -172,7 +172,7 @@ def _summary(e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tup
         n_samples=e.sampling.samples_per_item,
         parameters=counted,
         seconds=seconds,
-        in_steps=e.decoder.in_steps and e.decoder.learns,
+        in_steps=e.decoder.in_steps,
         training=_training(infos),
         facts=[i.get("facts", {}) | {k: i[k] for k in ("chosen_step",) if k in i} for i in infos],
         simulated=dataset.simulated,

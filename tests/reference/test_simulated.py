@@ -112,9 +112,7 @@ def test_training_items_are_also_measured_as_test_items_are():
     train = dataset.train
     assert train.repeated is not None and train.repeated.dtype == np.float32
     common = (train.fmri * train.repeated).mean()  # their noise is independent, so this is the signal's variance
-    noise = (train.fmri - train.repeated).var(
-        0
-    ).mean() / 26  # of the average: a single trial's is 25 times that, and added
+    noise = (train.fmri - train.repeated).var(0).mean() / 26  # of the average of 25; a single trial's comes to it
     assert train.repeated.var(0).mean() == pytest.approx(common + noise, rel=0.1)
     assert train.repeated.var() == pytest.approx(dataset.test.fmri.var(), rel=0.15)
     once = simulate.simulate(SimulatedData(**config.model_dump() | dict(test_repetitions=1))).train
