@@ -52,6 +52,7 @@ def _suits(input: Tensor, weight: Tensor) -> bool:
         and input.device.type == "cpu"
         and input.numel() * len(weight) >= SMALLEST
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()  # which chooses for itself
     )
 
 

@@ -38,6 +38,7 @@ from cnd.decoders.training import loss_scaler
 from cnd.generators.cin256_settings import CIN256_V2
 from cnd.generators.convert import scheduler_of
 from cnd.generators.vq_diffusion import VqLatentDiffusion
+from cnd.onednn import with_onednn
 
 # importable since the lines above
 from diffusers import UNet2DConditionModel  # isort: skip
@@ -121,8 +122,8 @@ def phase2_step(
     encoder = FmriEncoder(encoder_config, size["voxels"])
     n_tokens, added = 1 + encoder.n_patches, generator.time_embedding_width
     module = ConditionModule(config, encoder, n_tokens, encoder_config.width, generator.concept_bank, added)
-    module.to(device()).train()
-    optimizer = with_moments(torch.optim.AdamW(phase2.trainable_parameters(config, module, generator)))
+    with_onednn(module).to(device()).train()
+    optimizer = with_moments(torch.optim.AdamW(phase2.trainable_parameters(config, module, generator), fused=True))
     scaler = loss_scaler(config.precision, device())
     fmri, latents = (
         torch.randn(config.batch_size, size["voxels"]),
