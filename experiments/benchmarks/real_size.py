@@ -123,7 +123,7 @@ def phase2_step(
     n_tokens, added = 1 + encoder.n_patches, generator.time_embedding_width
     module = ConditionModule(config, encoder, n_tokens, encoder_config.width, generator.concept_bank, added)
     module.to(device()).train()
-    optimizer = with_moments(torch.optim.AdamW(phase2.trainable_parameters(config, module, generator)))
+    optimizer = with_moments(torch.optim.AdamW(phase2.trainable_parameters(config, module, generator), fused=True))
     scaler = loss_scaler(config.precision, device())
     fmri, latents = (
         torch.randn(config.batch_size, size["voxels"]),
