@@ -7,7 +7,7 @@ phase1    the 24 x 1024 autoencoder, 4,643 voxels, batch 4, double contrast. The
 phase2    the condition module before cin256-v2's UNet (400 M random weights), batch 2. The script's step has gradients
           of all the UNet's weights.
 sampling  test items of ``simulated`` drawn side by side (``sampling.batch_size``), against one at a time.
-fused     Phase 2 steps of four trials of ``simulated`` through one UNet (``--fuse 4``), against one trial after the other.
+fused     Phase 2 steps of four trials of ``simulated`` through one UNet (``--fuse 4``), against one after the other.
 
 The ways alternate, so that what else runs on the machine meets each of them; the processor's seconds count on a CPU,
 the clock's on a GPU, the fastest of the repeats. :mod:`gpu` runs the same parts on a GPU.
@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also runs where the package is not installed
 
 import phase1 as small
 import real_size
@@ -38,6 +39,7 @@ from cnd.decoders.cnd.phase1.settings import EncoderConfig, Phase1Config
 from cnd.decoders.cnd.phase2 import training as phase2
 from cnd.decoders.cnd.phase2.model import ConditionModule
 from cnd.decoders.cnd.phase2.settings import Phase2Config
+from cnd.decoders.cnd.phase2.targets import Wanted
 from cnd.decoders.training import loss_scaler
 from cnd.experiment import Experiment, load_experiment
 from cnd.generators.sampling import draw
@@ -114,7 +116,7 @@ class Trial:
 
     def step(self, generator: Generator) -> float:
         scaler = loss_scaler(self.config.precision, generator.device)
-        given = (self.fmri, self.latents, self.at)
+        given = (self.fmri, self.latents, Wanted(), self.at)
         return phase2.train_step(self.config, self.module, generator, self.optimizer, scaler, *given)
 
 
