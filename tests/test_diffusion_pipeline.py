@@ -80,6 +80,7 @@ def build(generator: LatentDiffusion) -> CndPipeline:
     torch.manual_seed(1)
     bank, added = generator.concept_bank, generator.time_embedding_width
     module = ConditionModule(EXPERIMENT.decoder.phase2, encoder, 1 + encoder.n_patches, 16, bank, added)
+    module.mapper.mix.reset_parameters()  # it starts at zero, which makes all patterns one
     condition = FmriCondition.of(EXPERIMENT.model_dump(mode="json"), N_VOXELS, module.state_dict(), generator)
     made = CndPipeline(generator.vae, generator.unet, generator.scheduler, condition)
     made.set_progress_bar_config(disable=True)
@@ -181,9 +182,9 @@ def test_bad_input_is_one_clear_line(pipe: CndPipeline, tmp_path: Path) -> None:
         ({"num_inference_steps": 0}, "steps of the sampling: .* greater than or equal to 1, found 0"),
         ({"num_inference_steps": 1001}, "steps of the sampling: .* less than or equal to 1000, found 1001"),
         ({"guidance_scale": 0.5}, "guidance of the sampling: .*, found 0.5"),
-        ({"samples_per_item": 0}, r"latents: expected the shape \[3, samples, 4, 8, 8\], found \[3, 0, 4, 8, 8\]"),
-        ({"latents": torch.zeros(1, 1, 4, 8, 8)}, r"latents: .* found \[1, 1, 4, 8, 8\]"),
-        ({"latents": torch.zeros(3, 4, 8, 8)}, r"latents: .* found \[3, 4, 8, 8\]"),
+        ({"samples_per_item": 0}, r"latents: expected the shape \[3, samples, 8, 4, 4\], found \[3, 0, 8, 4, 4\]"),
+        ({"latents": torch.zeros(1, 1, 8, 4, 4)}, r"latents: .* found \[1, 1, 8, 4, 4\]"),
+        ({"latents": torch.zeros(3, 8, 4, 4)}, r"latents: .* found \[3, 8, 4, 4\]"),
     ):
         with pytest.raises(UserError, match=told):
             pipe(patterns(), **options)
