@@ -17,6 +17,7 @@ from reports.scale import Scale
 WORDS: dict[State, str] = {
     "yes": "yes",
     "no": "NOT CONVERGED",
+    "at chance": "flat at chance",
     "not measured": "not measured",
     "no training": "no training",
 }
@@ -55,7 +56,7 @@ def states(records: Records) -> dict[str, RowState]:
     moved = _moved(records, [row.id for row in records.rows if not row.control and row.id in verdicts])
     found: dict[str, RowState] = {}
     for row, known in verdicts.items():
-        state: State = "no" if row in moved and known.state == "yes" else known.state
+        state: State = "no" if row in moved and known.state in ("yes", "at chance") else known.state
         found[row] = RowState(state, known.rise, row in moved)
     return found
 
@@ -89,7 +90,7 @@ def _ends(records: Records, row: str) -> pd.DataFrame | None:
 def sentences(records: Records, found: dict[str, RowState]) -> list[str]:
     """What the headline says: how many rows had not converged, and what the table then tells."""
     table = {row.id: found[row.id] for row in records.rows if not row.control and row.id in found}
-    measured = {row: state for row, state in table.items() if state.state in ("yes", "no")}
+    measured = {row: state for row, state in table.items() if state.state in ("yes", "no", "at chance")}
     if not measured:
         unknown = any(state.state == "not measured" for state in table.values())
         return ["Whether the rows had converged was not measured."] if unknown else []
@@ -101,8 +102,15 @@ def sentences(records: Records, found: dict[str, RowState]) -> list[str]:
         gain = f"{scale.difference(common.estimate)} (± {scale.number(common.standard_error)})"
         together = [f"All rows together still rose by {gain}, which a single row's noise may hide."]
     late = [row for row, state in measured.items() if state.state == "no"]
+    if nothing := [row for row, state in measured.items() if state.state == "at chance"]:
+        told = f"The validation score of {_rows(nothing)} is flat at chance: it has not begun to learn, or cannot."
+        if len(nothing) == len(measured):
+            return [told, *tail]
+        tail = [told, *tail]
+        measured = {row: state for row, state in measured.items() if state.state != "at chance"}
     if not late:
-        told = f"All {len(measured)} rows had" if len(measured) > 1 else "The row had"
+        all_of_them = "The row had" if len(table) == 1 else f"All {len(measured)} {'other ' if nothing else ''}rows had"
+        told = f"Row {next(iter(measured))} had" if len(measured) == 1 < len(table) else all_of_them
         return [f"{told} converged, as far as the validation score tells: see Convergence.", *together, *tail]
     return [
         f"{len(late)} of {len(measured)} rows had NOT CONVERGED ({_rows(late)}): their validation score still rose "

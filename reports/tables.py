@@ -198,8 +198,8 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
     """The sweep's result as numbers, one line a row in the table's order; scores and differences as people read them.
 
     Columns: row, label, control, the sweep's setting columns by key, score, low, high, difference, difference_low,
-    difference_high, p_holm, n_seeds, paper, state ("" when complete), converged (yes, no, not measured,
-    no training; "" without a result). Missing numbers are NaN.
+    difference_high, p_holm, n_seeds, paper, state ("" when complete), converged (yes, no, at chance,
+    not measured, no training; "" without a result). Missing numbers are NaN.
     ``attrs["scale"]`` says how the score is read, such as in %.
 
     Raises:

@@ -84,6 +84,26 @@ def test_a_flat_row_beside_a_worse_one_has_converged(tmp_path: Path) -> None:
     assert common is not None and not common.still_rising
 
 
+def test_flat_at_chance_is_not_converged(tmp_path: Path) -> None:
+    sweep_dir = finished_sweep(tmp_path, ROWS[:2])
+    give_curve(record(tmp_path, "0"), [-0.1] * 8)  # clipped at 0, their mean is below 1 %; chance is 2 %
+    give_curve(record(tmp_path, "10"), FLAT)
+    records = read_sweep(tmp_path, sweep_dir)
+    states = convergence.states(records)
+    assert (states["0"].state, states["10"].state) == ("at chance", "yes")
+    first, second = convergence.sentences(records, states)
+    assert first.startswith("Row 10 had converged") and "row 0 is flat at chance" in second
+
+
+def test_where_lower_is_better_a_falling_curve_still_learns(tmp_path: Path) -> None:
+    sweep_dir = finished_sweep(tmp_path, ROWS[:1])
+    folder = record(tmp_path, "0")
+    metrics = json.loads((folder / "summary.json").read_text())["metrics"]
+    metrics[0] |= {"higher_is_better": False, "chance": 0.9}
+    give_curve(folder, [1 - score for score in RISING], metrics=metrics)
+    assert convergence.states(read_sweep(tmp_path, sweep_dir))["0"].state == "no"
+
+
 def test_a_reader_of_the_report_cannot_miss_it(swept: tuple[Path, Path]) -> None:
     page = Page(build_report(*swept))
     headline = page.text.index("2 of 2 rows had NOT CONVERGED (rows 0, 10)")

@@ -9,7 +9,7 @@ answers "would other categories give the same?" for these trained models. It shr
 does not generalise over them; report the spread between seeds beside it.
 """
 
-from cnd.statistics.convergence import TOLERANCE, Rise, changing_places, last_quarter, rise
+from cnd.statistics.convergence import TOLERANCE, Rise, above, changing_places, last_quarter, rise
 from cnd.statistics.intervals import Interval, clopper_pearson, mean_interval
 from cnd.statistics.multiplicity import benjamini_hochberg, holm
 from cnd.statistics.paired import Difference, paired_difference
@@ -24,6 +24,7 @@ __all__ = [
     "Difference",
     "Interval",
     "Rise",
+    "above",
     "benjamini_hochberg",
     "bootstrap_interval",
     "changing_places",

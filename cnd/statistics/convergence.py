@@ -10,8 +10,9 @@ The rule. A curve is taken at its end and at the last checkpoint at or before th
   difference changed by more than ``TOLERANCE`` and by more than its noise: two-sided t test on the paired changes of
   the items, Holm's correction over all pairs of rows. Rows that score alike swap by chance; such swaps do not count.
 
-A row has converged when it neither rises nor changes places. Scores of several seeds are pooled before: each of their
-items is an item, a category is one unit whichever seed held it out.
+A row has converged when it neither rises nor changes places, and what it learned shows: a curve that is flat at chance
+(its end not above chance by a one-sided t test at 5 %) tells nothing. Scores of several seeds are pooled before: each
+of their items is an item, a category is one unit whichever seed held it out.
 """
 
 from __future__ import annotations
@@ -69,6 +70,12 @@ def rise(before: ArrayLike, after: ArrayLike, units: ArrayLike, tolerance: float
     mean, error, half = clustered_mean(*by_unit(second - first, units), 2 * LEVEL - 1)  # one-sided
     n_units = len(np.unique(np.asarray(units)))
     return Rise(mean, error, n_units, mean > tolerance and not mean <= half)
+
+
+def above(scores: ArrayLike, units: ArrayLike, level: float) -> bool:
+    """Whether the mean of the scores [n_items] lies above ``level``: one-sided t test at 5 %, by units."""
+    mean, _, half = clustered_mean(*by_unit(per_item("scores", scores) - level, units), 2 * LEVEL - 1)
+    return mean > 0 and not mean <= half
 
 
 def changing_places(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
     from cnd.statistics import Rise
 
-State = Literal["yes", "no", "not measured", "no training"]
+State = Literal["yes", "no", "at chance", "not measured", "no training"]
 CURVE = "curve.parquet"
 PAIRED = ["fold", "item"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``yes`` and ``no`` by the rule of :mod:`cnd.statistics.convergence`, with the rise that they rest on."""
+    """``yes`` and ``no`` by the rule of :mod:`cnd.statistics.convergence`, with the rise that they rest on.
+
+    ``at chance`` is a curve that is flat where nothing is known yet: such a training may not have begun to learn.
+    """
 
     state: State
     rise: Rise | None = None
@@ -30,7 +33,7 @@ class Verdict:
 def curve_ends(record: Path) -> pd.DataFrame | None:
     """Scores of the validation items at three quarters of a training and at its end; None where they are unknown.
 
-    Columns: fold, item, category, stimulus, before, after.
+    Columns: fold, item, category, stimulus, before, after; both with the sign turned where lower is better.
     """
     import pandas as pd
 
@@ -38,12 +41,13 @@ def curve_ends(record: Path) -> pd.DataFrame | None:
 
     if not (record / CURVE).is_file():
         return None
+    sign = 1 if _metric(record).get("higher_is_better", True) else -1
     parts = []
     for _, curve in pd.read_parquet(record / CURVE).groupby("fold"):
         if (ends := last_quarter(curve["samples_seen"])) is None:
             return None
         at = [curve[curve["samples_seen"] == seen].set_index(PAIRED) for seen in ends]
-        parts.append(at[0].assign(before=at[0]["value"], after=at[1]["value"]).reset_index())
+        parts.append(at[0].assign(before=sign * at[0]["value"], after=sign * at[1]["value"]).reset_index())
     return pd.concat(parts)[[*PAIRED, "category", "stimulus", "before", "after"]]
 
 
@@ -59,8 +63,13 @@ def verdict(records: Sequence[Path]) -> Verdict:
     if not known or len(known) < len(records):
         return Verdict("not measured")
     ends = pd.concat(known, ignore_index=True)
-    found = statistics.rise(ends["before"], ends["after"], units(ends))
-    return Verdict("no" if found.still_rising else "yes", found)
+    unit = units(ends)
+    found = statistics.rise(ends["before"], ends["after"], unit)
+    if found.still_rising:
+        return Verdict("no", found)
+    chance = chance_level(records[0])
+    known_something = chance is None or statistics.above(ends["after"], unit, chance)
+    return Verdict("yes" if known_something else "at chance", found)
 
 
 def units(ends: pd.DataFrame) -> np.ndarray:
@@ -72,8 +81,25 @@ def units(ends: pd.DataFrame) -> np.ndarray:
 
 def in_steps(record: Path) -> bool:
     """Whether the decoder was trained step by step; records that do not say so were."""
+    return bool(_summary(record).get("in_steps", True))
+
+
+def chance_level(record: Path) -> float | None:
+    """What chance gives of the first metric, with the sign of :func:`curve_ends`; None where it has none."""
+    metric = _metric(record)
+    chance, sign = metric.get("chance"), 1 if metric.get("higher_is_better", True) else -1
+    return None if chance is None else sign * float(chance)
+
+
+def _metric(record: Path) -> dict[str, Any]:
+    """What the record says of its first metric, which the curve shows."""
+    metrics: list[dict[str, Any]] = _summary(record).get("metrics") or [{}]
+    return metrics[0]
+
+
+def _summary(record: Path) -> dict[str, Any]:
     try:
-        summary = json.loads((record / "summary.json").read_text(encoding="utf-8"))
+        summary: dict[str, Any] = json.loads((record / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return True
-    return bool(summary.get("in_steps", True))
+        return {}
+    return summary
