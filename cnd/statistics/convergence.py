@@ -1,6 +1,8 @@
 """Whether a training was long enough, by a curve of scores of the same items at several checkpoints.
 
-The rule. A curve is taken at its end and at the last checkpoint at or before three quarters of its samples.
+The rule. A curve is taken at its end and at the last checkpoint at or before three quarters of its samples, to one
+hundredth: the last batch of an epoch may be smaller, so that three quarters of the steps are not quite those of the
+samples.
 
 - It **still rises** when the mean score rose by more than ``TOLERANCE`` in between *and* by more than its noise: above
   the one-sided 5 % limit of a t test on the paired differences of the items, with categories as the sampling unit.
@@ -34,6 +36,7 @@ TOLERANCE = 0.02
 """Rise of the score over the last quarter of a training that counts as none: 2 points of accuracy."""
 
 LEVEL = 0.95
+SLACK = 0.01  # of a training, by which a checkpoint may lie after its three quarters
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Rise:
 def last_quarter(samples_seen: Iterable[int]) -> tuple[int, int] | None:
     """The checkpoint at or before three quarters of a training, and its end; None where there are not both."""
     seen = sorted(set(samples_seen))
-    before = [at for at in seen if at <= 0.75 * seen[-1]]
+    before = [at for at in seen if at <= (0.75 + SLACK) * seen[-1]]
     return (before[-1], seen[-1]) if before else None
 
 

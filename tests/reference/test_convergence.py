@@ -76,6 +76,8 @@ def test_other_items_are_refused() -> None:
 
 def test_the_last_quarter() -> None:
     assert statistics.last_quarter([8, 16, 24, 32]) == (24, 32)
+    # 200, 400, 600 and 800 steps of at most 16 of 1,140 items
+    assert statistics.last_quarter([3184, 6360, 9536, 12712]) == (9536, 12712)
     assert statistics.last_quarter(range(1, 9)) == (6, 8)
     assert statistics.last_quarter([10, 20, 30, 40, 50]) == (30, 50)  # no checkpoint at three quarters: the one before
     assert statistics.last_quarter([32]) is None

@@ -305,7 +305,7 @@ def scored_weights(module: ConditionModule, generator: Generator, average: dict[
 
 def is_flat(curve: list[tuple[int, list[float]]], tolerance: float) -> bool:
     """Whether the mean score rose by no more than ``tolerance`` over the last quarter of the samples seen so far."""
-    before = [items for seen, items in curve if seen <= 0.75 * curve[-1][0]]
+    before = [items for seen, items in curve if seen <= 0.76 * curve[-1][0]]  # .76: epochs may end in a small batch
     return bool(before) and float(np.mean(curve[-1][1]) - np.mean(before[-1])) <= tolerance
 
 
