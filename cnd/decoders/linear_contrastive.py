@@ -24,7 +24,7 @@ of the training targets, both as ``ridge`` does; InfoNCE leaves their scale open
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -37,7 +37,7 @@ from cnd.protocols import Decoder, Fitted, FmriSplit, Lab, TrainingSet
 from cnd.settings import Rate
 
 MOST_ITERATIONS = 1000
-GRADIENT = 1e-3
+GRADIENT = 1e-4  # largest entry that counts as none, in coordinates where the loss has a curvature of about one
 
 
 class LinearContrastiveDecoder(Decoder):
@@ -46,8 +46,10 @@ class LinearContrastiveDecoder(Decoder):
     uses_labels: ClassVar[bool] = True
     has_condition: ClassVar[bool] = True
     in_steps: ClassVar[bool] = False  # it ends at the minimum of a convex loss
+    shares: ClassVar[Mapping[str, float]] = {"contrast": 0.8}
     kind: Literal["linear_contrastive"] = "linear_contrastive"
-    alphas: tuple[Rate, ...] = (1e2, 1e1, 1.0, 1e-1, 1e-2)  # penalties on the map, as those of ridge
+    # penalties on the map, as those of ridge
+    alphas: Annotated[tuple[Rate, ...], Field(min_length=1)] = (1e4, 1e3, 1e2, 1e1, 1.0, 1e-1)
     n_splits: Annotated[int, Field(ge=2)] = 5  # cross-validation over training categories
 
     def fit(self, train: TrainingSet, lab: Lab) -> Fitted:
@@ -57,12 +59,17 @@ class LinearContrastiveDecoder(Decoder):
             UserError: fewer than two items, or all of one class.
         """
         bank = lab.generator.concept_bank.cpu().numpy()
-        predict, facts = fit(self, train.items, lab.classes, bank)
+        report = lambda fraction: lab.report("contrast", fraction, 0, {})  # noqa: E731
+        predict, facts = fit(self, train.items, lab.classes, bank, report)
         return ByEmbedding(predict, lab, facts)
 
 
 def fit(
-    config: LinearContrastiveDecoder, train: FmriSplit, classes: np.ndarray, bank: np.ndarray
+    config: LinearContrastiveDecoder,
+    train: FmriSplit,
+    classes: np.ndarray,
+    bank: np.ndarray,
+    report: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]:
     """A function from fMRI to predicted class embeddings, and the chosen penalty with the norm of its map.
 
@@ -93,9 +100,11 @@ def fit(
         centre = fmri[~held].mean(0)
         for rank, found in enumerate(contrastive_maps(fmri[~held] - centre, classes[~held], bank, alphas)):
             held_out[rank, held] = (fmri[held] - centre) @ found
+        report((index + 1) / (fold.max() + 2))
     best = int(np.argmax([mean_correlation(under_penalty, targets) for under_penalty in held_out]))
     centre = fmri.mean(0)
     *_, chosen = contrastive_maps(fmri - centre, classes, bank, alphas[: best + 1])
+    report(1.0)
     scale = targets.std(0) / np.maximum(held_out[best].std(0), 1e-6)
 
     def predict(others: np.ndarray) -> np.ndarray:
@@ -135,8 +144,8 @@ def contrastive_maps(X: np.ndarray, classes: np.ndarray, bank: np.ndarray, alpha
     """The map of least penalised loss under each penalty, each [n_features, width]; a search starts at the one before.
 
     W lies in the span of the patterns (the representer theorem). It is searched for by its coefficients on the right
-    singular vectors of X, each divided by the square root of the curvature that the loss has there when all classes
-    are equally likely: L-BFGS then needs tens of iterations instead of hundreds.
+    singular vectors of X, each scaled so that the loss has a curvature of about one there while all classes are
+    equally likely. Without that L-BFGS would go on along the few directions that most of the variance lies in.
 
     Args:
         X: [n_items, n_features], centred. classes: [n_items]. bank: [n_classes, width].

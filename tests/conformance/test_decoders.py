@@ -45,15 +45,14 @@ class TestRidge(DecoderSuite):
 class TestRidgeLatents(DecoderSuite):
     decoder = RidgeLatentsDecoder(strength=0.5)
 
-    @pytest.mark.parametrize(("other", "equal"), [("ridge", True), ("ridge_latents", False)])
-    def test_from_noise_alone_it_is_ridge(self, other: str, equal: bool, first: First) -> None:
+    def test_from_noise_alone_it_is_ridge(self, first: First) -> None:
         images = reconstruct(self.experiment(decoder__strength=1), first.cache)
-        compared = reconstruct(self.experiment(decoder={"kind": other}), first.cache)
-        assert np.array_equal(images, compared) is equal
+        assert np.array_equal(images, reconstruct(self.experiment(decoder={"kind": "ridge"}), first.cache))
+        assert not np.array_equal(images, first.images)
 
 
 class TestLinearContrastive(DecoderSuite):
-    decoder = LinearContrastiveDecoder(alphas=(10.0, 1.0), n_splits=3)
+    decoder = LinearContrastiveDecoder(alphas=(100.0, 10.0), n_splits=2)
 
 
 class TestOracle(DecoderSuite):

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-# isort: split  # importable since the generator's module
-from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_img2img import KandinskyV22Img2ImgPipeline
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from tiny_generator import tiny_generator
@@ -35,6 +32,8 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_the_start_is_that_of_image_to_image_in_diffusers(
     steps: int, strength: float, generator: LatentDiffusion
 ) -> None:
+    from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_img2img import KandinskyV22Img2ImgPipeline
+
     clean, noise = random(3, 2, 8, 8), random(3, 2, 2, 8, 8, seed=1)
     found, skip = image_start(SamplingConfig(steps=steps), generator, clean, noise, strength)
     theirs: Any = SimpleNamespace(scheduler=generator.scheduler)
