@@ -49,7 +49,7 @@ class LinearContrastiveDecoder(Decoder):
     shares: ClassVar[Mapping[str, float]] = {"contrast": 0.8}
     kind: Literal["linear_contrastive"] = "linear_contrastive"
     # penalties on the map, as those of ridge
-    alphas: Annotated[tuple[Rate, ...], Field(min_length=1)] = (1e4, 1e3, 1e2, 1e1, 1.0, 1e-1)
+    alphas: Annotated[tuple[Rate, ...], Field(min_length=1)] = (1e3, 1e2, 1e1, 1.0)
     n_splits: Annotated[int, Field(ge=2)] = 5  # cross-validation over training categories
 
     def fit(self, train: TrainingSet, lab: Lab) -> Fitted:
