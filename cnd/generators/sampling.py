@@ -63,7 +63,6 @@ def image_start(
     repeated = clean[:, None].expand_as(noise)
     if not taken:
         return repeated, skip
-    at = generator.timesteps(config.steps)[skip].to(generator.device)
-    flat = (part.flatten(0, 1).to(generator.device) for part in (repeated, noise))
-    noisy = generator.add_noise(*flat, at.expand(noise.shape[:2].numel()))
+    latents, added = (part.flatten(0, 1).to(generator.device) for part in (repeated, noise))
+    noisy = generator.add_noise(latents, added, generator.timesteps(config.steps)[skip].expand(len(latents)))
     return noisy.reshape(noise.shape), skip
