@@ -160,6 +160,13 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "alphas":                     Ours("control"),
         "n_splits":                   Ours("control"),
     },
+    "RidgeLatentsDecoder": {
+        "strength":                   Ours("rival"),
+    },
+    "LinearContrastiveDecoder": {
+        "alphas":                     Ours("rival"),
+        "n_splits":                   Ours("rival"),
+    },
 
     # Phase 1 (sec. 3.2). "Trained for 500 epochs" is read as 500 on HCP and 500 on the training set.
     "EncoderConfig": {

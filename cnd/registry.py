@@ -18,6 +18,8 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "cnd.decoders": (
         "cnd.decoders.cnd.decoder:CndDecoder",
         "cnd.decoders.ridge:RidgeDecoder",
+        "cnd.decoders.ridge_latents:RidgeLatentsDecoder",
+        "cnd.decoders.linear_contrastive:LinearContrastiveDecoder",
         "cnd.decoders.oracle:OracleDecoder",
         "cnd.decoders.free_condition:FreeConditionDecoder",
         "cnd.decoders.stimulus:StimulusDecoder",

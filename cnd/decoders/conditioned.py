@@ -28,14 +28,18 @@ class ByCondition(ABC):
         """Attention over the concept bank, [item, concepts]; None where there is none."""
         return None
 
+    def start(self, items: Patterns, noise: Tensor) -> tuple[Tensor, int]:
+        """What denoising starts from, [item, sample, c, h, w] as the common noise, and the steps left out before it."""
+        return noise, 0
+
     def reconstruct(self, items: Patterns, noise: Noise) -> Reconstruction:
         """DDIM from the common noise under each item's condition."""
         from cnd.generators.sampling import draw
 
         condition, attention = self.condition(items).to(self.lab.device), self.attention(items)
-        latents = noise.latents(len(items), self.generator.latent_shape)
+        start, skip = self.start(items, noise.latents(len(items), self.generator.latent_shape))
         report = lambda fraction, seen, metrics: self.lab.report("sample", fraction, seen, metrics)  # noqa: E731
-        images = draw(self.lab.sampling, self.generator, condition, latents, report)
+        images = draw(self.lab.sampling, self.generator, condition, start, report, skip)
         return Reconstruction(images, None if attention is None else attention.cpu().numpy(), self.facts)
 
 

@@ -54,7 +54,7 @@ def fit(
 
     fold = folds_of(len(targets), config.n_splits, train.category)
     held_out = predict_out_of_fold(train.fmri, targets, config.alphas, fold)
-    best = int(np.argmax([_mean_correlation(under_penalty, targets) for under_penalty in held_out]))
+    best = int(np.argmax([mean_correlation(under_penalty, targets) for under_penalty in held_out]))
     mean, spread, shrunk = targets.mean(0), targets.std(0), held_out[best].std(0)
     alpha = float(config.alphas[best])
 
@@ -65,7 +65,8 @@ def fit(
     return predict, alpha
 
 
-def _mean_correlation(predicted: np.ndarray, targets: np.ndarray) -> float:
+def mean_correlation(predicted: np.ndarray, targets: np.ndarray) -> float:
+    """Mean over targets of the correlation over items; both [n_items, n_targets]."""
     p, t = predicted - predicted.mean(0), targets - targets.mean(0)
     norm = np.linalg.norm(p, axis=0) * np.linalg.norm(t, axis=0)
     return float(np.mean((p * t).sum(0) / np.maximum(norm, 1e-12)))

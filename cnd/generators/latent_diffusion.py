@@ -256,15 +256,15 @@ class LatentDiffusion(nn.Module):
         return self.scheduler.timesteps
 
     @torch.no_grad()
-    def sample(self, condition: Condition, noise: Tensor, steps: int, guidance: float) -> Tensor:
-        """DDIM (Song et al. 2021, eta = 0) from ``noise`` to clean latents.
+    def sample(self, condition: Condition, start: Tensor, steps: int, guidance: float, skip: int = 0) -> Tensor:
+        """DDIM (Song et al. 2021, eta = 0) from ``start`` to clean latents, without the first ``skip`` steps.
 
         With ``guidance`` w > 1 the noise is eps_null + w (eps - eps_null) (Ho & Salimans 2022).
         """
-        timesteps = self.timesteps(steps)
+        timesteps = self.timesteps(steps)[skip:]
         null = self.null_condition(condition)
         both = Condition(torch.cat([null.context, condition.context]), torch.cat([null.pooled, condition.pooled]))
-        latents = noise
+        latents = start
         for timestep in timesteps:
             if guidance == 1:
                 predicted = self.predict_noise(latents, timestep.expand(len(latents)), condition)

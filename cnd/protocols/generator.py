@@ -122,9 +122,9 @@ class Generator(Protocol):
         ...
 
     def sample(
-        self, condition: Condition, noise: Float[Tensor, "n ..."], steps: int, guidance: float
+        self, condition: Condition, start: Float[Tensor, "n ..."], steps: int, guidance: float, skip: int = 0
     ) -> Float[Tensor, "n ..."]:
-        """DDIM from ``noise`` to clean latents."""
+        """DDIM to clean latents, from noise or, without the first ``skip`` steps, from latents as noisy as there."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...

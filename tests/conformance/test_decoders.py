@@ -6,16 +6,18 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from decoder_suite import N_TEST, SMOKE, DecoderSuite
+from decoder_suite import N_TEST, SMOKE, DecoderSuite, First, reconstruct
 
 from cnd import registry
 from cnd.decoders.external import ExternalDecoder
 from cnd.decoders.free_condition import FreeConditionDecoder
+from cnd.decoders.linear_contrastive import LinearContrastiveDecoder
 from cnd.decoders.mean_condition import MeanConditionDecoder
 from cnd.decoders.nearest_training_image import NearestTrainingImageDecoder
 from cnd.decoders.oracle import OracleDecoder
 from cnd.decoders.random_class import RandomClassDecoder
 from cnd.decoders.ridge import RidgeDecoder
+from cnd.decoders.ridge_latents import RidgeLatentsDecoder
 from cnd.decoders.stimulus import StimulusDecoder
 from cnd.experiment import override
 
@@ -38,6 +40,19 @@ class TestCndOnDrawnImages(DecoderSuite):
 
 class TestRidge(DecoderSuite):
     decoder = RidgeDecoder()
+
+
+class TestRidgeLatents(DecoderSuite):
+    decoder = RidgeLatentsDecoder(strength=0.5)
+
+    def test_from_noise_alone_it_is_ridge(self, first: First) -> None:
+        images = reconstruct(self.experiment(decoder__strength=1), first.cache)
+        assert np.array_equal(images, reconstruct(self.experiment(decoder={"kind": "ridge"}), first.cache))
+        assert not np.array_equal(images, first.images)
+
+
+class TestLinearContrastive(DecoderSuite):
+    decoder = LinearContrastiveDecoder(alphas=(100.0, 10.0), n_splits=2)
 
 
 class TestOracle(DecoderSuite):
