@@ -36,6 +36,11 @@ class TestCndOnDrawnImages(DecoderSuite):
     decoder = override(SMOKE, {"decoder.phase2.target": target}, "test").decoder
 
 
+class TestDcLdm(DecoderSuite):
+    rates: ClassVar = {"decoder.phase1.batch_size": 32, "decoder.phase2.batch_size": 8, "decoder.phase2.lr": 1e-3}
+    decoder = override(SMOKE, {"decoder.kind": "dc_ldm", **rates}, "test").decoder
+
+
 class TestRidge(DecoderSuite):
     decoder = RidgeDecoder()
 
