@@ -37,8 +37,8 @@ class TestCndOnDrawnImages(DecoderSuite):
 
 
 class TestDcLdm(DecoderSuite):
-    rates: ClassVar = {"decoder.phase1.batch_size": 32, "decoder.phase2.batch_size": 8, "decoder.phase2.lr": 1e-3}
-    decoder = override(SMOKE, {"decoder.kind": "dc_ldm", **rates}, "test").decoder
+    short: ClassVar = {"decoder.phase2.max_steps": 2, "decoder.phase2.n_checkpoints": 1, "decoder.phase2.lr": 1e-2}
+    decoder = override(SMOKE, {"decoder.kind": "dc_ldm", **short}, "test").decoder
 
 
 class TestRidge(DecoderSuite):
