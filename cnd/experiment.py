@@ -180,13 +180,17 @@ def override(experiment: Experiment, edits: dict[str, Any], source: str) -> Expe
 def _taken_over(kinds: list[type[BaseModel]], kind: Any, old: dict[str, Any]) -> dict[str, Any]:
     """What a new kind keeps of the settings of the old one (``takes_over``)."""
     new = next((k for k in kinds if tag(k) == kind and issubclass(k, Part)), Part)
-    kept = {}
+    kept: dict[str, Any] = {}
     for name, place in new.takes_over.items():
         held: Any = old
         for part in place.split("."):
             held = held.get(part) if isinstance(held, dict) else None
         if held is not None:
-            kept[name] = held
+            *groups, last = name.split(".")
+            node = kept
+            for group in groups:
+                node = node.setdefault(group, {})
+            node[last] = held
     return kept
 
 

@@ -17,6 +17,7 @@ from cnd.settings import Part
 BUILT_IN: dict[str, tuple[str, ...]] = {
     "cnd.decoders": (
         "cnd.decoders.cnd.decoder:CndDecoder",
+        "cnd.decoders.dc_ldm:DcLdmDecoder",
         "cnd.decoders.ridge:RidgeDecoder",
         "cnd.decoders.ridge_latents:RidgeLatentsDecoder",
         "cnd.decoders.linear_contrastive:LinearContrastiveDecoder",

@@ -40,7 +40,8 @@ class Part(Config):
     imported by the methods that need it. A subclass has a field ``kind: Literal["name"] = "name"``.
     """
 
-    takes_over: ClassVar[Mapping[str, str]] = {}  # settings of its own: where the kind that it replaces has them
+    # settings of its own, dotted where they are in a group: where the kind that it replaces has them
+    takes_over: ClassVar[Mapping[str, str]] = {}
 
     def missing(self) -> list[str]:
         """What is not there, where to get it and where to put it, one entry a file; empty when all is there."""

@@ -189,7 +189,7 @@ def test_a_table_of_ones_own_is_read_by_path(tmp_path: Path) -> None:
             "dept: 6",
             r"mine.yaml:9, row b: unknown key 'decoder.phase2.concept_dept'; did you mean 'concept_depth'",
         ),
-        ("depth: 6", "depth: 0", r"mine.yaml:9, row b: decoder.phase2.concept_depth = 0: must be greater than 0"),
+        ("depth: 6", "depth: -1", r"mine.yaml:9, row b: decoder.phase2.concept_depth = -1: must be greater than or"),
         ("setting: phase2.concept_depth", "setting: phase2.depth", "column 'depth': unknown key 'phase2.depth'"),
     ],
 )

@@ -38,6 +38,11 @@ class TestCndOnDrawnImages(DecoderSuite):
     decoder = override(SMOKE, {"decoder.phase2.target": target}, "test").decoder
 
 
+class TestDcLdm(DecoderSuite):
+    short: ClassVar = {"decoder.phase2.max_steps": 2, "decoder.phase2.n_checkpoints": 1, "decoder.phase2.lr": 1e-2}
+    decoder = override(SMOKE, {"decoder.kind": "dc_ldm", **short}, "test").decoder
+
+
 class TestRidge(DecoderSuite):
     decoder = RidgeDecoder()
 

@@ -144,7 +144,7 @@ class FittedCnd(ByCondition):
         """Attention over the concept bank, averaged over heads, tokens and layers, [item, concepts]."""
         return self._both(items)[1]
 
-    def _both(self, items: Patterns) -> tuple[Condition, Tensor]:
+    def _both(self, items: Patterns) -> tuple[Condition, Tensor | None]:
         import torch
 
         with torch.no_grad():

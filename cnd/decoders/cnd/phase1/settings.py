@@ -43,17 +43,11 @@ class EncoderConfig(Config):
         return self
 
 
-class Phase1Config(Config):
-    """Double contrastive pre-training (sec. 3.2, eq. 3 to 5, sec. 8.2)."""
+class MaskedTraining(Config):
+    """Training of the masked autoencoder (sec. 3.2, 8.2), whatever its loss."""
 
     enabled: bool = True  # False: the encoder starts Phase 2 from random weights (Table 1, row 0)
-    alpha_s: Weight = 1.0  # weight of the self-contrast, eq. 4
-    alpha_c: Weight = 0.5  # weight of the cross-contrast, eq. 3
-    reconstruction_weight: Weight = 0.0  # masked mean squared error, for baselines
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
-    self_contrast_view: Literal["first", "both", "independent"] = "first"  # both: duplicate self-contrast
-    negatives: Literal["anchors", "positives"] = "anchors"  # anchors: as eq. 3 and 4 are printed
-    temperature: Rate = 0.1  # tau of eq. 1; the paper gives none
     sparsification: Annotated[float, Field(ge=0, lt=1)] = 0.2  # voxels of a sample set to zero
     pretrain_epochs: Annotated[int, Field(ge=0)] = 500  # on the unlabelled pool, where there is one
     tune_epochs: Annotated[int, Field(ge=0)] = 500  # on the training set of the subject
@@ -72,13 +66,7 @@ class Phase1Config(Config):
     transductive: bool = False  # True: test fMRI enters pre-training, and the report says so loudly
 
     @model_validator(mode="after")
-    def _some_loss(self) -> Phase1Config:
-        if self.enabled and self.alpha_s + self.alpha_c + self.reconstruction_weight == 0:
-            raise ValueError("alpha_s, alpha_c and reconstruction_weight are all 0: nothing to train")
-        return self
-
-    @model_validator(mode="after")
-    def _one_start(self) -> Phase1Config:
+    def _one_start(self) -> MaskedTraining:
         if self.initial_weights is not None and self.initial_subject is not None:
             raise ValueError("initial_weights, initial_subject: Phase 1 starts from one of them; leave the other out")
         return self
@@ -87,3 +75,20 @@ class Phase1Config(Config):
         """Without what a training step names itself: how many epochs, and where it starts."""
         own = {"pretrain_epochs", "tune_epochs", "initial_weights", "initial_subject", "enabled"}
         return self.model_dump(mode="json", exclude=own)
+
+
+class Phase1Config(MaskedTraining):
+    """Double contrastive pre-training (sec. 3.2, eq. 3 to 5, sec. 8.2)."""
+
+    alpha_s: Weight = 1.0  # weight of the self-contrast, eq. 4
+    alpha_c: Weight = 0.5  # weight of the cross-contrast, eq. 3
+    reconstruction_weight: Weight = 0.0  # masked mean squared error, for baselines
+    self_contrast_view: Literal["first", "both", "independent"] = "first"  # both: duplicate self-contrast
+    negatives: Literal["anchors", "positives"] = "anchors"  # anchors: as eq. 3 and 4 are printed
+    temperature: Rate = 0.1  # tau of eq. 1; the paper gives none
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> Phase1Config:
+        if self.enabled and self.alpha_s + self.alpha_c + self.reconstruction_weight == 0:
+            raise ValueError("alpha_s, alpha_c and reconstruction_weight are all 0: nothing to train")
+        return self

@@ -28,6 +28,9 @@ class ConceptInterventions(Interventions):
         """The condition with every concept layer's pass replaced by each of the others there are."""
         from cnd.decoders.cnd.phase2.concepts import PASSES, Pass, condition_with
 
+        if not fitted.module.concept_layers:
+            return {}
+
         def replaced(each: Pass) -> Callable[[Patterns], Condition]:
             return lambda items: condition_with(fitted.module, _fmri(fitted, items), each)
 
@@ -37,19 +40,21 @@ class ConceptInterventions(Interventions):
         """``attention_entropy`` (0..1) and ``bank_share``."""
         from cnd.decoders.cnd.phase2.concepts import attention_entropy, bank_share
 
+        if not fitted.module.concept_layers:
+            return {}
         fmri = _fmri(fitted, items)
         return {
             "attention_entropy": attention_entropy(fitted.module, fmri),
             "bank_share": bank_share(fitted.module, fmri),
         }
 
-    def class_scores(self, fitted: FittedCnd, items: Patterns) -> np.ndarray:
+    def class_scores(self, fitted: FittedCnd, items: Patterns) -> np.ndarray | None:
         """Attention over the concept bank, averaged over heads, tokens and layers, [item, class]."""
         import torch
 
         with torch.no_grad():
             _, attention = fitted.module(_fmri(fitted, items))
-        return attention.cpu().numpy()
+        return None if attention is None else attention.cpu().numpy()
 
 
 def _fmri(fitted: FittedCnd, items: Patterns) -> Tensor:

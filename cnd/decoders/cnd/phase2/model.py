@@ -2,7 +2,7 @@
 
 fmri [b, v] -> E -> tokens [b, n, width]                 (the patches', and the class token's in layout cnd)
      -> token mapper   -> [b, context_tokens, bank width]      (before or after the concept layers)
-     -> concept layers, eq. 6, `depth` times
+     -> concept layers, eq. 6, `depth` times                  (DC-LDM has none)
      -> context [b, context_tokens, bank width]  to the UNet's cross-attention
      -> pooled  [b, bank or time width]          added to the UNet's time embedding
 """
@@ -158,7 +158,13 @@ class TimeHead(nn.Module):
 
 
 class ConditionModule(nn.Module):
-    """All that stands before the UNet: fMRI encoder, token mapper, concept layers and the two projections."""
+    """All that stands before the UNet: fMRI encoder, token mapper, concept layers and the two projections.
+
+    With ``projections: bank`` both are heads that begin with the statistics of the bank, and the pooled vector is
+    projected from the mean token. With ``conv`` they are DC-LDM's (Chen et al. 2023): the context is what the token
+    mapper gives, and the pooled vector comes from it by convolutions over the tokens, to half of them and to one, and
+    a linear (``time_embed_condtion`` of its ``openaimodel.py``).
+    """
 
     bank: Tensor
 
@@ -195,21 +201,25 @@ class ConditionModule(nn.Module):
             ConceptLayer(layer_width, bank_width, config.concept_heads, self.cosine)
             for _ in range(config.concept_depth)
         )
-        self.context_head = BankHead(bank_width, bank)
+        self.by_convolution = config.projections == "conv"
+        self.context_head = nn.Identity() if self.by_convolution else BankHead(bank_width, bank)
         # the time-step projection
-        if time_embedding_width is None:
-            self.pooled_head: nn.Module = BankHead(bank_width, bank)
+        if self.by_convolution:
+            width_out = time_embedding_width or bank_width
+            self.pooled_head: nn.Module = ConvMapper(config.context_tokens, bank_width, 1, width_out)
+        elif time_embedding_width is None:
+            self.pooled_head = BankHead(bank_width, bank)
         else:
             self.pooled_head = TimeHead(bank_width, time_embedding_width)
 
-    def forward(self, fmri: Float[Tensor, "b voxels"]) -> tuple[Condition, Float[Tensor, "b concepts"]]:
-        """The condition, and the attention over the concept bank averaged over layers."""
+    def forward(self, fmri: Float[Tensor, "b voxels"]) -> tuple[Condition, Float[Tensor, "b concepts"] | None]:
+        """The condition, and the attention over the concept bank averaged over layers; None where there is no layer."""
         tokens = self.tokens(fmri)
         attentions = []
         for layer in self.concept_layers:
             tokens, attention = layer(tokens, self.concepts)
             attentions.append(attention)
-        return self.condition(tokens), torch.stack(attentions).mean(0)
+        return self.condition(tokens), torch.stack(attentions).mean(0) if attentions else None
 
     @property
     def concepts(self) -> Float[Tensor, "concepts bank_width"]:
@@ -229,7 +239,8 @@ class ConditionModule(nn.Module):
         """What the UNet is given of the tokens that leave the concept layers."""
         if not self.map_first:
             tokens = self.mapper(tokens)
-        return Condition(self.context_head(tokens), self.pooled_head(tokens.mean(1)))
+        pooled = self.pooled_head(tokens).squeeze(1) if self.by_convolution else self.pooled_head(tokens.mean(1))
+        return Condition(self.context_head(tokens), pooled)
 
 
 def count_parameters(*modules: nn.Module | Generator) -> dict[str, int]:

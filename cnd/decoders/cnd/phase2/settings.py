@@ -62,19 +62,10 @@ class TargetConfig(Config):
         return self.generated + self.embedding > 0
 
 
-class Phase2Config(Config):
-    """Concept-aware conditioning of the frozen latent diffusion model (sec. 3.3)."""
+class ConditionTraining(Config):
+    """Training of what steers a latent diffusion model (eq. 2; sec. 4.2, 8.2), whatever its network."""
 
-    concept_depth: Positive = 4  # cross-attention layers over the concept bank (CL depth)
     context_tokens: Positive = 77
-    token_mapper: Literal["flatten", "conv"] = "flatten"
-    mapper_width: Positive = 16  # channels a token keeps before flattening
-    mapper_position: Literal["before", "after"] = "before"  # of the concept layers
-    concept_heads: Positive = 8
-    concept_attention: Literal["dot", "cosine"] = "dot"  # cosine: with a learned scale, see ConceptLayer
-    attention_loss: Weight = 0.0  # of the cross-entropy of attention over the bank to the item's class: uses labels
-    train_encoder: bool = True
-    train_unet_cross_attention: bool = False  # DC-LDM's policy
     target: TargetConfig = TargetConfig()
     loss_weighting: Literal["none", "min_snr"] = "none"
     timestep_range: tuple[int, int] = (0, 1000)  # where training time-steps are drawn; all is eq. 2
@@ -100,17 +91,17 @@ class Phase2Config(Config):
     @property
     def uses_labels(self) -> bool:
         """Whether training asks for the classes of training items; the paper's does not."""
-        return self.target.uses_labels or self.attention_loss > 0
+        return self.target.uses_labels
 
     @model_validator(mode="after")
-    def _range(self) -> Phase2Config:
+    def _range(self) -> ConditionTraining:
         low, high = self.timestep_range
         if not 0 <= low < high <= 1000:
             raise ValueError("timestep_range must satisfy 0 <= low < high <= 1000")
         return self
 
     @model_validator(mode="after")
-    def _flat(self) -> Phase2Config:
+    def _flat(self) -> ConditionTraining:
         if self.until_converged is None:
             return self
         if not self.curve_items:
@@ -120,4 +111,30 @@ class Phase2Config(Config):
                 "until_converged: a cosine falls to 0 at a step that must be known beforehand, and there a score is "
                 "flat whatever is left to learn; set schedule to constant"
             )
+        return self
+
+
+class Phase2Config(ConditionTraining):
+    """Concept-aware conditioning of the frozen latent diffusion model (sec. 3.3)."""
+
+    concept_depth: Annotated[int, Field(ge=0)] = 4  # cross-attention layers over the concept bank (CL depth)
+    token_mapper: Literal["flatten", "conv"] = "flatten"
+    mapper_width: Positive = 16  # channels a token keeps before flattening
+    mapper_position: Literal["before", "after"] = "before"  # of the concept layers
+    concept_heads: Positive = 8
+    concept_attention: Literal["dot", "cosine"] = "dot"  # cosine: with a learned scale, see ConceptLayer
+    attention_loss: Weight = 0.0  # of the cross-entropy of attention over the bank to the item's class: uses labels
+    projections: Literal["bank", "conv"] = "bank"  # to the UNet; conv: DC-LDM's, see ConditionModule
+    train_encoder: bool = True
+    train_unet_cross_attention: bool = False  # DC-LDM's policy
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether training asks for the classes of training items; the paper's does not."""
+        return super().uses_labels or self.attention_loss > 0
+
+    @model_validator(mode="after")
+    def _attends(self) -> Phase2Config:
+        if self.attention_loss and not self.concept_depth:
+            raise ValueError("attention_loss needs concept layers: set it to 0, or concept_depth above 0")
         return self

@@ -135,7 +135,7 @@ def forward_loss(
     if near is not None:
         own = Condition(*(part.to(clean.dtype) for part in condition))
         loss = loss + target.embedding * condition_loss(own, near.to(clean.device))
-    if classes is not None:
+    if classes is not None and attention is not None:
         loss = loss + config.attention_loss * attention_loss(attention.to(clean.dtype), classes.to(clean.device))
     return loss
 
