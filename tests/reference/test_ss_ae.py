@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cnd._compat import make_torchvision_importable
 from cnd.decoders.ss_ae.decoder import SsAeDecoder
 from cnd.decoders.ss_ae.features import KERNEL, ORIENTATIONS, PERIOD, GaborEnergy, Vgg, gabor_kernels, load_features
 from cnd.decoders.ss_ae.losses import fmri_loss, image_loss, perceptual_loss, total_variation
 from cnd.decoders.ss_ae.model import ImageDecoder, ImageEncoder, reconstruct
 from cnd.decoders.ss_ae.settings import SsAeDecoderConfig, SsAeEncoderConfig
+from cnd.decoders.ss_ae.start import small_maps, start_from_ridge
 from cnd.decoders.ss_ae.step import FolderOf, fitting_rows, held_out_correlation, material_of
 from cnd.decoders.ss_ae.training import Material, Plan, decoder_groups, decoder_losses, encoder_losses, fit, shifted
 from cnd.errors import UserError
@@ -49,7 +51,10 @@ def test_loss_of_fmri_is_squared_error_and_cosine_distance() -> None:
 
 
 def test_perceptual_loss_is_the_angle_between_channels_at_each_position() -> None:
-    predicted, wanted = [numbers(2, 4, 3, 3), numbers(2, 5, 2, 2)], [numbers(2, 4, 3, 3, seed=1), numbers(2, 5, 2, 2, seed=1)]
+    predicted, wanted = (
+        [numbers(2, 4, 3, 3), numbers(2, 5, 2, 2)],
+        [numbers(2, 4, 3, 3, seed=1), numbers(2, 5, 2, 2, seed=1)],
+    )
     by_map = []
     for p, w in zip(predicted, wanted, strict=True):
         places = [(i, y, x) for i in range(2) for y in range(p.shape[2]) for x in range(p.shape[3])]
@@ -103,17 +108,18 @@ def test_gabor_energy_is_that_of_filters_written_out() -> None:
         assert np.allclose(kernels[ORIENTATIONS + o], odd / np.linalg.norm(odd), atol=1e-6)
     picture = images(1)
     first, second = GaborEnergy(SHAPE)(picture)
-    assert first.shape == (1, 12, 8, 8) and second.shape == (1, 12, 4, 4)
-    padded = np.pad(picture[0, 1].double().numpy(), KERNEL // 2, mode="edge")
-    answers = np.zeros((2, ORIENTATIONS, 2, 2))  # of the second colour at the four pixels of one place
+    assert first.shape == (1, 4, 8, 8) and second.shape == (1, 4, 4, 4)
+    padded = np.pad(picture[0].double().numpy().mean(0), KERNEL // 2, mode="edge")
+    answers = np.zeros((2, ORIENTATIONS, 2, 2))  # at the four pixels of one place
     for (phase, o), row, column in ((at, r, c) for at in np.ndindex(2, ORIENTATIONS) for r in (4, 5) for c in (6, 7)):
         patch = padded[row : row + KERNEL, column : column + KERNEL]
         answers[phase, o, row - 4, column - 6] = (patch * kernels[phase * ORIENTATIONS + o]).sum()
     expected = np.sqrt(np.square(answers).sum(0) + 1e-6).mean((1, 2))
-    assert first[0, ORIENTATIONS : 2 * ORIENTATIONS, 2, 3].numpy() == pytest.approx(expected, rel=1e-4)
+    assert first[0, :, 2, 3].numpy() == pytest.approx(expected, rel=1e-4)
 
 
 def test_features_of_a_vgg_file_are_torchvisions(tmp_path: Path) -> None:
+    make_torchvision_importable()
     from torchvision.models.vgg import make_layers
     from torchvision.transforms.functional import normalize
 
@@ -134,7 +140,10 @@ def test_features_of_a_vgg_file_are_torchvisions(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    for name, content in {"batch_norm": {"features.0.weight": torch.ones(4)}, "other": {"conv1.weight": torch.ones(4)}}.items():
+    for name, content in {
+        "batch_norm": {"features.0.weight": torch.ones(4)},
+        "other": {"conv1.weight": torch.ones(4)},
+    }.items():
         torch.save(content, tmp_path / f"{name}.pth")
         with pytest.raises(UserError, match=r"no weights of a VGG.*take those of vgg16"):
             Vgg(tmp_path / f"{name}.pth")
@@ -178,7 +187,9 @@ def test_images_are_shifted_by_whole_pixels_each_by_its_own() -> None:
 
 def pairs(n: int = 60) -> TrainingSet:
     """Voxels that respond linearly to coarse images: both directions can be learned."""
-    coarse = F.interpolate(torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(0)), SHAPE[1:], mode="bilinear")
+    coarse = F.interpolate(
+        torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(0)), SHAPE[1:], mode="bilinear"
+    )
     pictures = (coarse * 255).round().to(torch.uint8).numpy()
     fmri = coarse.flatten(1).numpy() @ np.random.default_rng(0).standard_normal((768, N_VOXELS))
     fmri = ((fmri - fmri.mean(0)) / fmri.std(0)).astype(np.float32)
@@ -191,7 +202,7 @@ def trained_encoder(train: TrainingSet, steps: int) -> ImageEncoder:
     config = SsAeEncoderConfig(width=4, grid=4, max_steps=steps, batch_size=16, lr=1e-2, max_shift=0)
     encoder = ImageEncoder(config, load_features(None, SHAPE), SHAPE, N_VOXELS)
     losses = encoder_losses(config, encoder, train.items, train.fitting)
-    fit(Plan("encoder", steps, 16, config.lr, 1, {}, 0), encoder, [dict(params=list(encoder.parameters()))], losses)
+    fit(Plan("encoder", steps, 16, 1, {}, 0), encoder, [dict(params=list(encoder.parameters()), lr=config.lr)], losses)
     return encoder
 
 
@@ -203,7 +214,7 @@ def test_both_networks_learn_and_the_encoder_stays_as_it_was() -> None:
     torch.manual_seed(1)
     decoder = ImageDecoder(SMALL, N_VOXELS, SHAPE)
     losses = decoder_losses(SMALL, 0.1, decoder, encoder, material_of(train, None, []))
-    fitted = fit(Plan("decoder", 60, 6, 1e-2, 1, {}, 0), decoder, decoder_groups(SMALL, decoder), losses)
+    fitted = fit(Plan("decoder", 60, 6, 1, {}, 0), decoder, decoder_groups(SMALL, decoder), losses)
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, before[name]), name  # running means of its batch norms, too
     assert all(p.grad is None and not p.requires_grad for p in encoder.parameters())
@@ -214,12 +225,37 @@ def test_both_networks_learn_and_the_encoder_stays_as_it_was() -> None:
     assert all(np.mean(values[-5:]) < np.mean(values[:5]) for values in table.values())
 
 
+def test_the_start_is_a_ridge_regression_of_small_maps_with_an_intercept() -> None:
+    from sklearn.linear_model import RidgeCV
+
+    train, features = pairs(), load_features(None, SHAPE)
+    decoder, config = ImageDecoder(SMALL, N_VOXELS, SHAPE), SMALL.model_copy(update={"channels": (40, 8, 4)})
+    start_from_ridge(decoder, features, train.items, train.fitting)
+    pictures = torch.from_numpy(train.items.images[train.fitting]).float() / 255
+    maps = small_maps(pictures, features, (4, 4))
+    assert torch.allclose(maps[:, 1, 2, 3], pictures[:, 0, 8:10, 14:16].mean((1, 2)), atol=1e-6)  # a quarter of a place
+    targets = maps[:, : SMALL.channels[0]].flatten(1).double().numpy()
+    targets = (targets - targets.mean(0)) / targets.std(0)
+    patterns = decoder.standardised(torch.from_numpy(train.items.fmri[train.fitting]))
+    model = RidgeCV(np.logspace(1, 6, 11), alpha_per_target=True).fit(patterns.double().numpy(), targets)
+    with torch.no_grad():
+        found = decoder.read(patterns).double().numpy()
+    assert np.allclose(found, model.predict(patterns.double().numpy()), atol=1e-4)
+    wide = ImageDecoder(config, N_VOXELS, SHAPE)
+    before = wide.read.weight.detach().clone()
+    start_from_ridge(wide, features, train.items, train.fitting)
+    known = maps.shape[1] * 16  # more channels than there are maps: the others keep their random weights
+    assert torch.equal(wide.read.weight[known:], before[known:]) and not torch.equal(wide.read.weight, before)
+
+
 @pytest.mark.parametrize("cycle", ["pairs", "image_cycle", "fmri_cycle"])
 def test_each_loss_of_the_decoder_is_what_it_says(cycle: str) -> None:
     train, rng = pairs(), torch.Generator()
     encoder, decoder = trained_encoder(train, 2), ImageDecoder(SMALL, N_VOXELS, SHAPE)
     config = SMALL.model_copy(update={"image_cycle": 0.5, "fmri_cycle": 2.0})
-    one = Material(train.items, train.fitting[:1], np.zeros((0, *SHAPE), np.uint8), torch.from_numpy(train.items.fmri[3:4]))
+    one = Material(
+        train.items, train.fitting[:1], np.zeros((0, *SHAPE), np.uint8), torch.from_numpy(train.items.fmri[3:4])
+    )
     found = decoder_losses(config, 0.3, decoder, encoder, one)(rng.manual_seed(0))  # drawn from one item: always that
     row, features = train.fitting[0], load_features(None, SHAPE)
     picture = torch.from_numpy(train.items.images[row])[None].float() / 255

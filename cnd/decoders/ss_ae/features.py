@@ -39,7 +39,7 @@ def load_features(weights: Path | None, shape: tuple[int, int, int]) -> nn.Modul
 
 
 class GaborEnergy(nn.Module):
-    """Quadrature pairs of Gabor filters in four orientations on each colour, an octave between scales."""
+    """Quadrature pairs of Gabor filters on luminance, in four orientations, an octave between scales."""
 
     kernels: Tensor
 
@@ -49,14 +49,13 @@ class GaborEnergy(nn.Module):
         self.register_buffer("kernels", gabor_kernels(), persistent=False)
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> list[Tensor]:
-        maps, scale = [], images
+        maps, scale = [], images.mean(1, keepdim=True)
         for _ in range(self.n_scales):
-            n, c = scale.shape[:2]
-            padded = F.pad(scale, [KERNEL // 2] * 4, mode="replicate").flatten(0, 1)[:, None]
+            padded = F.pad(scale, [KERNEL // 2] * 4, mode="replicate")
             even, odd = F.conv2d(padded, self.kernels).unflatten(1, (2, ORIENTATIONS)).unbind(1)
             energy = (even.square() + odd.square() + 1e-6).sqrt()  # the gradient of a root is infinite at 0
             scale = F.avg_pool2d(scale, 2, ceil_mode=True)
-            maps.append(F.avg_pool2d(energy, 2, ceil_mode=True).reshape(n, c * ORIENTATIONS, *scale.shape[2:]))
+            maps.append(F.avg_pool2d(energy, 2, ceil_mode=True))
         return maps
 
 

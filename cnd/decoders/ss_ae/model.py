@@ -56,7 +56,11 @@ class ImageEncoder(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """From fMRI to images between 0 and 1: a linear layer to small maps, then upsampling and convolution in turn."""
+    """From fMRI to images between 0 and 1: a linear layer to small maps, then upsampling and convolution in turn.
+
+    Each pattern is z-scored over voxels on its way in: single trials, averages of trials and predicted patterns differ in
+    scale, by how much noise they hold.
+    """
 
     def __init__(self, config: SsAeDecoderConfig, n_voxels: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -66,7 +70,7 @@ class ImageDecoder(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(
-                    nn.Upsample(scale_factor=2, mode="bicubic"),
+                    nn.Upsample(scale_factor=2, mode="bilinear"),
                     nn.ReflectionPad2d(pad),
                     nn.Conv2d(before, after, config.kernel_size),
                     nn.GroupNorm(max(1, after // 2), after),
@@ -77,8 +81,13 @@ class ImageDecoder(nn.Module):
         )
         self.top = nn.Sequential(nn.ReflectionPad2d(pad), nn.Conv2d(channels[-1], shape[0], config.kernel_size))
 
+    @staticmethod
+    def standardised(fmri: Float[Tensor, "n voxels"]) -> Float[Tensor, "n voxels"]:
+        """Each pattern z-scored over its voxels."""
+        return F.layer_norm(fmri, fmri.shape[1:])
+
     def forward(self, fmri: Float[Tensor, "n voxels"]) -> Float[Tensor, "n c h w"]:
-        maps = self.read(fmri).unflatten(1, self.start)
+        maps = self.read(self.standardised(fmri)).unflatten(1, self.start)
         return torch.sigmoid(self.top(self.blocks(maps)))
 
 

@@ -82,8 +82,8 @@ def train_encoder(
     rows = fitting_rows(train)
     network = image_encoder(encoder, weights, train, seed).to(bench.device)
     settings = encoder.model_dump(mode="json") | {"shape": [*train.items.fmri.shape]}
-    plan = Plan("encoder", encoder.max_steps, encoder.batch_size, encoder.lr, N_LOOKS, settings, seed)
-    groups = [dict(params=list(network.parameters()), weight_decay=encoder.weight_decay)]
+    plan = Plan("encoder", encoder.max_steps, encoder.batch_size, N_LOOKS, settings, seed)
+    groups = [dict(params=list(network.parameters()), lr=encoder.lr, weight_decay=encoder.weight_decay)]
     fitted = fit(
         plan, network, groups, encoder_losses(encoder, network, train.items, rows),
         lambda: held_out_correlation(network, train), resume=bench.scratch,
@@ -123,6 +123,7 @@ def train_decoder(
     import pandas as pd
     from safetensors.torch import load_file, save_file
 
+    from cnd.decoders.ss_ae.start import start_from_ridge
     from cnd.decoders.ss_ae.training import Plan, decoder_groups, decoder_losses, fit
     from cnd.decoders.training import HISTORY
 
@@ -132,6 +133,8 @@ def train_decoder(
     frozen.load_state_dict(load_file(bench.value(trained) / WEIGHTS))
     frozen.to(bench.device)
     network = image_decoder(decoder, train, seed).to(bench.device)
+    if decoder.voxel_start == "ridge":
+        start_from_ridge(network, frozen.features[0], train.items, fitting_rows(train))
     more = [] if pools is None else list(bench.value(pools))
     if data is not None:
         dataset: FmriDataset = bench.value(data)
@@ -140,7 +143,7 @@ def train_decoder(
     score = None if validation_score is None else bench.value(validation_score)
     measure = Checkpoints(network, frozen, decoder, train, score)
     settings = decoder.model_dump(mode="json") | {"shape": [*train.items.fmri.shape, len(material.unlabelled)]}
-    plan = Plan("decoder", decoder.max_steps, decoder.batch_size, decoder.lr, decoder.n_checkpoints, settings, seed)
+    plan = Plan("decoder", decoder.max_steps, decoder.batch_size, decoder.n_checkpoints, settings, seed)
     fitted = fit(
         plan, network, decoder_groups(decoder, network),
         decoder_losses(decoder, encoder.cosine, network, frozen, material), measure, resume=bench.scratch,

@@ -67,7 +67,6 @@ class Plan:
     phase: str
     max_steps: int
     samples: int
-    lr: float
     n_checkpoints: int
     settings: dict[str, Any]
     seed: int
@@ -93,7 +92,7 @@ def fit(
     whether or not the training was interrupted.
 
     Args:
-        groups: AdamW's parameter groups.
+        groups: AdamW's parameter groups, each with its rate, which falls to 0 by a cosine.
         measure: scores the network as it stands, at every checkpoint; None keeps the last.
         resume: folder for the state of a long training; a call that finds such a state there goes on from it.
         save_every: seconds between two writes of the state.
@@ -102,14 +101,15 @@ def fit(
         FloatingPointError: a loss or the gradient is not finite.
         UserError: the state in ``resume`` is of another training.
     """
-    optimizer = torch.optim.AdamW(groups, lr=plan.lr, amsgrad=True)
+    optimizer = torch.optim.AdamW(groups, amsgrad=True)
+    rates = [group["lr"] for group in optimizer.param_groups]
     at = TrainingState(torch.Generator().manual_seed(plan.seed))
     file = StateFile(resume, plan.phase, plan.settings | {"seed": plan.seed}, save_every)
     load_state(file, network, optimizer, at)
     network.train()
     while at.step < plan.max_steps:
-        for group in optimizer.param_groups:
-            group["lr"] = plan.lr * 0.5 * (1 + math.cos(math.pi * at.step / plan.max_steps))
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * at.step / plan.max_steps))
         at.recent.append(train_step(plan.phase, optimizer, losses, at))
         at.step += 1
         if measure is not None and plan.is_checkpoint(at.step):
@@ -270,9 +270,9 @@ def decoder_losses(
 
 
 def decoder_groups(config: SsAeDecoderConfig, decoder: ImageDecoder) -> list[dict[str, Any]]:
-    """Weight decay on the layer that reads the voxels alone."""
+    """The layer that reads the voxels has a rate of its own."""
     rest = [p for name, p in decoder.named_parameters() if not name.startswith("read.")]
     return [
-        dict(params=list(decoder.read.parameters()), weight_decay=config.weight_decay),
-        dict(params=rest, weight_decay=0.0),
+        dict(params=list(decoder.read.parameters()), lr=config.voxel_lr, weight_decay=0.0),
+        dict(params=rest, lr=config.lr, weight_decay=0.0),
     ]
