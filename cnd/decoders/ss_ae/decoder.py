@@ -11,9 +11,9 @@ Departures from the published method, besides sizes and schedules (:mod:`cnd.dec
 - Unlabelled fMRI is that of the training set and, if asked for, of the data source's pool; theirs was that of the test
   set, which here is the switch ``decoding.transductive``.
 - Unlabelled images are those of the training set and of a folder of the user's; theirs were 50,000 of ImageNet.
-- The layer that reads the voxels starts from a ridge regression instead of random weights under penalties on sparseness
-  (``decoding.voxel_start``), and the encoder has weight decay for theirs. Patterns are z-scored over voxels on their way
-  into the decoder. Weights of voxels by signal-to-noise ratio, which takes test repetitions, are left out.
+- The layer that reads the voxels starts from a ridge regression instead of random weights under penalties on
+  sparseness (``decoding.voxel_start``), and the encoder has weight decay for theirs. Patterns are z-scored over voxels
+  on their way into the decoder. Weights of voxels by signal-to-noise ratio, which takes test repetitions, are left out.
 - The checkpoint is that of the least loss of held-out training items; theirs is that of the least training loss.
 """
 

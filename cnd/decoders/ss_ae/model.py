@@ -58,8 +58,8 @@ class ImageEncoder(nn.Module):
 class ImageDecoder(nn.Module):
     """From fMRI to images between 0 and 1: a linear layer to small maps, then upsampling and convolution in turn.
 
-    Each pattern is z-scored over voxels on its way in: single trials, averages of trials and predicted patterns differ in
-    scale, by how much noise they hold.
+    Each pattern is z-scored over voxels on its way in: single trials, averages of trials and predicted patterns differ
+    in scale, by how much noise they hold.
     """
 
     def __init__(self, config: SsAeDecoderConfig, n_voxels: int, shape: tuple[int, int, int]) -> None:

@@ -1,4 +1,4 @@
-"""Where the decoder's training starts: the layer that reads the voxels as a ridge regression of small maps of the stimuli.
+"""Where the decoder's training starts: the layer that reads the voxels as a ridge regression of small maps of stimuli.
 
 Most of what a short training has to find is this linear map out of noisy voxels, which has a closed form. The authors
 start from random weights, keep them sparse by penalties and train for thousands of steps.

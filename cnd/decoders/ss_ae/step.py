@@ -129,12 +129,13 @@ def train_decoder(
 
     start = time.time()
     train: TrainingSet = bench.value(training)
+    rows, weights_of_encoder = fitting_rows(train), bench.value(trained) / WEIGHTS
     frozen = image_encoder(encoder, weights, train, seed=0)
-    frozen.load_state_dict(load_file(bench.value(trained) / WEIGHTS))
+    frozen.load_state_dict(load_file(weights_of_encoder))
     frozen.to(bench.device)
     network = image_decoder(decoder, train, seed).to(bench.device)
     if decoder.voxel_start == "ridge":
-        start_from_ridge(network, frozen.features[0], train.items, fitting_rows(train))
+        start_from_ridge(network, frozen.features[0], train.items, rows)
     more = [] if pools is None else list(bench.value(pools))
     if data is not None:
         dataset: FmriDataset = bench.value(data)
