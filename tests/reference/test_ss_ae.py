@@ -210,6 +210,7 @@ def test_both_networks_learn_and_the_encoder_stays_as_it_was() -> None:
     encoder = trained_encoder(train, 60)
     assert held_out_correlation(encoder, train).values["held_out_correlation"] > 0.5
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    encoder.zero_grad(set_to_none=True)  # of its own training
     config = SMALL.model_copy(update={"lr": 1e-2, "voxel_lr": 1e-2})
     torch.manual_seed(1)
     decoder = ImageDecoder(config, N_VOXELS, SHAPE)

@@ -42,7 +42,7 @@ def decoder_step(
     encoder: SsAeEncoderConfig, decoder: SsAeDecoderConfig, weights: FileOf | None, trained: Step, given: Given
 ) -> Step:
     """The step ``ss_ae_decoder``; ``trained`` gives the encoder."""
-    settings = {"encoder": encoder, "decoder": decoder, "weights": weights, "seed": given.seed}
+    settings: dict[str, Any] = {"encoder": encoder, "decoder": decoder, "weights": weights, "seed": given.seed}
     settings["images"] = FolderOf(path=decoder.images) if decoder.images else None
     needs: dict[str, Step | None] = {"training": given.training, "trained": trained}
     if decoder.pools:
