@@ -31,7 +31,7 @@ class SsAeDecoderConfig(Config):
 
     channels: Channels = (32, 32, 16, 8)  # at the smallest size, then after each doubling [64, 64, 64, 64]
     kernel_size: Literal[3, 5, 7] = 3  # [5]
-    pixel: Weight = 1.0  # weights of the image loss: absolute error of pixels [1]
+    pixel: Weight = 2.5  # weights of the image loss: absolute error of pixels [1, of pixels over their mean, about 0.4]
     perceptual: Weight = 1.0  # cosine distance of features, mean over scales [8.4, VGG16]
     total_variation: Weight = 0.3  # [0.3]
     image_cycle: Weight = 1.0  # of the image loss of images sent through the encoder and back [1]
@@ -40,7 +40,7 @@ class SsAeDecoderConfig(Config):
     images: Path | None = None  # folder of PNG or JPEG files that join the training images in the image cycle
     pools: bool = False  # unlabelled fMRI of the data source joins the training patterns in the fMRI cycle
     transductive: bool = False  # [True] fMRI of the test set joins them, and the report says so loudly
-    max_steps: Positive = 300  # [7500: 150 epochs]
+    max_steps: Positive = 250  # [7500: 150 epochs]
     batch_size: Positive = 12  # pairs [24]
     image_batch: Positive = 20  # images of the image cycle [48]
     fmri_batch: Positive = 8  # patterns of the fMRI cycle [16]
