@@ -28,6 +28,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
         "cnd.decoders.random_class:RandomClassDecoder",
         "cnd.decoders.nearest_training_image:NearestTrainingImageDecoder",
         "cnd.decoders.external:ExternalDecoder",
+        "cnd.decoders.ss_ae.decoder:SsAeDecoder",
     ),
     "cnd.metrics": ("cnd.metrics.nway:NWay", "cnd.metrics.pixels:PixelCorrelation"),
     "cnd.data": (

@@ -6,6 +6,7 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
+from cnd import registry
 from cnd.cortex.drawing import draw, maps
 from cnd.cortex.drawing.captions import ORIGIN
 from cnd.cortex.drawing.differences import difference_drawing, differences
@@ -23,17 +24,18 @@ class Section:
 
 
 def section(records: Records) -> Section | None:
-    """The section for the reference row, or the first row that was analysed; None where none was."""
+    """The section for the reference row, or the first row that was analysed, and which rows have nothing to analyse."""
     analysed = [trial for trial in records.trials if trial.analysis is not None]
+    nothing = _without_condition(records)
     if not analysed:
-        return None
+        return Section({"problems": nothing, "states": None}, None) if nothing else None
     first = next((trial for trial in analysed if trial.row == records.reference), analysed[0])
     title = _title(records, first)
     try:
         analysis = _analysis(first)
         cortex = draw.on_cortex(analysis)
     except UserError as error:
-        return Section({"title": title, "problems": [str(error)], "states": None}, None)
+        return Section({"title": title, "problems": [*nothing, str(error)], "states": None}, None)
     difference: dict[str, Any] | None = None
     problems: list[str] = []
     if first.row == records.reference:
@@ -42,7 +44,7 @@ def section(records: Records) -> Section | None:
     drawings = list(map(_shown, draw.drawings(analysis, cortex)))
     content = {
         "title": title,
-        "problems": list(dict.fromkeys(problems + failed)),
+        "problems": list(dict.fromkeys(nothing + problems + failed)),
         "simulated": analysis.simulated,
         "facts": _facts(analysis),
         "notes": [str(note) for note in analysis.summary.get("notes", [])],
@@ -55,6 +57,21 @@ def section(records: Records) -> Section | None:
     }
     page = None if cortex is None else draw.interactive(analysis, cortex, f"{records.sweep.get('title', '')}: {title}")
     return Section(content, page)
+
+
+def _without_condition(records: Records) -> list[str]:
+    """A sentence a row whose decoder learns from fMRI and steers no generator; controls aside."""
+    known, told = registry.classes("cnd.decoders"), []
+    for row in (row for row in records.rows if not row.control):
+        kinds = {str(t.experiment.get("decoder", {}).get("kind")) for t in records.of(row.id) if t.folder is not None}
+        for kind in sorted(kinds & known.keys()):
+            decoder: Any = known[kind]
+            if decoder.learns and not decoder.has_condition:
+                told.append(
+                    f"{row.title}: the decoder {kind} reconstructs without the diffusion model, so there are no hidden "
+                    "states to analyse."
+                )
+    return told
 
 
 def _analysis(trial: RecordedTrial) -> Analysis:

@@ -163,8 +163,14 @@ def took(records: Records, found: dict[str, RowState], scale: Scale) -> list[dic
         state = found.get(row.id)
         if not told or state is None or state.state == "no training":
             continue
-        seconds = [t.summary.get("seconds", {}).get("phase2", np.nan) for t in records.of(row.id) if t.folder]
+        seconds = [_training_seconds(t.summary.get("seconds", {})) for t in records.of(row.id) if t.folder]
         mean = {name: float(np.mean([entry[name] for entry in told])) for name in told[0]}
         line = {"title": row.title, "word": state.word, "why": state.why(scale), "late": state.state == "no"}
         lines.append(line | mean | {"seconds": float(np.mean(seconds))})
     return lines
+
+
+def _training_seconds(seconds: dict[str, float]) -> float:
+    """Of the decoder's own steps but Phase 1; NaN where it has none."""
+    own = [taken for step, taken in seconds.items() if step not in ("phase1", "sample")]
+    return sum(own) if own else float("nan")

@@ -115,3 +115,8 @@ def test_broken_analysis_is_said_and_the_report_stands(tmp_path: Path) -> None:
     page = Page(build_report(tmp_path, sweep_dir))
     assert "states.parquet: no such file" in page.text and "Provenance" in page.text
     assert not (tmp_path / "reports" / "table-fake-cortex.html").exists()
+
+
+def test_rows_that_steer_no_generator_are_named_in_its_place(tmp_path: Path) -> None:
+    page = Page(build_report(tmp_path, finished_sweep(tmp_path, ROWS[2:], experiment={"decoder.kind": "ss_ae"})))
+    assert "analysis" in page.ids and "Row 11: the decoder ss_ae reconstructs without the diffusion model" in page.text

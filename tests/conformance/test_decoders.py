@@ -18,6 +18,7 @@ from cnd.decoders.oracle import OracleDecoder
 from cnd.decoders.random_class import RandomClassDecoder
 from cnd.decoders.ridge import RidgeDecoder
 from cnd.decoders.ridge_latents import RidgeLatentsDecoder
+from cnd.decoders.ss_ae.decoder import SsAeDecoder
 from cnd.decoders.stimulus import StimulusDecoder
 from cnd.experiment import override
 
@@ -89,6 +90,18 @@ class TestRandomClass(DecoderSuite):
 class TestNearestTrainingImage(DecoderSuite):
     decoder = NearestTrainingImageDecoder()
     seed_matters = False
+
+
+class TestSsAe(DecoderSuite):
+    decoder = SsAeDecoder(
+        encoding={"width": 2, "grid": 4, "max_steps": 3, "batch_size": 4},
+        decoding={"channels": (4, 4, 2, 2), "max_steps": 4, "batch_size": 4, "n_checkpoints": 2, "pools": True},
+    )
+
+    @pytest.fixture(autouse=True)
+    def _save_after_every_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """So that a kill meets the state of an unfinished training."""
+        monkeypatch.setattr("cnd.decoders.training.StateFile.due", lambda self: self.path is not None)
 
 
 class TestExternal(DecoderSuite):
