@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from reports.scale import Scale
 
+MARKS = {"no": "NOT CONVERGED", "at chance": "flat at chance"}
+
 
 def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int) -> str:
     """The plan in words and a table, one line a row.
@@ -62,7 +64,7 @@ def result_text(sweep: Sweep, table: pd.DataFrame, warnings: list[str]) -> str:
         shown = [str(line[column.key]) for column in sweep.columns]
         score = _interval(line["score"], line["low"], line["high"], scale.digits)
         difference = _interval(line["difference"], line["difference_low"], line["difference_high"], scale.digits, "+")
-        state = [text for text in (line["state"], "NOT CONVERGED" if line["converged"] == "no" else "") if text]
+        state = [text for text in (line["state"], MARKS.get(line["converged"], "")) if text]
         paper = ["" if line["paper"] != line["paper"] else f"{line['paper']:g}"] if compared else []
         lines.append([str(line["row"]), line["label"], *shown, score, difference, *paper, ", ".join(state)])
     return f"{columns(lines)}\n{_lines(warnings)}".rstrip()
@@ -70,7 +72,7 @@ def result_text(sweep: Sweep, table: pd.DataFrame, warnings: list[str]) -> str:
 
 def _mark(converged: str | None) -> str:
     """Nothing of rows without a result."""
-    return "NOT CONVERGED" if converged == "no" else converged or ""
+    return MARKS.get(converged or "", converged or "")
 
 
 def _known(ceilings: dict[str, float]) -> str:
