@@ -60,17 +60,19 @@ def section(records: Records) -> Section | None:
 
 
 def _without_condition(records: Records) -> list[str]:
-    """A sentence a row whose decoder learns from fMRI and steers no generator; controls aside."""
+    """A sentence a row whose decoder learns from fMRI and has no condition to analyse; controls aside."""
     known, told = registry.classes("cnd.decoders"), []
     for row in (row for row in records.rows if not row.control):
         kinds = {str(t.experiment.get("decoder", {}).get("kind")) for t in records.of(row.id) if t.folder is not None}
         for kind in sorted(kinds & known.keys()):
             decoder: Any = known[kind]
             if decoder.learns and not decoder.has_condition:
-                told.append(
-                    f"{row.title}: the decoder {kind} reconstructs without the diffusion model, so there are no hidden "
-                    "states to analyse."
+                why = (
+                    "its condition alone does not give its images, so it is not analysed"
+                    if decoder.uses_generator
+                    else "it reconstructs without the diffusion model, so there are no hidden states to analyse"
                 )
+                told.append(f"{row.title}: of the decoder {kind}, {why}.")
     return told
 
 

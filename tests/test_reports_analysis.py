@@ -117,6 +117,10 @@ def test_broken_analysis_is_said_and_the_report_stands(tmp_path: Path) -> None:
     assert not (tmp_path / "reports" / "table-fake-cortex.html").exists()
 
 
-def test_rows_that_steer_no_generator_are_named_in_its_place(tmp_path: Path) -> None:
-    page = Page(build_report(tmp_path, finished_sweep(tmp_path, ROWS[2:], experiment={"decoder.kind": "ss_ae"})))
-    assert "analysis" in page.ids and "Row 11: the decoder ss_ae reconstructs without the diffusion model" in page.text
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [("ss_ae", "it reconstructs without the diffusion model"), ("ridge_latents", "its condition alone does not give")],
+)
+def test_rows_without_a_condition_are_named_in_its_place(tmp_path: Path, kind: str, why: str) -> None:
+    page = Page(build_report(tmp_path, finished_sweep(tmp_path, ROWS[2:], experiment={"decoder.kind": kind})))
+    assert "analysis" in page.ids and f"Row 11: of the decoder {kind}, {why}" in page.text
