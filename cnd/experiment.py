@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from cnd import registry
 from cnd.cortex.settings import AnalysisConfig
@@ -51,11 +51,26 @@ class Experiment(Config):
     split: SplitConfig = SplitConfig()
     generator: AnyGenerator = EmbeddedGenerator()
     decoder: AnyDecoder = CndDecoder()
+    # settings of other decoders here, by kind: a row that changes decoder.kind starts from them
+    rivals: dict[str, dict[str, Any]] = Field(default_factory=dict)
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     analysis: AnalysisConfig = AnalysisConfig()
     minutes_per_trial: Rate = 1.0  # what the plan expects where no earlier run tells better
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("rivals")
+    @classmethod
+    def _rivals_are_decoders(cls, rivals: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        kinds = registry.classes("cnd.decoders")
+        for kind, settings in rivals.items():
+            if kind not in kinds:
+                raise ValueError(f"there is no decoder '{kind}'{nearest(kind, kinds)}")
+            try:
+                kinds[kind].model_validate(settings)
+            except ValidationError as error:
+                raise ValueError(explain(error, kinds[kind], lambda key, kind=kind: kind).args[0]) from error
+        return rivals
 
     @model_validator(mode="after")
     def _classes(self) -> Experiment:
@@ -143,7 +158,8 @@ def load_experiment(path: Path) -> Experiment:
 def override(experiment: Experiment, edits: dict[str, Any], source: str) -> Experiment:
     """A validated copy with dotted keys replaced, e.g. ``{"phase1.mask_ratio": 0.5}``.
 
-    A new ``kind`` in a tagged union drops the settings of the old kind, those aside that the new one takes over.
+    A new ``kind`` in a tagged union drops the settings of the old kind, those aside that the new one takes over. A new
+    decoder then gets what the experiment has for it (``rivals``).
 
     Args:
         source: what to name in an error, e.g. ``--set`` or ``sweeps/x.yaml row 3``.
@@ -160,14 +176,16 @@ def override(experiment: Experiment, edits: dict[str, Any], source: str) -> Expe
             fields = {f for m in model for f in m.model_fields}
             if node is content:
                 fields |= {old.partition(".")[0] for old in OLD_SPELLINGS}
-            if part in fields and node.get(part) is None:
-                node[part] = {}  # after a new kind, or a group that was off
+            if (part in fields or not model) and node.get(part) is None:
+                node[part] = {}  # after a new kind, a group that was off, or in the settings of a rival
             if not isinstance(node.get(part), dict):
                 raise UserError(f"{source}: unknown key '{dotted}'{nearest(part, fields)}")
             model = [m for c in model if part in c.model_fields for m in models_in(c.model_fields[part].annotation)]
             node = node[part]
         if last == "kind" and node.get("kind") != value:
             kept = _taken_over(model, value, node)
+            if parents == ["decoder"]:
+                kept = _merged(kept, content["rivals"].get(value, {}))
             node.clear()
             node.update(kept)
         node[last] = copy.deepcopy(value)  # a later edit may go inside it
@@ -192,6 +210,15 @@ def _taken_over(kinds: list[type[BaseModel]], kind: Any, old: dict[str, Any]) ->
                 node = node.setdefault(group, {})
             node[last] = held
     return kept
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings, those of ``over`` on top."""
+    merged = dict(under)
+    for key, value in over.items():
+        held = merged.get(key)
+        merged[key] = _merged(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:

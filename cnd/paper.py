@@ -65,6 +65,7 @@ SETTINGS: dict[str, dict[str, Entry]] = {
     "Experiment": {
         "name":                       Ours("name"),
         "description":                Ours("name"),
+        "rivals":                     Ours("settings of decoders beside CnD"),
         "minutes_per_trial":          Ours("plan"),
         "seed":                       Open("the paper does not tell how many trainings a score is the mean of"),
     },
@@ -149,23 +150,9 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "name":                       Ours("which of the small models"),
     },
 
-    # the decoder; what stands beside CnD is no departure from it
+    # the decoder; what stands beside CnD is no departure from it, and its settings need no entry
     "Decoder": {
         "kind":                       Ours("CnD, or a control or rival beside it"),
-    },
-    "ExternalDecoder": {
-        "path":                       Ours("place"),
-    },
-    "RidgeDecoder": {
-        "alphas":                     Ours("control"),
-        "n_splits":                   Ours("control"),
-    },
-    "RidgeLatentsDecoder": {
-        "strength":                   Ours("rival"),
-    },
-    "LinearContrastiveDecoder": {
-        "alphas":                     Ours("rival"),
-        "n_splits":                   Ours("rival"),
     },
 
     # Phase 1 (sec. 3.2). "Trained for 500 epochs" is read as 500 on HCP and 500 on the training set.
@@ -250,93 +237,8 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "embedding":                  Stated("eq. 2", 0.0, told="0, the stimuli alone; this one uses labels"),
         "n_generated":                Ours("latents drawn of each class"),
     },
-    "FreeConditionDecoder": {
-        "timestep_range":             Ours("control, as in Phase 2"),
-        "loss_weighting":             Ours("control, as in Phase 2"),
-        "context_tokens":             Ours("control, as in Phase 2"),
-        "max_steps":                  Ours("control, as in Phase 2"),
-        "max_epochs":                 Ours("control, as in Phase 2"),
-        "batch_size":                 Ours("control, as in Phase 2"),
-        "max_samples":                Ours("control"),
-        "per_class":                  Ours("control"),
-        "lr":                         Ours("control"),
-    },
-    "MaskedModelling": {
-        "enabled":                    Ours("rival; DC-LDM: true"),
-        "mask_ratio":                 Ours("rival; DC-LDM: 0.75"),
-        "sparsification":             Ours("rival; DC-LDM: 0.2"),
-        "pretrain_epochs":            Ours("rival; DC-LDM: 500"),
-        "tune_epochs":                Ours("rival; DC-LDM: none of their own, the training set is in its pool"),
-        "warmup_epochs":              Ours("rival; DC-LDM: 40"),
-        "batch_size":                 Ours("rival; DC-LDM: 100"),
-        "micro_batch_size":           Ours("memory"),
-        "curve_patterns":             Ours("patterns that are scored along the training"),
-        "initial_weights":            Ours("rival; DC-LDM: none"),
-        "initial_subject":            Ours("rival; DC-LDM: none"),
-        "lr":                         Ours("rival; DC-LDM: 2.5e-4"),
-        "weight_decay":               Ours("rival; DC-LDM: 0.05"),
-        "gradient_clip":              Ours("rival; DC-LDM: 0.8"),
-        "precision":                  Ours("rival; DC-LDM: float16"),
-        "transductive":               Ours("rival; DC-LDM: true"),
-    },
-    "DoubleConditioning": {
-        "context_tokens":             Ours("rival; DC-LDM: 77"),
-        "loss_weighting":             Ours("rival; DC-LDM: none"),
-        "timestep_range":             Ours("rival; DC-LDM: all"),
-        "max_steps":                  Ours("rival; DC-LDM: 500 epochs"),
-        "max_epochs":                 Ours("rival; DC-LDM: 500"),
-        "batch_size":                 Ours("rival; DC-LDM: 5"),
-        "micro_batch_size":           Ours("memory"),
-        "precision":                  Ours("rival; DC-LDM: float32"),
-        "lr":                         Ours("rival; DC-LDM: 5.3e-5"),
-        "encoder_lr":                 Ours("rival; DC-LDM: the same as lr"),
-        "betas":                      Ours("rival; DC-LDM: AdamW's own"),
-        "weight_decay":               Ours("rival; DC-LDM: AdamW's own"),
-        "weight_average":             Ours("rival; DC-LDM: none"),
-        "warmup_fraction":            Ours("rival; DC-LDM: 0"),
-        "schedule":                   Ours("rival; DC-LDM: constant"),
-        "gradient_clip":              Ours("rival; DC-LDM: 0.5"),
-        "checkpoint":                 Ours("rival; DC-LDM: last"),
-        "n_checkpoints":              Ours("how often the weights are scored"),
-        "curve_items":                Ours("items whose reconstructions are scored along the training"),
-    },
-    "SsAeDecoder": {
-        "perceptual_weights":         Ours("baseline [6]: VGG networks trained on ImageNet"),
-    },
-    "SsAeEncoderConfig": {
-        "width":                      Ours("baseline [6]"),
-        "grid":                       Ours("baseline [6]"),
-        "cosine":                     Ours("baseline [6]"),
-        "max_shift":                  Ours("baseline [6]"),
-        "max_steps":                  Ours("baseline [6]"),
-        "batch_size":                 Ours("baseline [6]"),
-        "lr":                         Ours("baseline [6]"),
-        "weight_decay":               Ours("baseline [6]"),
-    },
     "SsAeDecoderConfig": {
-        "channels":                   Ours("baseline [6]"),
-        "kernel_size":                Ours("baseline [6]"),
-        "pixel":                      Ours("baseline [6]"),
-        "perceptual":                 Ours("baseline [6]"),
-        "total_variation":            Ours("baseline [6]"),
-        "image_cycle":                Ours("baseline [6]"),
-        "fmri_cycle":                 Ours("baseline [6]"),
-        "images":                     Ours("baseline [6]: 50,000 images of ImageNet"),
-        "pools":                      Ours("baseline [6]"),
         "transductive":               Stated("sec. 4.3", False, told="no tuning on the test set, for baselines too"),
-        "max_steps":                  Ours("baseline [6]"),
-        "batch_size":                 Ours("baseline [6]"),
-        "image_batch":                Ours("baseline [6]"),
-        "fmri_batch":                 Ours("baseline [6]"),
-        "lr":                         Ours("baseline [6]"),
-        "voxel_lr":                   Ours("baseline [6]"),
-        "voxel_start":                Ours("baseline [6]: random"),
-        "checkpoint":                 Ours("baseline [6]: the least training loss"),
-        "n_checkpoints":              Ours("baseline [6]"),
-        "curve_items":                Ours("items whose reconstructions are scored along the training"),
-    },
-    "StimulusDecoder": {
-        "autoencoded":                Ours("control"),
     },
 
     # sampling (sec. 4.2, 5.2), by DDIM here; the paper names no sampler, and DC-LDM has PLMS
@@ -388,7 +290,8 @@ SETTINGS: dict[str, dict[str, Entry]] = {
     },
 }
 # fmt: on
-"""Every setting of an experiment in its order, by class (or the one it is inherited from) and field."""
+"""Settings of an experiment in their order, by class (or the one it is inherited from) and field; those of other
+decoders than CnD have no entry."""
 
 
 def departures(experiment: Experiment, factors: Collection[str] = ()) -> list[str]:
@@ -524,3 +427,12 @@ PUBLISHED = [
     Published("MinD-Vis (DC-LDM)", "50-way",  (9.1, 13.9, 27.4, 15.2, 14.3),  "MinD-Vis paper", _MIND_VIS),
 ]
 # fmt: on
+
+
+def published(method: str) -> dict[str, dict[str, float]]:
+    """Published scores of a method on GOD, in %, by the name that a metric has here and by subject, 1 to 5."""
+    return {
+        f"nway{line.metric.removesuffix('-way')}_top1": {str(i): score for i, score in enumerate(line.scores, start=1)}
+        for line in PUBLISHED
+        if line.method == method
+    }

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from cnd import statistics
 from cnd.errors import UserError
 from cnd.keys import code_hash, content_hash, file_hash
-from reports import analysis, convergence, figures, interventions, provenance, text
+from reports import analysis, convergence, figures, interventions, provenance, subjects, text
 from reports.collect import Records, choose_items, read_attention, read_images, read_sweep
 from reports.tables import (
     Design,
@@ -34,7 +34,6 @@ from reports.tables import (
     row_state,
     score_table,
     seed_differences,
-    subject_table,
 )
 
 __all__ = ["build_report", "result_table"]
@@ -147,6 +146,7 @@ def _content(records: Records) -> dict[str, Any]:
         "curves": _curves(records),
         "convergence": _convergence(records, converged),
         "departures": provenance.departures(records),
+        "rivals": provenance.rivals(records),
         "open_choices": provenance.open_choices(records),
         "by_subject": _by_subject(records),
         "remarks": provenance.gathered(records, "remarks"),
@@ -188,13 +188,13 @@ def _line(
 
 
 def _by_subject(records: Records) -> dict[str, Any] | None:
-    """The table's score of each row on each subject; None for a single subject."""
-    table = subject_table(records)
-    if table.empty:
+    """The scores of each row on each subject, with their figure; None for a single subject."""
+    found = subjects.section(records)
+    if found is None:
         return None
-    cells = {(line["row"], line["subject"]): line for line in table.to_dict("records")}
-    lines = [{"title": r.title, "cells": [cells.get((r.id, s)) for s in records.subjects]} for r in records.rows]
-    return {"subjects": records.subjects, "lines": lines}
+    figure = found.pop("figure")
+    described = "Score of each row on each subject with 95 % intervals, published scores beside them"
+    return found | {"picture": _picture(figure, described) if figure else None}
 
 
 # ---------------------------------------------------------------- figures

@@ -33,6 +33,7 @@ class TableRow:
         paper: the paper's score in %, where it has one.
         role: what a control is for: ``floor``, ``ceiling``, ``rival`` or ``null``.
         factors: the dotted settings that it declares to differ in.
+        published: what others published of this decoder, in %: by metric, then by subject.
     """
 
     id: str
@@ -42,6 +43,7 @@ class TableRow:
     control: bool
     role: str | None = None
     factors: tuple[str, ...] = ()
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -223,6 +225,7 @@ def _row(entry: dict[str, Any]) -> TableRow:
         bool(entry.get("control", False)),
         entry.get("role"),
         tuple(entry.get("set") or ()),
+        entry.get("published") or {},
     )
 
 

@@ -12,7 +12,7 @@ from cnd.errors import UserError
 from cnd.experiment import Experiment, parse_experiment
 from reports.collect import RecordedTrial, Records
 
-__all__ = ["data", "departures", "gathered", "provenance", "trained", "warnings"]
+__all__ = ["data", "departures", "gathered", "provenance", "rivals", "trained", "warnings"]
 
 
 def gathered(records: Records, key: str) -> list[dict[str, str]]:
@@ -29,6 +29,17 @@ def departures(records: Records) -> list[dict[str, str]]:
     """Where rows differ from what the paper states, other than in the factors that they declare."""
     factors = {row.id: row.factors for row in records.rows}
     return _by_rows(records, lambda trial: _told(trial, lambda e: paper.departures(e, factors.get(trial.row, ()))))
+
+
+def rivals(records: Records) -> list[dict[str, str]]:
+    """What the experiment sets for decoders beside its own (``rivals``), with the rows that ran so."""
+
+    def told(experiment: Experiment) -> list[str]:
+        kind = experiment.decoder.kind
+        chosen = _flat(experiment.rivals.get(kind, {}))
+        return [f"{kind}: " + ", ".join(f"{key} = {paper.show(value)}" for key, value in chosen.items())] * bool(chosen)
+
+    return _by_rows(records, lambda trial: _told(trial, told))
 
 
 def trained(records: Records) -> bool:
@@ -113,8 +124,12 @@ def _command(records: Records) -> str:
 
 def _trial_line(trial: RecordedTrial, base: dict[str, Any]) -> dict[str, Any]:
     own = _flat(trial.experiment)
-    ignored = {"seed", "name", "description"}
-    changed = [key for key in sorted(own.keys() | base.keys()) if own.get(key) != base.get(key) and key not in ignored]
+    ignored = ("seed", "name", "description", "rivals")
+    changed = [
+        key
+        for key in sorted(own.keys() | base.keys())
+        if own.get(key) != base.get(key) and key.partition(".")[0] not in ignored
+    ]
     return {
         "row": trial.row,
         "subject": trial.subject,

@@ -109,18 +109,19 @@ def _runs(records: Records, row: str) -> set[tuple[str, int]]:
     return {(trial.subject or "", trial.seed) for trial in records.of(row) if trial.folder is not None}
 
 
-def subject_table(records: Records) -> pd.DataFrame:
-    """The table's score by subject: columns row, subject, score, low, high, n_units. Empty for a single subject."""
+def subject_table(records: Records, metric: str) -> pd.DataFrame:
+    """A score by subject: columns row, subject, score, low, high, n_units, published (NaN where nothing is)."""
     lines = []
-    facts = records.facts(records.metric)
-    for row, subject in product(records.rows, records.subjects if len(records.subjects) > 1 else []):
+    facts = records.facts(metric)
+    for row, subject in product(records.rows, records.subjects):
         runs = {run for run in _runs(records, row.id) if run[0] == (subject or "")}
-        scores = item_scores(records, row.id, records.metric, runs)
+        scores = item_scores(records, row.id, metric, runs)
         if len(scores):
             interval = statistics.mean_interval(scores["score"], units(scores), bounds=facts.bounds)
             line = {"row": row.id, "subject": subject, "score": interval.estimate, "low": interval.low}
+            line |= {"published": row.published.get(metric, {}).get(str(subject), float("nan"))}
             lines.append(line | {"high": interval.high, "n_units": interval.n_units})
-    return pd.DataFrame(lines, columns=["row", "subject", "score", "low", "high", "n_units"])
+    return pd.DataFrame(lines, columns=["row", "subject", "score", "low", "high", "n_units", "published"])
 
 
 def seed_differences(records: Records) -> pd.DataFrame:

@@ -26,12 +26,13 @@ if __name__ == "__main__":  # Python put sweeps/ first, where our file names cou
 from cnd.errors import UserError
 from cnd.experiment import Experiment, parse_assignments, today
 from cnd.json_files import read_json
+from cnd.paper import published
 from cnd.store.convergence import verdict
 from cnd.store.folder import SweepFolder, damaged
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
 from sweeps.options import parse
-from sweeps.spec import SCORE, Sweep, load_base, load_sweep
+from sweeps.spec import SCORE, Line, Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
 from sweeps.trials import Trial, count_stages, in_table_order, resolve
 
@@ -232,6 +233,7 @@ def definition(request: Request, trials: list[Trial]) -> dict[str, Any]:
     """What the folder keeps of the sweep, as JSON values."""
     sweep = request.sweep
     first = {trial.row: trial for trial in reversed(in_table_order(sweep, trials))}
+    subjects = list(dict.fromkeys(trial.subject for trial in trials if trial.subject is not None))
     content = sweep.model_dump(mode="json", include={"name", "title", "description", "reference"})
     return content | {
         "paper_metric": sweep.paper_metric and sweep.paper_metric.describe(),
@@ -245,17 +247,27 @@ def definition(request: Request, trials: list[Trial]) -> dict[str, Any]:
                 "label": line.label,
                 "settings": first[line.id].settings,
                 "set": {today(key): value for key, value in line.set.items()},
-                "paper": getattr(line, "paper", None),
+                "paper": _paper(sweep, line, subjects),
+                "published": published(getattr(line, "published", None) or ""),
                 "control": first[line.id].control,
                 "role": first[line.id].role,
             }
             for line in sweep.lines
             if line.id in first
         ],
-        "subjects": list(dict.fromkeys(trial.subject for trial in trials if trial.subject is not None)),
+        "subjects": subjects,
         "seeds": sorted({trial.seed for trial in trials}),
         "factors": [factor.model_dump(mode="json") for factor in sweep.factors],
     }
+
+
+def _paper(sweep: Sweep, line: Line, subjects: list[str]) -> float | None:
+    """The paper's figure of a row; else the mean of what was published of its decoder on these subjects."""
+    if (stated := getattr(line, "paper", None)) is not None or sweep.paper_metric is None:
+        return stated
+    scores = published(getattr(line, "published", None) or "").get(str(sweep.paper_metric.describe()["name"]), {})
+    known = [scores[subject] for subject in subjects if subject in scores]
+    return round(sum(known) / len(known), 2) if known and len(known) == len(subjects) else None
 
 
 def _show_result(request: Request, trials: list[Trial], uri: str) -> None:

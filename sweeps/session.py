@@ -124,7 +124,7 @@ class Scribe:
 def _flat(trial: Trial) -> dict[str, Any]:
     from cnd.store.tracking import flatten
 
-    return flatten(trial.experiment.model_dump(mode="json", exclude={"name", "description"}))
+    return flatten(trial.experiment.model_dump(mode="json", exclude={"name", "description", "rivals"}))
 
 
 class Session:

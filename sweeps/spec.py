@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Valida
 from cnd import registry
 from cnd.errors import UserError, nearest
 from cnd.experiment import Experiment, load_experiment, override
+from cnd.paper import PUBLISHED, published
 from cnd.protocols import Metric
 from cnd.reading import explain, read_yaml
 from cnd.settings import Config
@@ -68,7 +69,15 @@ class Row(Line):
     """A row of the paper's table."""
 
     paper: float | None = None  # the paper's score in %
+    published: str | None = None  # method of cnd.paper.PUBLISHED whose scores stand beside it, subject by subject
     show: dict[str, str] = Field(default_factory=dict)  # column key: text, where the setting does not apply
+
+    @model_validator(mode="after")
+    def _was_published(self) -> Row:
+        if self.published is not None and not published(self.published):
+            methods = {line.method for line in PUBLISHED}
+            raise ValueError(f"nothing is known of a method '{self.published}'{nearest(self.published, methods)}")
+        return self
 
 
 class Control(Line):

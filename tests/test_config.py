@@ -59,6 +59,33 @@ def test_override_of_kind_drops_the_old_settings(base: Experiment):
     assert override(ridge, {"decoder.kind": "cnd", "phase1.mask_ratio": 0.5}, "--set").decoder.phase1.mask_ratio == 0.5
 
 
+def test_another_decoder_starts_from_what_the_experiment_has_for_it(base: Experiment):
+    chosen = {"decoder.phase2.max_steps": 7, "rivals": {"dc_ldm": {"phase2": {"lr": 0.25, "context_tokens": 3}}}}
+    changed = override(base, chosen, "--set")
+    assert changed.decoder == override(base, {"decoder.phase2.max_steps": 7}, "--set").decoder
+    rival = override(changed, {"decoder.kind": "dc_ldm", "decoder.phase2.context_tokens": 4}, "--set").decoder
+    assert (rival.phase2.lr, rival.phase2.max_steps, rival.phase2.context_tokens) == (0.25, 7, 4)
+    assert override(changed, {"decoder.kind": "ridge"}, "--set").decoder.kind == "ridge"
+    edited = override(base, {"rivals.dc_ldm.phase1.lr": 0.5, "decoder.kind": "dc_ldm"}, "--set")
+    assert edited.decoder.phase1.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("rivals", "expected"),
+    [
+        ("{dc_ldn: {}}", "there is no decoder 'dc_ldn'; did you mean 'dc_ldm'?"),
+        ("{dc_ldm: {phase2: {lrr: 1}}}", "dc_ldm: unknown key 'phase2.lrr'; did you mean 'lr'?"),
+        ("{ridge: {n_splits: 0}}", "ridge: n_splits = 0"),
+    ],
+)
+def test_settings_of_a_rival_are_checked_when_the_file_is_read(tmp_path: Path, rivals: str, expected: str):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"data: {{kind: simulated}}\nrivals: {rivals}\n")
+    with pytest.raises(UserError) as caught:
+        load_experiment(file)
+    assert str(caught.value).startswith(f"{file}:2: rivals") and expected in str(caught.value)
+
+
 def test_override_leaves_the_base_alone(base: Experiment):
     assert override(base, {"phase1.mask_ratio": 0.5}, "--set").decoder.phase1.mask_ratio == 0.5
     assert base.decoder.phase1.mask_ratio == 0.75

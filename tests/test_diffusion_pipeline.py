@@ -265,7 +265,7 @@ def test_export_refuses_what_it_cannot_do(smoke_record: Path, smoke_cache: Stage
         workflow.export_record(smoke_record, smoke_cache, 3, tmp_path / "out")
     with pytest.raises(UserError, match="is gone; run the sweep again"):
         workflow.export_record(smoke_record, StageCache(tmp_path / "empty"), 0, tmp_path / "out")
-    ridge = workflow.run(override(load_experiment(SMOKE), {"decoder.kind": "ridge"}, "test"), smoke_cache)
-    with pytest.raises(UserError, match=r"decoder\.kind = ridge"):
-        workflow.export_record(ridge, smoke_cache, 0, tmp_path / "out")
+    oracle = workflow.run(override(load_experiment(SMOKE), {"decoder.kind": "oracle"}, "test"), smoke_cache)
+    with pytest.raises(UserError, match=r"decoder\.kind = oracle"):
+        workflow.export_record(oracle, smoke_cache, 0, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -446,7 +446,7 @@ def test_differences_compare_the_same_seeds_while_a_sweep_is_unfinished(tmp_path
 
 
 def test_subjects_are_averaged_and_shown_apart(tmp_path: Path) -> None:
-    rows = [table_row("10"), table_row("1")]
+    rows = [table_row("10", published={"nway50_top1": {"2": 14.4}}), table_row("1")]
     sweep = write_sweep(tmp_path, rows, [0], subjects=["1", "2"])
     for row in ("10", "1"):
         for subject, seed in (("1", 0), ("2", 1)):  # another seed stands for another subject's scores
@@ -454,9 +454,10 @@ def test_subjects_are_averaged_and_shown_apart(tmp_path: Path) -> None:
             write_trial(sweep, row, 0, record=record.relative_to(tmp_path).as_posix(), subject=subject)
             (sweep / "trials" / f"{row}-seed0.json").rename(sweep / "trials" / f"{row}-subject{subject}-seed0.json")
     records = read_sweep(tmp_path, sweep)
-    by_subject = tables.subject_table(records).set_index(["row", "subject"])["score"]
+    by_subject = tables.subject_table(records, records.metric).set_index(["row", "subject"])["score"]
     assert by_subject["10", "2"] > by_subject["10", "1"] + 0.2
     mean = tables.score_table(records).set_index(["row", "metric"]).loc[("10", records.metric), "score"]
     assert mean == pytest.approx((by_subject["10", "1"] + by_subject["10", "2"]) / 2)
     page = Page(build_report(tmp_path, sweep))
+    assert "published 14.4" in page.text and "real fMRI; this run's are SIMULATED subjects" in page.text
     assert "By subject" in page.text and "means over 2 subjects" in page.text and "--subjects 1,2" in page.text

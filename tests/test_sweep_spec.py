@@ -208,8 +208,8 @@ def test_every_shipped_sweep_and_experiment_fits(tmp_path: Path) -> None:
     for sweep in names_in(SWEEPS):
         for experiment in names_in(EXPERIMENTS):
             base = load_base(experiment, {})
-            if sweep == "figure3a" and experiment not in ("god", "simulated", "smoke"):
-                continue  # a sweep over five subjects
+            if (sweep, experiment) in (("figure3a", "bold5000"), ("figure3a", "digits69"), ("figure4", "digits69")):
+                continue  # fewer subjects
             assert resolve(load_sweep(sweep), base, fake_pipeline.steps, None, 1, {})
 
 

@@ -30,17 +30,18 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from cnd.decoders.affine import AffineDecoder
 from cnd.decoders.conditioned import ByEmbedding
 from cnd.decoders.ridge import mean_correlation
 from cnd.errors import UserError
-from cnd.protocols import Decoder, Fitted, FmriSplit, Lab, TrainingSet
+from cnd.protocols import Fitted, FmriSplit, Lab, TrainingSet
 from cnd.settings import Rate
 
 MOST_ITERATIONS = 1000
 GRADIENT = 1e-4  # largest entry that counts as none, in coordinates where the loss has a curvature of about one
 
 
-class LinearContrastiveDecoder(Decoder):
+class LinearContrastiveDecoder(AffineDecoder):
     """InfoNCE on a linear map from voxels into the concept bank, then the same frozen generator."""
 
     uses_labels: ClassVar[bool] = True

@@ -12,12 +12,13 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from cnd.decoders.affine import AffineDecoder
 from cnd.decoders.conditioned import ByEmbedding
-from cnd.protocols import Decoder, Fitted, FmriSplit, Lab, TrainingSet
+from cnd.protocols import Fitted, FmriSplit, Lab, TrainingSet
 from cnd.settings import Rate
 
 
-class RidgeDecoder(Decoder):
+class RidgeDecoder(AffineDecoder):
     """Ridge from voxels into the concept bank, then the same frozen generator."""
 
     uses_labels: ClassVar[bool] = True

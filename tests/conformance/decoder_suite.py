@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from cnd.data.storage import load_dataset
@@ -153,6 +154,28 @@ class DecoderSuite:
         noise = Noise(experiment.seed, 2).latents(len(test), fitted.generator.latent_shape)
         images = draw(experiment.sampling, fitted.generator, condition.to(lab.device), noise)
         assert np.array_equal(images, first.images)
+
+    def test_what_it_exports_has_its_condition(self, first: First, tmp_path: Path) -> None:
+        """Where it declares a condition: the exported pipeline gives the same one. Else it is refused in one line."""
+        from cnd.generators.pipeline import CndPipeline
+
+        experiment = self.experiment()
+        (fold,), bench = all_folds(experiment), Workbench(first.cache)
+        lab = Laboratory(bench, fold.given, fold.given.classes, experiment.generator)
+        test = bench.value(fold.given.data).test
+        content = experiment.model_dump(mode="json")
+        if not (self.decoder.learns and can_be_analysed(experiment)):
+            with pytest.raises(UserError, match=r"cannot be exported|nothing that can be exported"):
+                self.decoder.export(lab, test.fmri.shape[1], content, tmp_path / "out")
+            return
+        self.decoder.export(lab, test.fmri.shape[1], content, tmp_path / "out")
+        pipeline = CndPipeline.from_pretrained(tmp_path / "out")
+        fitted: Any = self.decoder.fit(bench.value(fold.given.training), lab)
+        expected = fitted.condition(patterns(self.decoder, lab, test))
+        with torch.no_grad():
+            found = pipeline.condition(torch.from_numpy(test.fmri))
+        for ours, theirs in zip(expected, found, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
     def test_what_it_names_as_replaceable_can_be_replaced(self, first: First) -> None:
         """Where it declares interventions: scores of every variant, and of the decoder as it is."""
