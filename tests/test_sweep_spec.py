@@ -180,6 +180,7 @@ def test_a_table_of_ones_own_is_read_by_path(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("id: b", "id: a", "row 'a' appears twice"),
+        ("id: b", "published: SS-AF\n    id: b", "nothing is known of a method 'SS-AF'; did you mean 'SS-AE'"),
         ("reference: a", "reference: z", "no row 'z'"),
         ("base: a", "base: z", "no row 'z'"),
         ("label: control", "lable: x", r"mine.yaml:11: unknown key 'controls.0.lable'; did you mean 'label'"),
@@ -211,6 +212,15 @@ def test_every_shipped_sweep_and_experiment_fits(tmp_path: Path) -> None:
             if (sweep, experiment) in (("figure3a", "bold5000"), ("figure3a", "digits69"), ("figure4", "digits69")):
                 continue  # fewer subjects
             assert resolve(load_sweep(sweep), base, fake_pipeline.steps, None, 1, {})
+
+
+def test_published_scores_are_averaged_over_the_subjects_that_run() -> None:
+    from sweeps.run import _paper
+
+    sweep = load_sweep("figure3a")
+    row = next(row for row in sweep.rows if row.id == "ss_ae")
+    assert _paper(sweep, row, ["1", "3"]) == pytest.approx((2.8 + 7.8) / 2)
+    assert _paper(sweep, row, ["1", "6"]) is None and _paper(sweep, sweep.controls[0], ["1"]) is None
 
 
 def test_names_and_paths_that_are_not_there() -> None:
