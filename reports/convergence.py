@@ -167,7 +167,7 @@ def took(records: Records, found: dict[str, RowState]) -> list[dict[str, Any]]:
         state = found[row.id]
         line: dict[str, Any] = {"title": row.title, "word": state.word, "late": state.state == "no"}
         line["why"] = state.why(records.metrics[0].scale)
-        lines.append(line | {name: float(told[name].mean()) for name in told})
+        lines.append(line | {str(name): float(told[name].mean()) for name in told})
     return lines
 
 

@@ -111,7 +111,7 @@ def section(records: Records) -> Section | None:
     sheets = _sheets(records, decoders, cells)
     if not sheets:
         return None
-    rule = _rule(records, judge, list(groups), len(ranked))
+    rule = _rule(records, judge, list(groups), [float(item["score"]) for item in ranked])
     return Section(rule, lines, sheets, album.encoded(), missing, keys, [row.id for row in decoders])
 
 
@@ -127,18 +127,18 @@ def rank(records: Records, row: str) -> pd.DataFrame:
     """The items of a row from best to worst by the table's score, averaged over samples and seeds, then over subjects.
 
     Returns:
-        Columns key, item, name (of the category) and score. Ties stand in order of item numbers; items that not every
-        subject has are left out.
+        Columns key, item (its number for the first subject), name (of the category) and score. Ties stand in order of
+        item numbers; items that not every subject has are left out.
     """
-    own = _keyed(records.items[records.items["row"] == row]).dropna(subset=[records.metric])
+    own = _keyed(records.items[records.items["row"] == row]).dropna(subset=[records.metric]).sort_index()
     by_subject = own.groupby(["key", "subject"])[records.metric].mean().groupby("key")
     groups = own.groupby("key")
-    table = pd.DataFrame({"item": groups["item"].min(), "name": groups["category_name"].first()})
-    table = table.assign(score=by_subject.mean(), n=by_subject.size())
-    table = table[table["n"] == table["n"].max()]
-    sign = -1 if records.facts(records.metric).higher_is_better else 1
-    order = sign * table["score"].round(9)  # equal scores that were summed in another order differ in the last digits
-    return table.assign(order=order).sort_values(["order", "item"]).reset_index()[["key", "item", "name", "score"]]
+    table = pd.DataFrame({"item": groups["item"].first(), "name": groups["category_name"].first()})
+    # equal scores that were summed in another order differ in the last digits
+    table = table.assign(score=by_subject.mean().round(9), n=by_subject.size())
+    table = table[table["n"] == table["n"].max()].reset_index()
+    up = records.facts(records.metric).higher_is_better
+    return table.sort_values(["score", "item"], ascending=[not up, True])[["key", "item", "name", "score"]]
 
 
 def choose(n: int) -> dict[str, range]:
@@ -178,20 +178,30 @@ def _ranked(records: Records, decoders: Sequence[TableRow]) -> tuple[str | None,
     return None, []
 
 
-def _rule(records: Records, judge: str, groups: list[str], n: int) -> str:
-    """The sentences above the sheets."""
+def _rule(records: Records, judge: str, groups: list[str], scores: list[float]) -> str:
+    """The sentences above the sheets.
+
+    Args:
+        scores: of the ranked items, from best to worst.
+    """
     title = next(row.title for row in records.rows if row.id == judge)
-    who = (
-        f"the reference row, {title}" if judge == records.reference else f"{title}, as the reference row has no result"
-    )
+    why = "the reference row" if judge == records.reference else "as the reference row has no result"
     over = "samples, training seeds and subjects" if len(records.subjects) > 1 else "samples and training seeds"
     shown = "all are shown" if len(groups) == 1 else f"shown are the {', the '.join(groups).lower()}"
     return (
-        f"Items are chosen by a rule: the {n} test items are ranked by {records.scale.title} of {title} ({why}), averaged over "
-        f"{over}, ties by item number; {shown}. That row ranks by its own luck too, so it looks better at the top and "
-        "worse at the bottom than it is: compare rows by the table. Shown is sample 0 of the first finished training "
-        f"seed, never the best sample; under each picture stands its own score, {records.scale.axis}."
+        f"Items are chosen by a rule: the {len(scores)} test items are ranked by {records.scale.title} of {title} "
+        f"({why}), averaged over {over}, ties by item number; {shown}.{_ties(scores)} What that row drew by luck "
+        "counts in the ranking, so it looks better at the top and worse at the bottom than it is: compare rows by the table. "
+        "Shown is sample 0 of the first finished training seed, never the best sample; under each picture stands its "
+        f"own score, {records.scale.axis}."
     )
+
+
+def _ties(scores: list[float]) -> str:
+    """How many items share the best or the worst score, where they are more than are shown."""
+    ends = {"best": sum(score == scores[0] for score in scores), "worst": sum(score == scores[-1] for score in scores)}
+    told = [f"{n} items share the {end} score" for end, n in ends.items() if n > EACH]
+    return f" {' and '.join(told)}: which of them are shown says nothing." if told else ""
 
 
 # ---------------------------------------------------------------- the pictures
