@@ -159,7 +159,7 @@ def took(records: Records, found: dict[str, RowState]) -> list[dict[str, Any]]:
     """What each finished row took, means over its subjects and seeds; NaN where the records do not say.
 
     A line has title, trainable (parameters), steps, samples_seen, seconds_scoring; seconds as a whole, of Phase 1, of
-    the training after it, and of drawing with what is fitted then; and word, why and late on its convergence.
+    the training after it, and of drawing; and word, why and late on its convergence.
     """
     lines = []
     for row in (row for row in records.rows if row.id in found):

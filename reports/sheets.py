@@ -22,7 +22,7 @@ from reports.tables import STATE_WORDS
 EACH = 3  # items of each group
 GROUPS = ("Best three", "Three around the median", "Worst three")
 SIDES = (128, 112, 96, 80, 64, 48, 32)  # px; larger pictures are reduced to the first at which all fit in BYTES
-BYTES = 4_500_000  # of all pictures together, as they stand in the page
+BYTES = 5_000_000  # of all pictures together, as they stand in the page
 NARROWEST = 64  # px on the screen: smaller pictures are magnified
 
 Key = str  # of a stimulus: how often it came before, and its name; subjects may number their test items differently
@@ -191,8 +191,8 @@ def _rule(records: Records, judge: str, groups: list[str], scores: list[float]) 
     return (
         f"Items are chosen by a rule: the {len(scores)} test items are ranked by {records.scale.title} of {title} "
         f"({why}), averaged over {over}, ties by item number; {shown}.{_ties(scores)} What that row drew by luck "
-        "counts in the ranking, so it looks better at the top and worse at the bottom than it is: compare rows by the table. "
-        "Shown is sample 0 of the first finished training seed, never the best sample; under each picture stands its "
+        "counts in the ranking, so it looks better at the top and worse at the bottom than it is: compare rows by the "
+        "table. Shown is sample 0 of the first finished training seed, never the best sample; under each picture is its "
         f"own score, {records.scale.axis}."
     )
 

@@ -213,7 +213,7 @@ def test_a_reader_is_told_the_rule(swept: tuple[Page, Records, str]) -> None:
     text = swept[0].text
     rule = text.index("averaged over samples, training seeds and subjects, ties by item number")
     assert rule < text.index("All decoders, subject 1")
-    for words in ["Shown is sample 0", "under each picture stands its own score, 50-way top-1, %", "compare rows by"]:
+    for words in ["Shown is sample 0", "under each picture is its own score, 50-way top-1, %", "compare rows by"]:
         assert words in text
     assert "Without pictures: <script>" in text and "subject 3: failed" in text
     assert "Floors, ceilings and nulls" in text and "for the stimuli of the image sheet" in text
