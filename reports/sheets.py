@@ -188,12 +188,13 @@ def _rule(records: Records, judge: str, groups: list[str], scores: list[float]) 
     why = "the reference row" if judge == records.reference else "as the reference row has no result"
     over = "samples, training seeds and subjects" if len(records.subjects) > 1 else "samples and training seeds"
     shown = "all are shown" if len(groups) == 1 else f"shown are the {', the '.join(groups).lower()}"
+    ties = "" if len(groups) == 1 else _ties(scores)
     return (
         f"Items are chosen by a rule: the {len(scores)} test items are ranked by {records.scale.title} of {title} "
-        f"({why}), averaged over {over}, ties by item number; {shown}.{_ties(scores)} What that row drew by luck "
+        f"({why}), averaged over {over}, ties by item number; {shown}.{ties} What that row drew by luck "
         "counts in the ranking, so it looks better at the top and worse at the bottom than it is: compare rows by the "
-        "table. Shown is sample 0 of the first finished training seed, never the best sample; under each picture is its "
-        f"own score, {records.scale.axis}."
+        "table. Shown is sample 0 of the first finished training seed, never the best sample; under each picture is "
+        f"its own score, {records.scale.axis}."
     )
 
 
