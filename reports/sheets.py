@@ -5,8 +5,6 @@ The paper's Figures 1, 3b, 3c and 7, but with items that a rule chooses.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,36 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
+from reports.album import Album, Cell, Picture
 from reports.collect import RecordedTrial, Records, TableRow, read_images
 from reports.tables import STATE_WORDS
 
 EACH = 3  # items of each group
 GROUPS = ("Best three", "Three around the median", "Worst three")
-SIDES = (128, 112, 96, 80, 64, 48, 32)  # px; larger pictures are reduced to the first at which all fit in BYTES
-BYTES = 5_000_000  # of all pictures together, as they stand in the page
-NARROWEST = 64  # px on the screen: smaller pictures are magnified
 
 Key = str  # of a stimulus: how often it came before, and its name; subjects may number their test items differently
 Place = tuple[str, str | None]  # row and subject
-
-
-class Picture(NamedTuple):
-    """One picture of the page; every sheet that shows it refers to it."""
-
-    source: str  # data: URL
-    width: int  # px, its own
-    height: int
-    magnified: int  # times on the screen
-
-
-class Cell(NamedTuple):
-    """A picture in its place."""
-
-    picture: int  # index into the pictures
-    description: str
-    score: str  # of this very picture
 
 
 class Line(NamedTuple):
@@ -102,7 +80,7 @@ def section(records: Records) -> Section | None:
     shown = [(group, rank, ranked[rank]) for group, ranks in groups.items() for rank in ranks]
     keys = [str(item["key"]) for _, _, item in shown]
     drawn, missing = _read(records, decoders, keys)
-    album = _Album()
+    album = Album()
     lines = [
         Line(group, str(item["name"]), int(item["item"]), rank + 1, _stimulus(item, drawn, album))
         for group, rank, item in shown
@@ -259,48 +237,14 @@ def _sentences(row: TableRow, why: dict[str, str], n_subjects: int) -> list[str]
     return [f"{row.title}, subject {subject}: {reason}" for subject, reason in why.items()]
 
 
-class _Album:
-    """The pictures of all sheets, each once."""
-
-    def __init__(self) -> None:
-        self._pixels: list[NDArray[np.uint8]] = []
-
-    def add(self, pixels: NDArray[np.uint8], description: str, score: str = "") -> Cell:
-        """A cell that shows this picture, uint8 [1 or 3, height, width]."""
-        self._pixels.append(pixels)
-        return Cell(len(self._pixels) - 1, description, score)
-
-    def encoded(self) -> list[Picture]:
-        """All pictures, reduced as far as it takes to keep the page small."""
-        for side in SIDES:
-            found = [encode(pixels, side) for pixels in self._pixels]
-            if sum(len(picture.source) for picture in found) <= BYTES:
-                break
-        return found
-
-
-def encode(pixels: NDArray[np.uint8], side: int) -> Picture:
-    """A PNG of the picture at its own size, or reduced to ``side`` px where it is larger.
-
-    Args:
-        pixels: uint8 [1 or 3, height, width].
-    """
-    image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels[:3], 0, -1))
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="png")
-    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-    return Picture(source, *image.size, magnified=-(-NARROWEST // max(image.size)))
-
-
-def _stimulus(item: dict[Hashable, Any], drawn: dict[Place, dict[Key, Drawn]], album: _Album) -> Cell | None:
+def _stimulus(item: dict[Hashable, Any], drawn: dict[Place, dict[Key, Drawn]], album: Album) -> Cell | None:
     """The stimulus as the first row that has it left it."""
     pixels = next((found[item["key"]].stimulus for found in drawn.values() if item["key"] in found), None)
     return None if pixels is None else album.add(pixels, f"Stimulus: {item['name']}")
 
 
 def _column(
-    records: Records, place: Place, keys: list[Key], found: dict[Key, Drawn], album: _Album
+    records: Records, place: Place, keys: list[Key], found: dict[Key, Drawn], album: Album
 ) -> list[Cell | None]:
     """Cells of one row and subject; None where the subject did not see the item."""
     row, subject = place

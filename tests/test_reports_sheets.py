@@ -16,7 +16,7 @@ from report_records import CONTROLS, ROWS, finished_sweep, table_row, write_reco
 from safetensors.numpy import load_file
 from test_reports import Page
 
-from reports import convergence, sheets
+from reports import album, convergence, sheets
 from reports.build import build_report
 from reports.collect import Records, read_sweep
 
@@ -26,7 +26,7 @@ RIVAL = CONTROLS[0] | {"label": EVIL}
 FLOOR = table_row("floor", label="Mean class", control=True, role="floor")
 
 
-def pixels(picture: sheets.Picture) -> np.ndarray:
+def pixels(picture: album.Picture) -> np.ndarray:
     """What a browser shows, [height, width] or [height, width, 3]."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.source.removeprefix("data:image/png;base64,")))))
 
@@ -159,7 +159,7 @@ def test_a_subject_with_other_items_shows_the_same_stimuli(tmp_path: Path) -> No
 )
 def test_only_large_pictures_are_reduced(shape: tuple[int, ...], size: tuple[int, int], magnified: int) -> None:
     random = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    picture = sheets.encode(random, 128)
+    picture = album.encode(random, 128)
     assert (picture.width, picture.height, picture.magnified) == (*size, magnified)
     if max(shape) <= 128:
         np.testing.assert_array_equal(pixels(picture), random[0] if shape[0] == 1 else random.transpose(1, 2, 0))
@@ -167,11 +167,11 @@ def test_only_large_pictures_are_reduced(shape: tuple[int, ...], size: tuple[int
 
 def test_many_pictures_are_made_smaller_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = read_sweep(tmp_path, finished_sweep(tmp_path, ROWS[1:3], size=100))
-    monkeypatch.setattr(sheets, "BYTES", 400_000)
+    monkeypatch.setattr(album, "BYTES", 400_000)
     section = sheets.section(records)
     assert section is not None
     (side,) = {picture.width for picture in section.pictures}
-    assert 32 < side < 100 and side in sheets.SIDES
+    assert 32 < side < 100 and side in album.SIDES
     assert 200_000 < sum(len(picture.source) for picture in section.pictures) <= 400_000
 
 
