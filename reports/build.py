@@ -9,7 +9,7 @@ import base64
 import io
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +22,9 @@ from matplotlib.figure import Figure
 from cnd import statistics
 from cnd.errors import UserError
 from cnd.keys import code_hash, content_hash, file_hash
-from reports import analysis, convergence, figures, interventions, provenance, subjects, text
+from reports import analysis, convergence, figures, interventions, provenance, sheets, subjects, text
 from reports.collect import Records, choose_items, read_attention, read_images, read_sweep
+from reports.scale import NOTHING
 from reports.tables import (
     Design,
     chance,
@@ -81,6 +82,8 @@ def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) ->
         "percent": text.percent,
         "p_value": text.p_value,
         "seconds": _seconds,
+        "minutes": _minutes,
+        "count": _count,
     }
     records = read_sweep(output, sweep_dir)
     analysed = analysis.section(records)
@@ -122,6 +125,7 @@ def _content(records: Records) -> dict[str, Any]:
     scores, differences = score_table(records), difference_table(records)
     plan = design(records, scores, differences)
     converged = convergence.states(records)
+    shown = sheets.section(records)
     return {
         "sweep": records.sweep,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -140,11 +144,13 @@ def _content(records: Records) -> dict[str, Any]:
         "rows": [_line(records, row.id, scores, differences, converged) for row in records.rows],
         "forest": _forest(records, differences, plan),
         "factors": _factors(records, scores),
-        "grid": _grid(records),
-        "attention": _attention(records),
+        "sheets": shown,
+        "grid": _grid(records, shown.rows if shown else []),
+        "attention": _attention(records, shown),
         "interventions": interventions.section(records),
         "curves": _curves(records),
         "convergence": _convergence(records, converged),
+        "took": _took(records, converged),
         "departures": provenance.departures(records),
         "rivals": provenance.rivals(records),
         "open_choices": provenance.open_choices(records),
@@ -240,15 +246,15 @@ def _factors(records: Records, scores: pd.DataFrame) -> Picture | None:
     return _picture(figure, f"{records.scale.title} against each varied setting, with 95 % intervals")
 
 
-def _grid(records: Records) -> dict[str, Any] | None:
-    """The same drawn stimuli for every finished row; the first sample of the first finished subject and seed."""
+def _grid(records: Records, elsewhere: Collection[str]) -> dict[str, Any] | None:
+    """The same drawn stimuli for every other finished row; the first sample of the first finished subject and seed."""
     chosen = choose_items(records.items, N_STIMULI)
     names = records.items.drop_duplicates("item").set_index("item")["category_name"]
     cells: list[dict[str, Any]] = []
     failed: list[str] = []
     for row in records.rows:
         trial = records.first(row.id)
-        if trial is None or trial.folder is None:
+        if row.id in elsewhere or trial is None or trial.folder is None:
             continue
         try:
             images = read_images(trial.folder, chosen)
@@ -300,21 +306,30 @@ def _convergence(records: Records, converged: dict[str, convergence.RowState]) -
             figures.validation_curves(points, late, level, first.scale),
             "Validation score of every row by samples seen, seeds averaged",
         ),
-        "lines": convergence.took(records, converged, first.scale),
         "together": together,
         "tolerance": first.scale.difference(statistics.TOLERANCE, False),
     }
 
 
-def _attention(records: Records) -> dict[str, Any] | None:
-    """Strongest concepts of the reference row for the stimuli of the image grid, and the weight of even attention."""
+def _took(records: Records, converged: dict[str, convergence.RowState]) -> dict[str, Any] | None:
+    """What each row took; None where nothing was trained."""
+    if not provenance.trained(records):
+        return None
+    lines = convergence.took(records, converged)
+    return {"lines": lines, "counted": any(math.isfinite(line["trainable"]) for line in lines)}
+
+
+def _attention(records: Records, shown: sheets.Section | None) -> dict[str, Any] | None:
+    """Strongest concepts of the reference row for the stimuli of the images, and the weight of even attention."""
     trial = records.first(records.reference)
     attention = read_attention(trial.folder) if trial and trial.folder else None
-    if attention is None:
+    if trial is None or attention is None:
         return None
     names = records.items.drop_duplicates("item").set_index("item")["category_name"]
+    known = sheets.numbers(records, trial)
+    items = [known.get(key, -1) for key in shown.items] if shown else choose_items(records.items, N_STIMULI)
     lines = []
-    for position, item in enumerate(choose_items(records.items, N_STIMULI)):
+    for position, item in enumerate(items):
         strongest = attention[attention["item"] == item].nlargest(N_CONCEPTS, "weight")
         if len(strongest):
             concepts = [(str(c), float(w)) for c, w in zip(strongest["concept_name"], strongest["weight"], strict=True)]
@@ -326,6 +341,14 @@ def _seconds(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.0f} s" if value < 600 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f}" if math.isfinite(seconds) else NOTHING
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if math.isfinite(number) else NOTHING
 
 
 def main(arguments: list[str], say: Callable[[str], None] = print) -> int:

@@ -11,7 +11,7 @@ import pandas as pd
 from cnd import statistics
 from cnd.statistics import Rise
 from cnd.store.convergence import PAIRED, State, curve_ends, units, verdict
-from reports.collect import Records
+from reports.collect import RecordedTrial, Records
 from reports.scale import Scale
 
 WORDS: dict[State, str] = {
@@ -155,22 +155,33 @@ def curves(records: Records) -> pd.DataFrame:
     return named[["row", "title", "control", "samples_seen", "score"]]
 
 
-def took(records: Records, found: dict[str, RowState], scale: Scale) -> list[dict[str, Any]]:
-    """What the training of each row took, means over its trials; a line a row with a curve."""
+def took(records: Records, found: dict[str, RowState]) -> list[dict[str, Any]]:
+    """What each finished row took, means over its subjects and seeds; NaN where the records do not say.
+
+    A line has title, trainable (parameters), steps, samples_seen, seconds_scoring; seconds as a whole, of Phase 1, of
+    the training after it, and of drawing; and word, why and late on its convergence.
+    """
     lines = []
-    for row in records.rows:
-        told = [t.summary["training"] for t in records.of(row.id) if t.folder and t.summary.get("training")]
-        state = found.get(row.id)
-        if not told or state is None or state.state == "no training":
-            continue
-        seconds = [_training_seconds(t.summary.get("seconds", {})) for t in records.of(row.id) if t.folder]
-        mean = {name: float(np.mean([entry[name] for entry in told])) for name in told[0]}
-        line = {"title": row.title, "word": state.word, "why": state.why(scale), "late": state.state == "no"}
-        lines.append(line | mean | {"seconds": float(np.mean(seconds))})
+    for row in (row for row in records.rows if row.id in found):
+        told = pd.DataFrame([_took(trial) for trial in records.of(row.id) if trial.folder is not None])
+        state = found[row.id]
+        line: dict[str, Any] = {"title": row.title, "word": state.word, "late": state.state == "no"}
+        line["why"] = state.why(records.metrics[0].scale)
+        lines.append(line | {str(name): float(told[name].mean()) for name in told})
     return lines
 
 
-def _training_seconds(seconds: dict[str, float]) -> float:
-    """Of the decoder's own steps but Phase 1; NaN where it has none."""
+def _took(trial: RecordedTrial) -> dict[str, float]:
+    """Numbers of one trial. Steps that it shares with others count whole: what it would take by itself."""
+    seconds = trial.summary.get("seconds", {})
+    training = trial.summary.get("training", {})
     own = [taken for step, taken in seconds.items() if step not in ("phase1", "sample")]
-    return sum(own) if own else float("nan")
+    unknown = float("nan")
+    return {
+        "trainable": trial.summary.get("parameters", {}).get("trainable", unknown),
+        **{name: training.get(name, unknown) for name in ("steps", "samples_seen", "seconds_scoring")},
+        "seconds": sum(seconds.values()) if seconds else unknown,
+        "seconds_phase1": seconds.get("phase1", unknown),
+        "seconds_training": sum(own) if own else unknown,
+        "seconds_drawing": seconds.get("sample", unknown),
+    }
