@@ -32,7 +32,7 @@ from pydantic import Field
 
 from cnd.decoders.affine import AffineDecoder
 from cnd.decoders.conditioned import ByEmbedding
-from cnd.decoders.ridge import mean_correlation
+from cnd.decoders.ridge import mean_correlation, parameters
 from cnd.errors import UserError
 from cnd.protocols import Fitted, FmriSplit, Lab, TrainingSet
 from cnd.settings import Rate
@@ -111,7 +111,8 @@ def fit(
     def predict(others: np.ndarray) -> np.ndarray:
         return (targets.mean(0) + ((others - centre) @ chosen) * scale).astype(np.float32)
 
-    return predict, {"contrastive_alpha": alphas[best], "map_norm": float(np.linalg.norm(chosen))}
+    facts = {"contrastive_alpha": alphas[best], "map_norm": float(np.linalg.norm(chosen))}
+    return predict, facts | {"parameters": parameters(train, targets)}
 
 
 def unit_embeddings(bank: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

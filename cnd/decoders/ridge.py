@@ -32,7 +32,12 @@ class RidgeDecoder(AffineDecoder):
         """Regress the embedding of each training item's class on its fMRI."""
         embeddings = lab.generator.concept_bank.cpu().numpy()[lab.classes]
         predict, alpha = fit(self, train.items, embeddings)
-        return ByEmbedding(predict, lab, {"ridge_alpha": alpha})
+        return ByEmbedding(predict, lab, {"ridge_alpha": alpha, "parameters": parameters(train.items, embeddings)})
+
+
+def parameters(train: FmriSplit, targets: np.ndarray) -> int:
+    """How many an affine map from voxels to targets [n_train, n_targets] has."""
+    return (train.fmri.shape[1] + 1) * targets.shape[1]
 
 
 def fit(

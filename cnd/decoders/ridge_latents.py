@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from cnd.decoders.conditioned import ByEmbedding
-from cnd.decoders.ridge import RidgeDecoder, fit
+from cnd.decoders.ridge import RidgeDecoder, fit, parameters
 from cnd.errors import UserError
 from cnd.protocols import Fitted, Lab, Patterns, TrainingSet
 from cnd.settings import Fraction
@@ -50,7 +50,8 @@ class RidgeLatentsDecoder(RidgeDecoder):
         embedding, alpha = fit(self, train.items, embeddings)
         latents = lab.value(lab.given.latents).flatten(1).numpy()
         latent, latent_alpha = fit(self, train.items, latents)
-        facts = {"ridge_alpha": alpha, "latent_ridge_alpha": latent_alpha}
+        fitted = parameters(train.items, embeddings) + parameters(train.items, latents)
+        facts = {"ridge_alpha": alpha, "latent_ridge_alpha": latent_alpha, "parameters": fitted}
         return _FromImage(embedding, latent, self.strength, lab, facts)
 
 

@@ -54,7 +54,8 @@ class Reconstruction(NamedTuple):
     Attributes:
         images: uint8 [item, sample, channels, height, width].
         attention: over the concept bank, float32 [item, concepts], rows sum to one; None where there is none.
-        facts: what the report should tell of the decoding, e.g. a chosen penalty.
+        facts: what the report should tell of the decoding, e.g. a chosen penalty; ``parameters``, how many were fitted,
+            of a decoder without steps of its own.
     """
 
     images: np.ndarray

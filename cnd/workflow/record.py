@@ -162,11 +162,15 @@ def _summary(e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tup
     once = {folder: name for _, name, folder in stages}  # folds may share a step
     infos = [{"stage": name} | read_json(folder / "info.json") for folder, name in once.items()]
     counted = next(({k: i[k] for k in ("trainable", "frozen")} for i in infos if "trainable" in i), {})
+    fitted = [i["facts"]["parameters"] for i in infos if "parameters" in i.get("facts", {})]
+    counted |= {"trainable": fitted[0]} if fitted else {}
     pooled = [i["n_patterns"] for i in infos if i["stage"] == "pretrain"]
     seconds: dict[str, float] = {}
     for info in infos:
         phase = "phase1" if info["stage"] == "pretrain" else info["stage"]
         seconds[phase] = seconds.get(phase, 0.0) + info["seconds"]
+        if "seconds_fit" in info:
+            seconds["fit"] = seconds.get("fit", 0.0) + info["seconds_fit"]
     return dict(
         n_items=n_items,
         n_samples=e.sampling.samples_per_item,

@@ -52,7 +52,9 @@ def reconstruct(
     dataset: FmriDataset = bench.value(data)
     train: TrainingSet = bench.value(training)
     lab = Laboratory(bench, given, classes, generator, [data, training, *needs.values()])
+    start = time.time()
     fitted = decoder.fit(train, lab)
+    fit = {} if decoder.steps(given) else {"seconds_fit": time.time() - start}  # steps of its own are timed there
     start = time.time()
     items = patterns(decoder, lab, dataset.test)
     found = fitted.reconstruct(items, Noise(seed, sampling.samples_per_item))
@@ -61,7 +63,7 @@ def reconstruct(
     if found.attention is not None:
         tensors["attention"] = torch.from_numpy(found.attention).contiguous()
     save_file(tensors, folder / SAMPLES)
-    write_json(folder / "info.json", {"seconds": time.time() - start, "facts": dict(found.facts)})
+    write_json(folder / "info.json", {"seconds": time.time() - start, "facts": dict(found.facts)} | fit)
 
 
 def patterns(decoder: Decoder, lab: Laboratory, items: FmriSplit) -> Patterns:
