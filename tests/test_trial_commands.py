@@ -98,11 +98,11 @@ def test_the_decoder_of_a_finished_run_is_exported(output: Path, tmp_path: Path)
     [
         (["analyse", "nosuch"], "nosuch: no such run"),
         (["analyse", "10-seed0", "--minus", "nosuch"], "nosuch: no such run"),
-        (["analyse", "oracle-seed0"], "decoder 'oracle' has nothing to analyse"),
+        (["analyse", "oracle-seed0"], "decoder 'oracle' has no condition of a UNet to analyse"),
         (["interventions", "oracle-seed0"], "decoder 'oracle' names no parts that can be replaced"),
         (["analyse", "10-seed0", "--set", "phase2.lr=1"], "only settings of the analysis can change"),
         (["export", "nosuch", "x"], "nosuch: no such run"),
-        (["export", "oracle-seed0", "x"], "trains nothing that can be exported"),
+        (["export", "oracle-seed0", "x"], "has no condition that gives its images, so it cannot be exported"),
         (["export", "10-seed0", "x", "--fold", "3"], "--fold 3: the run has the folds 0"),
     ],
 )

@@ -245,4 +245,5 @@ class Decoder(Part):
         """
         from cnd.errors import UserError
 
-        raise UserError(f"decoder.kind = {self.kind}: trains nothing that can be exported as a pipeline; choose 'cnd'")
+        why = "does not say how it is written" if self.has_condition else "has no condition that gives its images"
+        raise UserError(f"decoder.kind = {self.kind}: {why}, so it cannot be exported as a pipeline; choose 'cnd'")

@@ -185,7 +185,10 @@ def analyse_record(
     """
     experiment = read_experiment(record)
     if not can_be_analysed(experiment):
-        raise UserError(f"{record}: decoder '{experiment.decoder.kind}' has nothing to analyse; choose a run of CnD")
+        kind = experiment.decoder.kind
+        raise UserError(
+            f"{record}: decoder '{kind}' has no condition of a UNet to analyse; choose a run of CnD or ridge"
+        )
     experiment = override(experiment, edits or {}, "--set")
     folds = all_folds(experiment)
     bench = _reopened(record, cache, folds, "analysis", listener)
