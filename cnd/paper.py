@@ -335,6 +335,20 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "n_checkpoints":              Ours("baseline [6]"),
         "curve_items":                Ours("items whose reconstructions are scored along the training"),
     },
+    "IcGanDecoder": {
+        "generator_weights":          Ours("baseline [18]: an IC-GAN trained on ImageNet"),
+        "feature_weights":            Ours("baseline [18]: SwAV's ResNet-50"),
+        "alphas":                     Ours("baseline [18]: 500 for features, 1 for noise, 100 for dense vectors"),
+        "n_splits":                   Ours("baseline [18]: penalties are fixed"),
+        "transductive":               Stated("sec. 4.3", False, told="no tuning on the test set, for baselines too"),
+    },
+    "InversionConfig": {
+        "noise_steps":                Ours("baseline [18]: unknown"),
+        "dense_steps":                Ours("baseline [18]: unknown"),
+        "lr":                         Ours("baseline [18]: unknown"),
+        "feature_loss":               Ours("baseline [18]: unknown"),
+        "batch_size":                 Ours("memory"),
+    },
     "StimulusDecoder": {
         "autoencoded":                Ours("control"),
     },
