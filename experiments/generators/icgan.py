@@ -63,11 +63,11 @@ class Recipe:
     steps: int
     feature_batch: int = 128  # pairs of views
     temperature: float = 0.2
-    batch: int = 24  # images generated from normal noise, and as many from the encoder's
+    batch: int = 16  # images generated from normal noise, and as many from the encoder's
     n_neighbours: int = 20  # of an instance, itself among them; any of them is a real image for it
     lr: float = 1.5e-3  # of generator and encoder
     critic_lr: float = 1e-3
-    adversarial: float = 0.2  # weights of the generator's losses
+    adversarial: float = 0.1  # weights of the generator's losses
     reconstruction: float = 10.0
     divergence: float = 1e-3
     features: float = 1.0
@@ -79,19 +79,19 @@ RECIPES = {
         n_images=30_000,
         layout=Layout(n_features=64, embedding=48, chunk=24, channels=(96, 96, 64, 32, 16)),
         feature_channels=(16, 32, 64, 128),
-        feature_steps=450,
-        critic_channels=(16, 32, 64, 96),
-        encoder_channels=(16, 32, 64, 96),
-        steps=3000,
+        feature_steps=350,
+        critic_channels=(8, 16, 32, 64),
+        encoder_channels=(8, 16, 32, 64),
+        steps=2000,
     ),
     "digits": Recipe(
         n_images=20_000,
         layout=Layout(n_features=48, embedding=32, chunk=16, channels=(64, 64, 32, 16), image_channels=1),
         feature_channels=(16, 32, 64, 96),
-        feature_steps=450,
-        critic_channels=(16, 32, 64),
-        encoder_channels=(16, 32, 64),
-        steps=2500,
+        feature_steps=350,
+        critic_channels=(8, 16, 32),
+        encoder_channels=(8, 16, 32, 64),
+        steps=1500,
     ),
 }
 
@@ -198,7 +198,7 @@ class Critic(nn.Module):
 
     def forward(self, images: Tensor, features: Tensor) -> Tensor:
         h = F.relu(self.blocks(images)).sum((2, 3))
-        return self.linear(h)[:, 0] + (self.linear_feat(features) * h).sum(1)
+        return self.linear(h)[:, 0] + (self.linear_feat(F.normalize(features)) * h).sum(1)
 
 
 def shifted(images: Tensor, shift: list[int]) -> Tensor:

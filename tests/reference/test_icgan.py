@@ -40,7 +40,7 @@ def generator_of(layout: Layout, seed: int = 0) -> InstanceGenerator:
     """A float64 generator, every one of whose tensors is drawn."""
     network = InstanceGenerator(layout).double()
     for index, (name, tensor) in enumerate(network.state_dict().items()):
-        drawn = numbers(*tensor.shape, seed=100 * seed + index) if tensor.ndim else torch.tensor(0.7)
+        drawn = numbers(*tensor.shape, seed=100 * seed + index) if tensor.ndim else torch.tensor(0.7, dtype=torch.float64)
         tensor.copy_(drawn.abs() + 0.5 if name.endswith("stored_var") else drawn)
     return network.eval()
 
@@ -332,7 +332,8 @@ def test_descent_finds_a_minimum_and_names_a_loss_that_is_not_finite() -> None:
 
 def some_items(n: int = 24) -> tuple[FmriSplit, np.ndarray]:
     fmri = numbers(n, 8).numpy()
-    targets = fmri @ numbers(8, 5, seed=1).numpy() + 2 * numbers(n, 5, seed=2).numpy()
+    noise = numbers(n, 5, seed=2).numpy() * [0.1, 1, 2, 4, 8]
+    targets = fmri @ numbers(8, 5, seed=1).numpy() + noise
     images = np.zeros((n, 3, 2, 2), np.uint8)
     return FmriSplit(fmri.astype(np.float32), images, np.arange(n) // 4, [str(i) for i in range(n)]), targets
 

@@ -94,7 +94,7 @@ class InstanceGenerator(nn.Module):
 
     def dense_scale(self) -> float:
         """Root mean square of the entries of the dense vectors of normal noise, without the bias."""
-        return float(self.linear.normalised().square().sum(1).mean().sqrt())
+        return float(self.linear.normalised().detach().square().sum(1).mean().sqrt())
 
     def forward(
         self,

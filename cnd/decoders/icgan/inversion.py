@@ -81,7 +81,7 @@ def invert(networks: Networks, images: Tensor, config: InversionConfig) -> tuple
     generator = networks.generator
     with torch.no_grad():
         features = networks.features(images)
-        noise = torch.zeros(len(images), generator.layout.n_noise, device=images.device)
+        noise = images.new_zeros(len(images), generator.layout.n_noise)
         if networks.encoder is not None:
             noise = networks.encoder(images)
 
