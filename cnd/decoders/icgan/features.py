@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -74,7 +75,7 @@ class SmallFeatures(InstanceFeatures):
     normalised layers hear noise of length sqrt(n_noise).
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.network, self.n_features = network, int(network.num_classes)
         self.requires_grad_(False).eval()

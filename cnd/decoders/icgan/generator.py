@@ -108,7 +108,7 @@ class InstanceGenerator(nn.Module):
         x = x.unflatten(1, (self.layout.channels[0], self.layout.smallest, self.layout.smallest))
         for block, chunk in zip(self.blocks, noise.split(self.layout.chunk, 1)[1:], strict=True):
             condition = torch.cat([embedded, chunk], 1)
-            for part in block:
+            for part in block.children():
                 x = part(x, condition)
         return torch.tanh(self.output_layer(x))
 

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnd.decoders.icgan.networks import Networks, Sources, load
 from cnd.decoders.icgan.settings import InversionConfig
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from cnd.protocols import Bench, FmriDataset, Given
+    from cnd.protocols import Bench, FmriDataset, Given, ImageArray
 
 VECTORS = "vectors.safetensors"
 NAMES = ("features", "noise", "dense")
@@ -122,7 +122,7 @@ def descend(start: Tensor, scale: float, loss: Callable[[Tensor], Tensor], steps
     return (start + scale * moved).detach()
 
 
-def training_images(dataset: FmriDataset) -> np.ndarray:
+def training_images(dataset: FmriDataset) -> ImageArray:
     """uint8 images of the training items [n, c, h, w].
 
     Raises:
@@ -133,7 +133,7 @@ def training_images(dataset: FmriDataset) -> np.ndarray:
     return dataset.train.images
 
 
-def as_tensor(images: np.ndarray, device: object) -> Tensor:
+def as_tensor(images: np.ndarray, device: Any) -> Tensor:
     """uint8 images as floats between -1 and 1."""
     import torch
 
