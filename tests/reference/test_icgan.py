@@ -29,6 +29,7 @@ from cnd.protocols import FmriSplit, Stimuli
 from cnd.workflow.plan import all_folds
 
 SMALL = Layout(n_features=10, embedding=6, chunk=3, channels=(16, 16, 8), attention=(0,), smallest=2)
+GAMMA = torch.tensor(0.7, dtype=torch.float64)  # weight of attention
 SMOKE = load_experiment(Path(__file__).resolve().parents[2] / "experiments" / "smoke.yaml")
 
 
@@ -40,7 +41,7 @@ def generator_of(layout: Layout, seed: int = 0) -> InstanceGenerator:
     """A float64 generator, every one of whose tensors is drawn."""
     network = InstanceGenerator(layout).double()
     for index, (name, tensor) in enumerate(network.state_dict().items()):
-        drawn = numbers(*tensor.shape, seed=100 * seed + index) if tensor.ndim else torch.tensor(0.7, dtype=torch.float64)
+        drawn = numbers(*tensor.shape, seed=100 * seed + index) if tensor.ndim else GAMMA
         tensor.copy_(drawn.abs() + 0.5 if name.endswith("stored_var") else drawn)
     return network.eval()
 
@@ -86,7 +87,7 @@ def written_out(tensors: dict[str, Tensor], noise: Tensor, features: Tensor, den
         h = convolved(conditioned(h, f"{at}.bn2", condition).relu(), f"{at}.conv2")
         x = h + convolved(doubled(x), f"{at}.conv_sc")
         if index == 0:
-            x = x + 0.7 * attended(tensors, x)
+            x = x + GAMMA * attended(tensors, x)
     gain, bias = tensors["output_layer.0.gain"], tensors["output_layer.0.bias"]
     x = normed(x, "output_layer.0", gain[None], bias[None]).relu()
     return convolved(x, "output_layer.2").tanh()

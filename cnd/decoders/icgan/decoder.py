@@ -38,7 +38,7 @@ from cnd.protocols import (
     Reconstruction,
     Stimuli,
     TrainingSet,
-)  # fmt: skip
+)
 from cnd.settings import FileOf, Rate
 from cnd.steps import Step
 
