@@ -340,6 +340,7 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "feature_weights":            Ours("baseline [18]: SwAV's ResNet-50"),
         "alphas":                     Ours("baseline [18]: 500 for features, 1 for noise, 100 for dense vectors"),
         "n_splits":                   Ours("baseline [18]: penalties are fixed"),
+        "feature_length":             Ours("baseline [18]: as predicted"),
         "transductive":               Stated("sec. 4.3", False, told="no tuning on the test set, for baselines too"),
     },
     "InversionConfig": {

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from cnd._compat import make_torchvision_importable
 from cnd.decoders.icgan.checkpoints import load_generator, load_swav
-from cnd.decoders.icgan.decoder import IcGanDecoder, regress_features, regress_others, with_statistics_of
+from cnd.decoders.icgan.decoder import IcGanDecoder, of_length, regress_features, regress_others, with_statistics_of
 from cnd.decoders.icgan.features import InstanceFeatures, SwavFeatures
 from cnd.decoders.icgan.generator import InstanceGenerator, Layout, SpectralConv2d, SpectralLinear, layout_of
 from cnd.decoders.icgan.inversion import as_tensor, descend, invert
@@ -376,6 +376,13 @@ def test_transductive_features_have_the_statistics_of_the_training_images() -> N
     np.testing.assert_allclose(found.std(0), known.std(0), rtol=1e-5)
     for a, b in zip(found.T, predicted.T, strict=True):
         assert np.corrcoef(a, b)[0, 1] == pytest.approx(1)
+
+
+def test_features_are_brought_to_a_length() -> None:
+    predicted, known = numbers(7, 4).numpy(), 3 * F.normalize(numbers(9, 4, seed=1)).numpy()
+    found = of_length(predicted, known, 1.5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 4.5, rtol=1e-5)
+    np.testing.assert_allclose(found / 4.5, predicted / np.linalg.norm(predicted, axis=1, keepdims=True), atol=1e-6)
 
 
 # ---------------------------------------------------------------- the decoder

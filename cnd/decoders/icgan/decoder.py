@@ -11,6 +11,8 @@ Departures from the published method:
 - Predicted features are brought to the mean and spread of those of the training images by the spread of predictions of
   held-out training items, as decoder ``ridge`` does. Theirs are z-scored with the statistics of all predicted test
   items, so that an item's image depends on the others: ``transductive`` does that, and the report says so.
+- Predicted features are then brought to a fixed length (``feature_length``), since those of an image have one: a mean
+  of noisy predictions is shorter. Somewhat longer than an image's, they draw the category more clearly.
 - Without the published files (``generator_weights``, ``feature_weights``) small networks take their place
   (:mod:`cnd.decoders.icgan.networks`).
 """
@@ -61,6 +63,8 @@ class IcGanDecoder(Decoder):
     inversion: InversionConfig = InversionConfig()
     alphas: Annotated[tuple[Rate, ...], Field(min_length=1)] = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
     n_splits: Annotated[int, Field(ge=2)] = 5  # cross-validation over training categories
+    # length of predicted features over that of the features of an image; None: as they are predicted, as published
+    feature_length: Rate | None = 1.5
     transductive: bool = False  # predicted features are z-scored over all test items, as published
 
     @property
@@ -89,8 +93,7 @@ class IcGanDecoder(Decoder):
         features, alpha = regress_features(train.items, vectors["features"], self.alphas, self.n_splits)
         others = np.concatenate([vectors["noise"], vectors["dense"]], 1)
         predict = regress_others(train.items, others, self.alphas, self.n_splits)
-        known = vectors["features"] if self.transductive else None
-        return _FittedIcGan(networks.generator, features, predict, known, lab, {"feature_ridge_alpha": alpha})
+        return _FittedIcGan(self, networks.generator, features, predict, vectors["features"], lab, alpha)
 
     def missing(self) -> list[str]:
         """The files, where one of two is not set, or not there."""
@@ -177,24 +180,35 @@ def with_statistics_of(predicted: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return ((predicted - predicted.mean(0)) / spread * wanted.std(0) + wanted.mean(0)).astype(np.float32)
 
 
+def of_length(predicted: np.ndarray, wanted: np.ndarray, times: float) -> np.ndarray:
+    """Predictions [m, width], each brought to ``times`` the mean length of ``wanted`` [n, width]."""
+    length = times * np.linalg.norm(wanted, axis=1).mean()
+    return (predicted * (length / np.maximum(np.linalg.norm(predicted, axis=1, keepdims=True), 1e-12))).astype(
+        np.float32
+    )
+
+
 class _FittedIcGan:
     def __init__(
         self,
+        config: IcGanDecoder,
         generator: InstanceGenerator,
         features: Predict,
         others: Predict,
-        known: np.ndarray | None,
+        known: np.ndarray,
         lab: Lab,
-        facts: Mapping[str, float],
+        alpha: float,
     ) -> None:
-        self.generator, self.features, self.others = generator, features, others
-        self.known, self.lab, self.facts = known, lab, facts
+        self.config, self.generator, self.features, self.others = config, generator, features, others
+        self.known, self.lab, self.facts = known, lab, {"feature_ridge_alpha": alpha}
 
     def reconstruct(self, items: Patterns, noise: Noise) -> Reconstruction:
         """One image of each item, the same for every sample: nothing is drawn by chance."""
         features, others = self.features(items.fmri), self.others(items.fmri)
-        if self.known is not None:
+        if self.config.transductive:
             features = with_statistics_of(features, self.known)
+        if self.config.feature_length is not None:
+            features = of_length(features, self.known, self.config.feature_length)
         vectors, images = np.split(others, [self.generator.layout.n_noise], axis=1), []
         for start in range(0, len(items), BATCH):
             rows = slice(start, start + BATCH)
