@@ -240,6 +240,9 @@ SETTINGS: dict[str, dict[str, Entry]] = {
     "SsAeDecoderConfig": {
         "transductive":               Stated("sec. 4.3", False, told="no tuning on the test set, for baselines too"),
     },
+    "IcGanDecoder": {
+        "transductive":               Stated("sec. 4.3", False, told="no tuning on the test set, for baselines too"),
+    },
 
     # sampling (sec. 4.2, 5.2), by DDIM here; the paper names no sampler, and DC-LDM has PLMS
     "SamplingConfig": {

@@ -29,6 +29,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
         "cnd.decoders.nearest_training_image:NearestTrainingImageDecoder",
         "cnd.decoders.external:ExternalDecoder",
         "cnd.decoders.ss_ae.decoder:SsAeDecoder",
+        "cnd.decoders.icgan.decoder:IcGanDecoder",
     ),
     "cnd.metrics": ("cnd.metrics.nway:NWay", "cnd.metrics.pixels:PixelCorrelation"),
     "cnd.data": (

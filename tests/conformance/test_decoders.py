@@ -11,6 +11,7 @@ from decoder_suite import N_TEST, SMOKE, DecoderSuite, First, reconstruct
 from cnd import registry
 from cnd.decoders.external import ExternalDecoder
 from cnd.decoders.free_condition import FreeConditionDecoder
+from cnd.decoders.icgan.decoder import IcGanDecoder
 from cnd.decoders.linear_contrastive import LinearContrastiveDecoder
 from cnd.decoders.mean_condition import MeanConditionDecoder
 from cnd.decoders.nearest_training_image import NearestTrainingImageDecoder
@@ -102,6 +103,11 @@ class TestSsAe(DecoderSuite):
     def _save_after_every_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """So that a kill meets the state of an unfinished training."""
         monkeypatch.setattr("cnd.decoders.training.StateFile.due", lambda self: self.path is not None)
+
+
+class TestIcGan(DecoderSuite):
+    decoder = IcGanDecoder(inversion={"dense_steps": 1, "feature_loss": 0}, alphas=(1e2, 1e4), n_splits=2)
+    seed_matters = False
 
 
 class TestExternal(DecoderSuite):

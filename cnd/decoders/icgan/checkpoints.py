@@ -1,0 +1,63 @@
+"""Published networks read from files of the user's: the generator, and the ResNet-50 of the instance features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from cnd.checkpoint_files import check_values, open_checkpoint
+from cnd.decoders.icgan.features import SwavFeatures
+from cnd.decoders.icgan.generator import InstanceGenerator, from_tensors
+from cnd.errors import UserError
+
+GENERATOR_KEY, FEATURES_KEY = "decoder.generator_weights", "decoder.feature_weights"
+COUNTERS = ("num_batches_tracked",)  # integers among the weights
+
+
+def load_generator(path: Path) -> InstanceGenerator:
+    """The generator in a file with the published names, at any size, frozen.
+
+    Raises:
+        UserError: the file cannot be read, or is of another network.
+    """
+    tensors = read_tensors(path, GENERATOR_KEY)
+    try:
+        return from_tensors(tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error} ({GENERATOR_KEY}); take G_ema_best0.pth of an IC-GAN (BigGAN)") from error
+
+
+def load_swav(path: Path) -> SwavFeatures:
+    """The features of a ResNet-50 with torchvision's names, such as SwAV's, frozen.
+
+    Raises:
+        UserError: the file cannot be read, or is of another network.
+    """
+    tensors = read_tensors(path, FEATURES_KEY)
+    try:
+        return SwavFeatures.of({name.removeprefix("module."): tensor for name, tensor in tensors.items()})
+    except UserError as error:
+        raise UserError(f"{path}: {error} ({FEATURES_KEY}); take swav_800ep_pretrain.pth.tar") from error
+
+
+def read_tensors(path: Path, key: str) -> Mapping[str, Tensor]:
+    """Tensors of a checkpoint; what else is in it is left alone.
+
+    Raises:
+        UserError: the file cannot be read, or holds no finite weights.
+    """
+    try:
+        content, _ = open_checkpoint(path, "state_dict")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({key}): {error.strerror}") from error
+    found = content if isinstance(content, dict) else {}
+    tensors = {str(name): tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+    if not tensors:
+        raise UserError(f"{path}: holds no state dict ({key}); give a file of a network's weights alone")
+    try:
+        check_values({name: tensor for name, tensor in tensors.items() if not name.endswith(COUNTERS)})
+    except UserError as error:
+        raise UserError(f"{path}: {error} ({key})") from error
+    return tensors
