@@ -277,6 +277,30 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "judge":                      Ours("beside n-way accuracy"),
         "classes":                    Ours("beside n-way accuracy"),
     },
+    "PixelMetric": {
+        "convention":                 Ours("beside n-way accuracy"),
+    },
+    "FeatureMetric": {
+        "features":                   Ours("beside n-way accuracy"),
+    },
+    "TwoWayIdentification": {
+        "accept":                     Ours("beside n-way accuracy"),
+    },
+    "Retrieval": {
+        "direction":                  Ours("beside n-way accuracy"),
+        "pool":                       Ours("beside n-way accuracy"),
+    },
+    "FeatureSource": {
+        "kind":                       Ours("beside n-way accuracy"),
+    },
+    "JudgeFeatures": {
+        "judge":                      Ours("beside n-way accuracy"),
+    },
+    "PublishedFeatures": {
+        "network":                    Ours("beside n-way accuracy"),
+        "convention":                 Ours("beside n-way accuracy"),
+        "weights":                    Ours("place"),
+    },
 
     # linear decoding analysis (sec. 3.4, 5.2)
     "AnalysisConfig": {

@@ -31,7 +31,14 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
         "cnd.decoders.ss_ae.decoder:SsAeDecoder",
         "cnd.decoders.icgan.decoder:IcGanDecoder",
     ),
-    "cnd.metrics": ("cnd.metrics.nway:NWay", "cnd.metrics.pixels:PixelCorrelation"),
+    "cnd.metrics": (
+        "cnd.metrics.nway:NWay",
+        "cnd.metrics.pixels:PixelCorrelation",
+        "cnd.metrics.pixels:StructuralSimilarity",
+        "cnd.metrics.features.comparison:TwoWayIdentification",
+        "cnd.metrics.features.comparison:FeatureDistance",
+        "cnd.metrics.features.comparison:Retrieval",
+    ),
     "cnd.data": (
         "cnd.data.simulated:SimulatedData",
         "cnd.data.digits69:Digits69Data",

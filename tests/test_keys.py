@@ -78,7 +78,11 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.generators.sampling": {"phase2", "sample"},
     # scores; a judge also tells the class of a stimulus without a label that the generator knows
     "cnd.metrics": only(CND, {"phase2"}, SCORED),
-    "cnd.metrics.pixels": set(),  # not chosen
+    "cnd.metrics.__main__": set(),  # a command
+    "cnd.metrics.features": set(),  # not chosen
+    "cnd.metrics.pixels": set(),
+    "cnd.metrics.published": set(),
+    "cnd.metrics.resizing": set(),
     "cnd.metrics.judges": {
         "test_best": {"phase2"},
         "cnd": {"phase2"},

@@ -1,20 +1,79 @@
-"""Pixel correlation: how alike a reconstruction and its stimulus are, value by value."""
+"""What compares a reconstruction with its stimulus pixel by pixel: correlation (PixCorr) and structural similarity."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from cnd.errors import UserError
+from cnd.metrics.published import CONVENTIONS, ConventionName, need_stimuli
+from cnd.metrics.resizing import for_pixels
 from cnd.protocols import ImageArray, Metric, Truth
 
+SIGMA, TRUNCATE = 1.5, 3.5  # of SSIM's Gaussian window: 11 pixels wide
+MARGIN = int(TRUNCATE * SIGMA + 0.5)  # pixels at the border whose window leaves the image
+C1, C2 = 0.01**2, 0.03**2  # for a data range of 1
+GREY = (0.2125, 0.7154, 0.0721)  # of red, green and blue: Rec. 709, as scikit-image's rgb2gray has it
 
-class PixelCorrelation(Metric):
+
+class PixelMetric(Metric):
+    """One that compares the pixels of two images of one size: as they come, or by a published convention."""
+
+    kind: Any
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    convention: ConventionName | None = None  # sizes as in cnd/metrics/published.py; None: images as they are
+
+    @property
+    def name(self) -> str:
+        """The convention stands behind the kind."""
+        return str(self.kind) + (f"_{self.convention}" if self.convention else "")
+
+    def by(self) -> str:
+        """The convention for people."""
+        return f", {CONVENTIONS[self.convention].title}" if self.convention else ""
+
+    def compare(self, stimulus: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Scores [sample] of one item.
+
+        Args:
+            stimulus: [channels, height, width], uint8, or floating-point from 0 to 1 by a convention.
+            samples: [sample, channels, height, width], likewise.
+        """
+        raise NotImplementedError
+
+    def score(self, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> np.ndarray:
+        """[item, sample] from -1 to 1.
+
+        Raises:
+            UserError: no stimuli, or reconstructions of another size and no convention that would resize them.
+        """
+        need_stimuli(stimuli.size, self.name)
+        (h, w), (height, width) = stimuli.shape[-2:], images.shape[-2:]
+        if self.convention is None and (h, w) != (height, width):
+            raise UserError(
+                f"evaluation.metrics: {self.kind} needs images of one size; stimuli are {w}x{h}, reconstructions "
+                f"{width}x{height}: set data.image_size, where the data has it, set the metric's convention "
+                f"({', '.join(CONVENTIONS)}), which resizes, or leave the metric out"
+            )
+        return np.stack([self._item(np.asarray(stimuli[i]), images[i]) for i in range(len(images))])
+
+    def _item(self, stimulus: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        if self.convention is None:
+            return self.compare(stimulus, samples)
+        side = stimulus.shape[1:]
+        return self.compare(*(for_pixels(part, self.convention, side) for part in (stimulus[None], samples)))
+
+
+class PixelCorrelation(PixelMetric):
     """Pearson correlation of a reconstruction with its stimulus over all pixel values of the RGB images."""
 
-    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     kind: Literal["pixel_correlation"] = "pixel_correlation"
+
+    @property
+    def title(self) -> str:
+        """``PixCorr`` where it is somebody's convention."""
+        return f"PixCorr{self.by()}" if self.convention else "pixel correlation"
 
     @property
     def note(self) -> str:
@@ -24,21 +83,40 @@ class PixelCorrelation(Metric):
             "has no chance level: photographs resemble each other, so that a fixed blurred image scores above 0."
         )
 
-    def score(self, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> np.ndarray:
-        """[item, sample] from -1 to 1; 0 for a constant image, which resembles nothing.
+    def compare(self, stimulus: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """0 for a constant image, which resembles nothing."""
+        return correlation(stimulus.reshape(-1, *stimulus.shape[-2:]), samples)
 
-        Raises:
-            UserError: no stimuli, or reconstructions of another size.
+
+class StructuralSimilarity(PixelMetric):
+    """SSIM of the grey images (Wang et al. 2004): local means, variances and covariance under a Gaussian window."""
+
+    kind: Literal["ssim"] = "ssim"
+
+    @property
+    def title(self) -> str:
+        """``SSIM``."""
+        return f"SSIM{self.by()}"
+
+    @property
+    def note(self) -> str:
+        """As the field computes it."""
+        return (
+            "SSIM compares grey images under a Gaussian window (sigma 1.5, 11 pixels, variances without sample "
+            "correction, data range 1), as scikit-image does. It has no chance level: smooth images score high."
+        )
+
+    def compare(self, stimulus: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Raises:
+        UserError: images smaller than the window.
         """
-        if not stimuli.size:
-            raise UserError("evaluation.metrics: pixel_correlation compares with stimuli, and the data has labels only")
-        if stimuli.shape[-2:] != images.shape[-2:]:
-            (h, w), (height, width) = stimuli.shape[-2:], images.shape[-2:]
+        if min(samples.shape[-2:]) <= 2 * MARGIN:
+            h, w = samples.shape[-2:]
             raise UserError(
-                f"evaluation.metrics: pixel_correlation needs images of one size; stimuli are {w}x{h}, reconstructions "
-                f"{width}x{height}: set data.image_size, where the data has it, or leave the metric out"
+                f"evaluation.metrics: ssim needs {2 * MARGIN + 1}x{2 * MARGIN + 1} pixels or more, these are {w}x{h}; "
+                "set the metric's convention to mindeye2, which enlarges them, or leave it out"
             )
-        return np.stack([correlation(np.asarray(stimuli[i]), images[i]) for i in range(len(images))])
+        return structural_similarity(_grey(stimulus.reshape(-1, *stimulus.shape[-2:])), _grey(samples))
 
 
 def correlation(stimulus: np.ndarray, samples: np.ndarray) -> np.ndarray:
@@ -53,6 +131,36 @@ def correlation(stimulus: np.ndarray, samples: np.ndarray) -> np.ndarray:
     samples = np.broadcast_to(samples, (len(samples), channels, *samples.shape[2:]))
     a, b = _unit(stimulus[None]), _unit(samples)
     return np.clip((a * b).sum(1), -1.0, 1.0)
+
+
+def structural_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mean SSIM over the pixels whose window lies in the image, float64 [...].
+
+    Args:
+        a: grey images, float64 [..., height, width] from 0 to 1.
+        b: likewise.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    def smooth(x: np.ndarray) -> np.ndarray:
+        return gaussian_filter(x, (*[0.0] * (x.ndim - 2), SIGMA, SIGMA), truncate=TRUNCATE)
+
+    mean_a, mean_b = smooth(a), smooth(b)
+    variance_a, variance_b = smooth(a * a) - mean_a**2, smooth(b * b) - mean_b**2
+    covariance = smooth(a * b) - mean_a * mean_b
+    above = (2 * mean_a * mean_b + C1) * (2 * covariance + C2)
+    below = (mean_a**2 + mean_b**2 + C1) * (variance_a + variance_b + C2)
+    inner = (..., slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
+    found: np.ndarray = (above / below)[inner].mean((-2, -1))
+    return np.clip(found, -1.0, 1.0)
+
+
+def _grey(images: np.ndarray) -> np.ndarray:
+    """Luminance from 0 to 1, float64 [..., height, width], of images [..., channels, height, width]."""
+    values = images / 255 if images.dtype == np.uint8 else images
+    if values.shape[-3] == 1:
+        return np.asarray(values[..., 0, :, :], dtype=np.float64)
+    return np.einsum("c,...chw->...hw", np.array(GREY), values)
 
 
 def _unit(images: np.ndarray) -> np.ndarray:

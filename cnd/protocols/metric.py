@@ -24,6 +24,10 @@ class Judge(Protocol):
         """Class probabilities float64 [n, classes] of uint8 images."""
         ...
 
+    def features(self, images: ImageArray) -> np.ndarray:
+        """What the classes are read from, float32 [n, n_features]. Only metrics that compare features ask for it."""
+        ...
+
 
 class JudgeChoice(Part):
     """Settings that name a judge. Its ``name`` tells its scores from those of other judges."""
@@ -72,12 +76,14 @@ class Truth:
         stimulus: name of each item.
         category: int64 [item], index into ``class_names``.
         judgements: by the name of each judge; the first is the table's.
+        judges: the judges themselves, by name, for metrics that compare images by their features.
     """
 
     stimulus: Sequence[str]
     category: np.ndarray
     class_names: Sequence[str]
     judgements: dict[str, Judgement] = field(default_factory=dict)
+    judges: dict[str, Judge] = field(default_factory=dict)
 
 
 class Metric(Part):

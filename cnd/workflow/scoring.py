@@ -35,7 +35,7 @@ def score_folds(
     loaded = {name: bench.judge(judge) for name, judge in zip(evaluation.judges, judges, strict=True)}
     judgements = judge_all(evaluation, loaded, stimuli, images, labels)
     names = [name for test in tests for name in test.stimulus]
-    truth = Truth(names, np.concatenate([test.category for test in tests]), datasets[0].class_names, judgements)
+    truth = Truth(names, np.concatenate([test.category for test in tests]), datasets[0].class_names, judgements, loaded)
     return score_table(evaluation.all_metrics(), stimuli, images, truth), judgements
 
 
@@ -94,5 +94,5 @@ def _table(
     labels = None if classes is None else bench.value(classes)(items)
     loaded = {name: bench.judge(judge) for name, judge in zip(table.judges, judges, strict=False)}
     judgements = judge_all(table, loaded, items.images, images, labels)
-    truth = Truth(items.stimulus, items.category, dataset.class_names, judgements)
+    truth = Truth(items.stimulus, items.category, dataset.class_names, judgements, loaded)
     return score_table(table.all_metrics()[:1], items.images, images, truth)

@@ -33,6 +33,11 @@ class ColourJudge:
         odds = np.exp(scores - scores.max(1, keepdims=True))
         return odds / odds.sum(1, keepdims=True)
 
+    def features(self, images: ImageArray) -> np.ndarray:
+        """Fixed random projections of the pixels, float32 [n, 30]."""
+        flat = np.asarray(images).reshape(len(images), -1) / 255 - 0.5
+        return (flat @ np.random.default_rng(6).standard_normal((flat.shape[1], 30))).astype(np.float32)
+
 
 class MetricSuite:
     """Inherit it, and say which metric is meant."""
@@ -54,10 +59,12 @@ class MetricSuite:
 
     def score(self, stimuli: np.ndarray, images: np.ndarray) -> np.ndarray:
         """With all that a run knows of its test items."""
-        judgements = judge_all(EvaluationConfig(), {"embedded": ColourJudge()}, stimuli, images, None)
+        judges = {"embedded": ColourJudge()}
+        judgements = judge_all(EvaluationConfig(), judges, stimuli, images, None)
         category = np.arange(len(stimuli)) // 2
         names = [f"stimulus {i}" for i in range(len(stimuli))]
-        return self.metric.score(stimuli, images, Truth(names, category, [str(c) for c in set(category)], judgements))
+        truth = Truth(names, category, [str(c) for c in set(category)], judgements, judges)
+        return self.metric.score(stimuli, images, truth)
 
     def test_it_describes_itself(self) -> None:
         told = json.loads(json.dumps(self.metric.describe()))

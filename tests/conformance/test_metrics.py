@@ -15,8 +15,9 @@ from cnd.data.simulated import SimulatedData
 from cnd.experiment import override
 from cnd.generators.embedded import EmbeddedGenerator
 from cnd.metrics.evaluation import best_of_samples, mean_scores, score_table
+from cnd.metrics.features.comparison import FeatureDistance, Retrieval, TwoWayIdentification
 from cnd.metrics.nway import NWay
-from cnd.metrics.pixels import PixelCorrelation
+from cnd.metrics.pixels import PixelCorrelation, StructuralSimilarity
 from cnd.protocols import FmriDataset, FmriSplit, Truth
 from cnd.workflow.cache import StageCache
 from cnd.workflow.run import run
@@ -32,6 +33,30 @@ class TestNWayAmongClasses(MetricSuite):
 
 class TestPixelCorrelation(MetricSuite):
     metric = PixelCorrelation()
+
+
+class TestStructuralSimilarity(MetricSuite):
+    metric = StructuralSimilarity()
+
+
+class TestTwoWayIdentification(MetricSuite):
+    metric = TwoWayIdentification()
+
+
+class TestTwoWayIdentificationByCategory(MetricSuite):
+    metric = TwoWayIdentification(accept="category")
+
+
+class TestFeatureDistance(MetricSuite):
+    metric = FeatureDistance()
+
+
+class TestRetrieval(MetricSuite):
+    metric = Retrieval(pool=10)
+
+
+class TestBackwardRetrieval(MetricSuite):
+    metric = Retrieval(direction="backward", pool=10)
 
 
 def test_every_metric_is_here() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,19 @@ class ImageClassifier:
 
         The softmax is taken in float64: in float32 the many classes a confident network rules out would tie at 0.
         """
+        return torch.cat([self.network(x).double().softmax(1).cpu() for x in self._inputs(images)]).numpy()
+
+    @torch.no_grad()
+    def features(self, images: ImageArray) -> np.ndarray:
+        """Pooled features in front of the last layer, float32 [n, n_features]."""
+        network: Any = self.network  # timm's networks all have these two
+        blocks = [network.forward_head(network.forward_features(x), pre_logits=True) for x in self._inputs(images)]
+        return torch.cat([block.flatten(1).float().cpu() for block in blocks]).numpy()
+
+    def _inputs(self, images: ImageArray) -> Iterator[Tensor]:
         device = next(self.network.parameters()).device
-        starts = range(0, len(images), self.batch)
-        inputs = (self.prepare(np.asarray(images[start : start + self.batch])).to(device) for start in starts)
-        return torch.cat([self.network(x).double().softmax(1).cpu() for x in inputs]).numpy()
+        for start in range(0, len(images), self.batch):
+            yield self.prepare(np.asarray(images[start : start + self.batch])).to(device)
 
 
 def load_timm(config: TimmClassifier) -> ImageClassifier:
