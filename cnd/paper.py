@@ -280,9 +280,6 @@ SETTINGS: dict[str, dict[str, Entry]] = {
     "PixelMetric": {
         "convention":                 Ours("beside n-way accuracy"),
     },
-    "FeatureMetric": {
-        "features":                   Ours("beside n-way accuracy"),
-    },
     "TwoWayIdentification": {
         "accept":                     Ours("beside n-way accuracy"),
     },

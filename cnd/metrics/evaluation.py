@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from cnd import registry
 from cnd.metrics.judges.embedded import EmbeddedClassifier
-from cnd.metrics.nway import NWay
+from cnd.metrics.nway import NWay, rank_counts
 from cnd.protocols import ImageArray, Judge, JudgeChoice, Judgement, Metric, Truth
 from cnd.settings import Config, Positive
 
@@ -109,6 +109,22 @@ def score_table(metrics: list[Metric], stimuli: ImageArray, images: np.ndarray, 
         if values.shape != (n_items, n_samples):
             raise ValueError(f"metric {metric.name}: gave the shape {values.shape}, expected {(n_items, n_samples)}")
         parts.append(pd.DataFrame(dict(item=item, sample=sample, metric=metric.name, value=values.ravel())))
+    return pd.concat(parts, ignore_index=True)
+
+
+def rank_table(judgements: dict[str, Judgement]) -> pd.DataFrame:
+    """Where the true class stands among all of a judge's, for n-way accuracies of any n afterwards.
+
+    One line an item, sample and judge: item, sample, judge, above (classes more probable), tied, n_classes.
+    """
+    import pandas as pd
+
+    parts = []
+    for name, judgement in judgements.items():
+        above, tied = rank_counts(judgement.probabilities, judgement.truth)
+        item, sample = np.indices(above.shape).reshape(2, -1)
+        columns = dict(item=item, sample=sample, judge=name, above=above.ravel(), tied=tied.ravel())
+        parts.append(pd.DataFrame(columns | {"n_classes": judgement.probabilities.shape[2]}))
     return pd.concat(parts, ignore_index=True)
 
 

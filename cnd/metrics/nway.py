@@ -7,6 +7,7 @@ counts, so the mean over all trials has a closed form and needs no random draw.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from math import comb
 from typing import Annotated, Any, ClassVar, Literal
@@ -94,11 +95,52 @@ def n_way_accuracy(probabilities: ArrayLike, target: ArrayLike, n_way: int, top_
         ValueError: a wrong shape, a NaN, a target that is no class, or n_way and top_k that do not fit.
     """
     greater, ties, n_classes = _counts(probabilities, target, n_way, top_k)
+    return accuracy_of_ranks(greater, ties, n_classes, n_way, top_k)
+
+
+def accuracy_of_ranks(
+    greater: NDArray[np.int64], ties: NDArray[np.int64], n_classes: int, n_way: int, top_k: int = 1
+) -> NDArray[np.float64]:
+    """As :func:`n_way_accuracy`, from what ``ranks.parquet`` of a record keeps; for any number of candidates.
+
+    Args:
+        greater: [n_items], classes that stand above the true one.
+        ties: [n_items], other classes that stand level with it.
+    """
     by_place = _success_by_place(n_classes, n_way, top_k)
     accuracy = by_place[greater]
     for item in np.flatnonzero(ties):
         accuracy[item] = by_place[greater[item] : greater[item] + ties[item] + 1].mean()
     return accuracy
+
+
+def n_way_curve(
+    greater: NDArray[np.int64],
+    ties: NDArray[np.int64],
+    n_classes: int,
+    candidates: Iterable[int] | None = None,
+    top_k: int = 1,
+) -> NDArray[np.float64]:
+    """Exact accuracy of each item by the number of candidates, [n_items, n_candidates].
+
+    Args:
+        greater: as of :func:`accuracy_of_ranks`.
+        ties: likewise.
+        candidates: numbers n; None: all from ``top_k + 1`` to ``n_classes`` (seconds for 1,000 classes).
+    """
+    asked = candidates or range(top_k + 1, n_classes + 1)
+    return np.stack([accuracy_of_ranks(greater, ties, n_classes, n, top_k) for n in asked], axis=1)
+
+
+def rank_counts(probabilities: NDArray[Any], target: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Classes above the true one and classes tied with it, each [item, sample].
+
+    Args:
+        probabilities: [item, sample, class].
+        target: [item], index of the true class.
+    """
+    own = np.take_along_axis(probabilities, target[:, None, None], axis=2)
+    return (probabilities > own).sum(axis=2), (probabilities == own).sum(axis=2) - 1
 
 
 def n_way_accuracy_monte_carlo(
@@ -145,8 +187,8 @@ def _counts(
     """Per item: classes above the true one, classes tied with it; and the number of classes."""
     scores, truth = np.asarray(probabilities), np.asarray(target)
     _check(scores, truth, n_way, top_k)
-    own = np.take_along_axis(scores, truth.astype(np.int64)[:, None], axis=1)
-    return (scores > own).sum(axis=1), (scores == own).sum(axis=1) - 1, scores.shape[1]
+    greater, ties = rank_counts(scores[:, None], truth.astype(np.int64))
+    return greater[:, 0], ties[:, 0], scores.shape[1]
 
 
 def _check(scores: NDArray[Any], truth: NDArray[Any], n_way: int, top_k: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnd.json_files import read_json, write_json
-from cnd.metrics.evaluation import EvaluationConfig, best_of_samples, mean_scores, top_concepts
+from cnd.metrics.evaluation import EvaluationConfig, best_of_samples, mean_scores, rank_table, top_concepts
 from cnd.protocols import Bench, FmriDataset, JudgeChoice
 from cnd.steps import Step
 from cnd.workflow.samples import SAMPLES
@@ -34,8 +34,8 @@ def write_record(
     """Score all folds together and write what reports read.
 
     ``items.parquet`` has a line for each test item, ``scores.parquet`` one for each item, sample and metric;
-    ``history.parquet``, ``images.safetensors`` and, where there is one, ``attention.parquet`` stand beside them, with
-    ``experiment.json`` and ``summary.json``.
+    ``history.parquet``, ``images.safetensors`` and, where there is a judge or attention, ``ranks.parquet`` and
+    ``attention.parquet`` stand beside them, with ``experiment.json`` and ``summary.json``.
 
     Args:
         trained: the decoder's own steps by fold.
@@ -57,6 +57,7 @@ def write_record(
     metrics = evaluation.all_metrics()
     if judgements:
         items["truth"] = next(iter(judgements.values())).truth  # by the table's judge
+        rank_table(judgements).to_parquet(folder / "ranks.parquet")
     items.to_parquet(folder / "items.parquet")
     scores.to_parquet(folder / "scores.parquet")
     stages = _stages(bench, trained, samples)

@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 from scipy.stats import hypergeom
 
-from cnd.metrics.evaluation import EvaluationConfig
-from cnd.metrics.nway import NWay, n_way_accuracy, n_way_accuracy_monte_carlo
+from cnd.metrics.evaluation import EvaluationConfig, rank_table
+from cnd.metrics.nway import NWay, n_way_accuracy, n_way_accuracy_monte_carlo, n_way_curve, rank_counts
 from cnd.protocols import Judgement, Truth
 
 
@@ -197,3 +197,22 @@ def test_the_headline_leads_and_must_be_measured() -> None:
     assert [metric.name for metric in config.all_metrics()] == [two.name, "nway2_top1", "nway5_top1"]
     with pytest.raises(ValidationError, match="headline: 'nway9_top1' is not measured"):
         EvaluationConfig(n_way=(2, 5), headline="nway9_top1")
+
+
+def test_the_curve_of_ranks_has_every_number_of_candidates() -> None:
+    rng = np.random.default_rng(0)
+    probabilities, truth = rng.integers(0, 9, (6, 2, 12)) / 9, rng.integers(0, 12, 6)  # with ties
+    table = rank_table({"judge": Judgement(probabilities, truth)})
+    assert list(table["item"][:4]) == [0, 0, 1, 1] and set(table["n_classes"]) == {12}
+    curve = n_way_curve(table["above"].to_numpy(), table["tied"].to_numpy(), 12)
+    assert curve.shape == (12, 11)
+    for n in range(2, 13):
+        expected = n_way_accuracy(probabilities.reshape(12, 12), np.repeat(truth, 2), n)
+        np.testing.assert_array_equal(curve[:, n - 2], expected)
+    above, tied = rank_counts(probabilities, truth)
+    for item, sample in np.ndindex(6, 2):
+        scores = probabilities[item, sample]
+        assert above[item, sample] == sum(s > scores[truth[item]] for s in scores)
+        assert tied[item, sample] == sum(s == scores[truth[item]] for s in scores) - 1
+    perfect = n_way_curve(np.zeros(1, int), np.zeros(1, int), 1000, candidates=(2, 18, 50, 1000))
+    np.testing.assert_array_equal(perfect, [[1, 1, 1, 1]])
