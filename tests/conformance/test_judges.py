@@ -66,6 +66,19 @@ class JudgeSuite:
         monkeypatch.setattr(judge, "batch", 2)
         np.testing.assert_allclose(judge.probabilities(self.images(self.channels)), together, rtol=1e-4)
 
+    def test_its_features_are_of_each_image_in_any_batch(
+        self, judge: ImageClassifier, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And they are what the last layer makes the classes of: a second batch has its own."""
+        images = self.images(self.channels)
+        features = judge.features(images)
+        assert features.ndim == 2 and len(features) == 5 and features.dtype == np.float32
+        monkeypatch.setattr(judge, "batch", 2)
+        np.testing.assert_allclose(judge.features(images), features, rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            by_hand = judge.network.get_classifier()(torch.from_numpy(features).to(next(judge.network.parameters())))
+        np.testing.assert_allclose(by_hand.double().softmax(1).cpu(), judge.probabilities(images), rtol=1e-3)
+
     def test_its_name_is_what_scores_are_kept_by(
         self, judge: Judge, two: list[tuple[JudgeChoice, GeneratorChoice]]
     ) -> None:

@@ -84,7 +84,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     """Tensors by name. A TorchScript archive (CLIP's) comes this far only with its published hash."""
     try:
         if path.suffix == ".pt":
-            content: Any = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+            content: Any = torch.jit.load(path, map_location="cpu").state_dict()
         else:
             content, _ = open_checkpoint(path, "state_dict")
     except (OSError, *MALFORMED) as error:
@@ -123,7 +123,7 @@ def swav(tensors: Mapping[str, Tensor]) -> nn.Module:
 
     def build() -> nn.Module:
         network = models.resnet50(weights=None)
-        network.fc = nn.Identity()  # type: ignore[assignment]
+        network.fc = nn.Identity()
         return network
 
     return _filled(build, ours)
