@@ -22,8 +22,20 @@ def smallest_detectable_difference(
     """
     if n_units < 2:
         return float("nan")
+    return detectable_effect(standard_error, n_units - 1, power, alpha)
+
+
+def detectable_effect(standard_error: float, freedom: float, power: float = 0.8, alpha: float = 0.05) -> float:
+    """True mean that a two-sided t test of zero finds with probability ``power``; same unit as the error.
+
+    Args:
+        standard_error: of the mean.
+        freedom: degrees of freedom of the error, not necessarily whole.
+
+    Raises:
+        ValueError: an error that is NaN or infinite, or power or alpha that are no probabilities.
+    """
     finite("standard error", standard_error)
-    freedom = n_units - 1
     critical = stats.t.ppf(1 - probability("alpha", alpha) / 2, freedom)
 
     def missing_power(shift: float) -> float:
