@@ -29,10 +29,10 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from cnd.statistics.checks import FloatArray, per_item, probability
-from cnd.statistics.intervals import Interval, limits
+from cnd.statistics.intervals import Interval, limits, within
 from cnd.statistics.power import detectable_effect
 from cnd.statistics.units import by_unit
 
@@ -59,9 +59,8 @@ class Error:
 
     def half_width(self, tail: float) -> float:
         """What the mean exceeds with the one-sided probability ``tail``, below 0.5, by error alone."""
-        return float(
-            np.sqrt(sum(v * stats.t.isf(tail, f) ** 2 for v, f in zip(self.variances, self.freedoms, strict=True)))
-        )
+        parts = zip(self.variances, self.freedoms, strict=True)
+        return float(np.sqrt(sum(v * special.stdtrit(f, tail) ** 2 for v, f in parts)))  # the quantiles of t
 
     def tail(self, deviation: float) -> float:
         """One-sided p-value of a deviation: the inverse of :meth:`half_width`."""
@@ -83,7 +82,9 @@ class Error:
         if self.standard == 0 or fewest == most:
             return fewest
         ratio = self.half_width(tail) / self.standard
-        return float(optimize.brentq(lambda f: stats.t.isf(tail, f) - ratio, fewest * (1 - 1e-9), most * (1 + 1e-9)))
+        return float(
+            optimize.brentq(lambda f: -special.stdtrit(f, tail) - ratio, fewest * (1 - 1e-6), most * (1 + 1e-6))
+        )
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,7 @@ def crossed_mean(
     values = per_item("scores", scores)
     if values.ndim not in (2, 3):
         raise ValueError(f"scores must have the shape [n_items, n_seeds] or with subjects, not {list(values.shape)}")
-    if (values < bounds[0]).any() or (values > bounds[1]).any():
-        raise ValueError(f"scores must lie between {bounds[0]:g} and {bounds[1]:g}")
+    within(values, bounds)
     probability("level", level)
     sums, sizes = by_unit(values, units)
     by_item = sums.reshape(len(sums), -1).mean(axis=1)

@@ -87,17 +87,28 @@ def limits(
 
 def _bounded_means(scores: ArrayLike, bounds: tuple[float, float]) -> FloatArray:
     """Mean of each item, [n_items]; at a bound without rounding error."""
-    values, (lowest, highest) = per_item("scores", scores), bounds
-    if not lowest < highest:
-        raise ValueError(f"bounds must be the lowest and the highest possible score, not {lowest:g} and {highest:g}")
-    slack = ROUNDING * max((abs(bound) for bound in bounds if np.isfinite(bound)), default=0.0)
-    if (values < lowest - slack).any() or (values > highest + slack).any():
-        found = f"found {values.min()} to {values.max()}"
-        raise ValueError(f"scores must lie between {lowest:g} and {highest:g}; {found}")
+    values = per_item("scores", scores)
+    slack = within(values, bounds)
     means = item_means(values)
     for bound in bounds:
         means[np.abs(means - bound) <= slack] = bound
     return means
+
+
+def within(scores: FloatArray, bounds: tuple[float, float]) -> float:
+    """How far rounding may carry a score beyond a bound.
+
+    Raises:
+        ValueError: a score farther beyond, or no range between the bounds.
+    """
+    lowest, highest = bounds
+    if not lowest < highest:
+        raise ValueError(f"bounds must be the lowest and the highest possible score, not {lowest:g} and {highest:g}")
+    slack = ROUNDING * max((abs(bound) for bound in bounds if np.isfinite(bound)), default=0.0)
+    if (scores < lowest - slack).any() or (scores > highest + slack).any():
+        found = f"found {scores.min()} to {scores.max()}"
+        raise ValueError(f"scores must lie between {lowest:g} and {highest:g}; {found}")
+    return slack
 
 
 def clustered_mean(sums: FloatArray, sizes: FloatArray, level: float) -> tuple[float, float, float]:

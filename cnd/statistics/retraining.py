@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from cnd.statistics.checks import FloatArray, per_item, probability
 from cnd.statistics.intervals import Interval, clopper_pearson
+from cnd.statistics.power import chi_quantiles
 from cnd.statistics.units import by_unit
 
 DRAWS = 2_000  # of the bootstrap
-QUANTILES = 2_000  # of a chi-square variable that is averaged over
 
 
 def probability_of_improvement(differences: ArrayLike, level: float = 0.95) -> Interval | None:
@@ -49,15 +49,11 @@ def probability_of_improvement(differences: ArrayLike, level: float = 0.95) -> I
 
 
 def _noncentrality(t: float, freedom: float, probability_below: float) -> float:
-    """The noncentrality with which a t variable lies below ``t`` with the given probability.
-
-    SciPy's distribution gives NaN for some arguments. Here P(Z + shift < t sqrt(W / freedom)) is averaged over W's
-    quantiles.
-    """
-    limit = t * np.sqrt(stats.chi2.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES, freedom) / freedom)
+    """The noncentrality with which a t variable lies below ``t`` with the given probability."""
+    limit = t * chi_quantiles(freedom)
 
     def missing(shift: float) -> float:
-        return float(stats.norm.cdf(limit - shift).mean()) - probability_below
+        return float(special.ndtr(limit - shift).mean()) - probability_below
 
     return float(optimize.brentq(missing, limit.min() - 9, limit.max() + 9))
 

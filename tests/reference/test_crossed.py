@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from collections.abc import Callable
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,7 +151,7 @@ def test_a_bounded_row_keeps_within_the_bounds_and_is_wider_than_without_seeds()
 def test_identical_methods_differ_in_no_more_than_one_of_twenty(
     n_seeds: int, components: tuple[float, float, float]
 ) -> None:
-    rng, n_draws = np.random.default_rng(30), 300
+    rng, n_draws = np.random.default_rng(30), 200
     p = [s.crossed_mean(drawn(rng, n_seeds, components), CATEGORIES).p_value for _ in range(n_draws)]
     assert np.mean(np.array(p) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / n_draws)
 
@@ -162,6 +165,21 @@ def test_power_is_as_predicted() -> None:
     effect = s.detectable_effect(error.standard, error.freedom())
     p = [s.crossed_mean(drawn(rng, 10, FOUND, effect), CATEGORIES).p_value for _ in range(200)]
     assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.8, abs=0.085)
+
+
+def test_the_script_of_the_longer_simulation_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / "inference.py"
+    benchmark = runpy.run_path(str(script))
+    names = benchmark["rows"].__globals__
+    small = {"SEEDS": (2,), "N_WAY": (50,), "TARGETS": (None,), "N_ROWS": 3, "DESIGNS": {"9 items": (9, 1, 1)}}
+    for name, value in small.items():
+        monkeypatch.setitem(names, name, value)
+    monkeypatch.setattr(sys, "argv", ["inference.py", "--draws", "2", "--tables", "1"])
+    benchmark["main"]()
+    told = capsys.readouterr().out
+    assert "50-way, chance, 9 items" in told and "one row, retrained" in told
 
 
 # ---------------------------------------------------------------- verdicts
