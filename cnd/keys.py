@@ -12,7 +12,10 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-TELLS = ("cnd", "cnd.errors", "cnd.json_files", "cnd.registry", "cnd.generators.pipeline")
+TELLS = (
+    "cnd", "cnd.errors", "cnd.json_files", "cnd.registry", "cnd.generators.pipeline", "cnd.decoders.affine",
+    "cnd.decoders.affine_map",
+)  # fmt: skip
 """Modules that only state the version, word messages, write files, list the parts or export: editing one changes no
 result. Were one missing here, results would be made again for nothing; none can be wrong."""
 

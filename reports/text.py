@@ -208,10 +208,11 @@ def statistics_notes(records: Records, plan: Design) -> list[str]:
     return [
         *dict.fromkeys(m.note for m in records.metrics if m.note),
         f"{plan.n_items} test items, {plan.n_samples} sample{'s' if plan.n_samples != 1 else ''} each.",
-        f"The sampling unit is the {unit} ({plan.n_units} of them): {why}. Intervals are 95 % t intervals with "
-        "cluster-robust variance.",
-        f"Differences are paired by item. p-values come from flipping the sign of each {unit}'s difference; Holm's "
-        "correction runs over all table rows but the reference. Controls are not part of that family.",
+        f"The sampling unit is the {unit} ({plan.n_units} of them): {why}. 95 % intervals of scores are those of a "
+        "randomly weighted mean that allows for the skew of scores near chance (cnd/statistics/bounded.py).",
+        f"Differences are paired by item; their intervals are t intervals with cluster-robust variance. p-values come "
+        f"from flipping the sign of each {unit}'s difference; Holm's correction runs over all table rows but the "
+        "reference. Controls are not part of that family.",
         *([seeds] if trained(records) else []),
         *([_for_scale()] if records.scale.percent else []),
     ]

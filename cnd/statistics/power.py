@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-from scipy import integrate, optimize, stats
+from functools import lru_cache
 
-from cnd.statistics.checks import finite, probability
+import numpy as np
+from scipy import integrate, optimize, special, stats
+
+from cnd.statistics.checks import FloatArray, finite, probability
+
+QUANTILES = 4_000  # of an estimated standard deviation, that power is averaged over
 
 
 def smallest_detectable_difference(
@@ -22,15 +26,42 @@ def smallest_detectable_difference(
     """
     if n_units < 2:
         return float("nan")
+    return detectable_effect(standard_error, n_units - 1, power, alpha)
+
+
+def detectable_effect(standard_error: float, freedom: float, power: float = 0.8, alpha: float = 0.05) -> float:
+    """True mean that a two-sided t test of zero finds with probability ``power``; same unit as the error.
+
+    Args:
+        standard_error: of the mean.
+        freedom: degrees of freedom of the error, not necessarily whole.
+
+    Raises:
+        ValueError: an error that is NaN or infinite, or power or alpha that are no probabilities.
+    """
     finite("standard error", standard_error)
-    freedom = n_units - 1
     critical = stats.t.ppf(1 - probability("alpha", alpha) / 2, freedom)
 
-    def missing_power(shift: float) -> float:
-        return float(stats.nct.sf(critical, freedom, shift)) - power
+    scale = chi_quantiles(freedom)
 
-    highest = 2 * (critical + stats.t.ppf(probability("power", power), freedom) + 1)
+    def missing_power(shift: float) -> float:
+        return float(special.ndtr(shift - critical * scale).mean()) - power
+
+    highest = (critical + 1) * scale[-1] + stats.norm.ppf(probability("power", power)) + 9
     return standard_error * float(optimize.brentq(missing_power, 0, highest))
+
+
+@lru_cache(maxsize=64)
+def chi_quantiles(freedom: float) -> FloatArray:
+    """Equally likely values of an estimated over the true standard deviation, from the least on, [QUANTILES].
+
+    A noncentral t variable is (normal + shift) over such a value: averaging over them gives its distribution, for
+    which SciPy returns NaN at some arguments.
+    """
+    below = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    found: FloatArray = np.sqrt(special.gammaincinv(freedom / 2, below) / (freedom / 2))
+    found.flags.writeable = False
+    return found
 
 
 def identical_rows_band(standard_error: float, n_rows: int, level: float = 0.95) -> float:

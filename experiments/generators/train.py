@@ -2,6 +2,7 @@
 
     python experiments/generators/train.py simulated
     python experiments/generators/train.py digits
+    python experiments/generators/train.py simulated --icgan   the GAN of the decoder icgan instead (icgan.py)
 
 Four parts, in order: the classifier that judges reconstructions, the autoencoder, the class-conditional
 UNet on its latents, and (simulated only) the network behind the simulated higher visual areas, which is
@@ -433,8 +434,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="one is as fast as two at these sizes, and reproducible")
     parser.add_argument("--out", type=Path, help="default: cnd/generators/weights/NAME")
     parser.add_argument("--unet-steps", type=int, help="override the recipe, for a quick try")
+    parser.add_argument("--icgan", action="store_true", help="the small IC-GAN of the decoder icgan instead: icgan.py")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.icgan:
+        import icgan
+
+        out = arguments.out or icgan.WEIGHTS / arguments.name
+        icgan.train(arguments.name, icgan.RECIPES[arguments.name], arguments.seed, out)
+        return
     recipe = RECIPES[arguments.name]
     if arguments.unet_steps:
         recipe = replace(recipe, unet_steps=arguments.unet_steps)

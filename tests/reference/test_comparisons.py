@@ -115,6 +115,16 @@ def test_detectable_difference_grows_with_power_and_is_finite(n_units: int, powe
     assert difference < s.smallest_detectable_difference(0.04, n_units, power + 0.005)
 
 
+@pytest.mark.parametrize("freedom", [1, 2.3, 9, 49])
+def test_power_at_the_detectable_effect_is_that_of_scipys_noncentral_t(freedom: float) -> None:
+    for power, alpha in ((0.8, 0.05), (0.95, 0.01)):
+        effect = s.detectable_effect(1.0, freedom, power, alpha)
+        found = stats.nct.sf(stats.t.isf(alpha / 2, freedom), freedom, effect)
+        assert found == pytest.approx(power, abs=5e-4)
+    strict = s.detectable_effect(1.0, freedom, alpha=0.05 / 15)  # where SciPy gives NaN on the way
+    assert s.detectable_effect(1.0, freedom) < strict < np.inf
+
+
 def test_one_unit_detects_nothing() -> None:
     assert np.isnan(s.smallest_detectable_difference(0.1, 1))
 

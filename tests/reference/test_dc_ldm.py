@@ -172,7 +172,7 @@ def test_defaults_are_those_of_mindvis():
 
 def test_a_row_keeps_sizes_and_lengths_of_the_experiment_and_has_its_own_rates():
     base = load_experiment(EXPERIMENTS / "simulated.yaml")
-    edits = {"decoder.phase2.until_converged": {"patience": 3}, "decoder.phase2.schedule": "constant"}
+    edits = {"decoder.phase2.until_converged": {"patience": 3}, "decoder.phase2.schedule": "constant", "rivals": {}}
     row = override(override(base, edits, "test"), {"decoder.kind": "dc_ldm", "decoder.phase1.mask_ratio": 0.5}, "test")
     decoder = row.decoder
     assert isinstance(decoder, DcLdmDecoder) and isinstance(base.decoder, CndDecoder)
