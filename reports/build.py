@@ -22,7 +22,19 @@ from matplotlib.figure import Figure
 from cnd import statistics
 from cnd.errors import UserError
 from cnd.keys import code_hash, content_hash, file_hash
-from reports import analysis, convergence, figures, interventions, provenance, sheets, subjects, text
+from reports import (
+    analysis,
+    candidates,
+    convergence,
+    figures,
+    interventions,
+    metrics,
+    nulls,
+    provenance,
+    sheets,
+    subjects,
+    text,
+)
 from reports.collect import Records, choose_items, read_attention, read_images, read_sweep
 from reports.scale import NOTHING
 from reports.tables import (
@@ -131,19 +143,24 @@ def _content(records: Records) -> dict[str, Any]:
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "badges": text.badges(records),
         "headline": text.headline(records, scores, differences, plan),
-        "statistics": text.statistics_notes(records, plan),
+        "statistics": text.statistics_notes(records, plan) + nulls.notes(records, scores, plan.unit),
         "published": text.PUBLISHED if records.scale.percent else [],
         "plan": plan,
+        "notable": nulls.notable,
         "columns": records.columns,
         "metric": records.metric,
         "scale": records.scale,
-        "metrics": [{"key": m.name, "scale": m.scale, "chance": chance(records, m.name)} for m in records.metrics],
+        "metrics": [
+            {"key": m.name, "scale": m.scale, "chance": chance(records, m.name)} for m in metrics.shown(records)
+        ],
+        "all_metrics": metrics.section(records, scores),
         "has_paper": any(row.paper is not None for row in records.rows),
         "paper_title": (records.sweep.get("paper_metric") or {}).get("title", ""),
         "simulated": any(trial.summary.get("simulated") for trial in records.complete),
         "rows": [_line(records, row.id, scores, differences, converged) for row in records.rows],
         "forest": _forest(records, differences, plan),
         "factors": _factors(records, scores),
+        "candidates": _candidates(records),
         "sheets": shown,
         "grid": _grid(records, shown.rows if shown else []),
         "attention": _attention(records, shown),
@@ -244,6 +261,13 @@ def _factors(records: Records, scores: pd.DataFrame) -> Picture | None:
         return None
     figure = figures.factor_curves(points, records.scale)
     return _picture(figure, f"{records.scale.title} against each varied setting, with 95 % intervals")
+
+
+def _candidates(records: Records) -> Picture | None:
+    points = candidates.curves(records)
+    if points.empty:
+        return None
+    return _picture(candidates.candidate_curves(points), "n-way accuracy of every row over the number of candidates")
 
 
 def _grid(records: Records, elsewhere: Collection[str]) -> dict[str, Any] | None:

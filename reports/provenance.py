@@ -117,6 +117,8 @@ def _command(records: Records) -> str:
     words = ["python", "sweeps/run.py", *map(str, named), "--seeds", str(len(records.seeds))]
     if sweep.get("subjects"):
         words += ["--subjects", ",".join(map(str, sweep["subjects"]))]
+    if sweep.get("metrics"):
+        words += ["--metrics", ",".join(map(str, sweep["metrics"]))]
     for key, value in (sweep.get("set") or {}).items():
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join(words)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cnd import statistics
+from reports import nulls
 from reports.collect import Records, TableRow, read_sweep
 from reports.convergence import states
 
@@ -66,7 +67,10 @@ def item_scores(records: Records, row: str, metric: str, runs: set[tuple[str, in
 
 
 def score_table(records: Records) -> pd.DataFrame:
-    """One line per finished row and metric: row, metric, score, low, high, n_units, best_of, seed_sd, chance."""
+    """One line per finished row and metric: row, metric, score, low, high, n_units, best_of, seed_sd, chance.
+
+    Beside these the columns of :func:`reports.nulls.against_permuted`: permuted and p_chance.
+    """
     lines = []
     for row in records.rows:
         for metric in records.metrics:
@@ -77,7 +81,8 @@ def score_table(records: Records) -> pd.DataFrame:
                 line = {"row": row.id, "metric": metric.name, "score": interval.estimate, "low": interval.low}
                 line |= {"high": interval.high, "n_units": interval.n_units, "best_of": scores["best"].mean()}
                 lines.append(line | {"seed_sd": by_seed.std(ddof=1), "chance": chance(records, metric.name)})
-    columns = ["row", "metric", "score", "low", "high", "n_units", "best_of", "seed_sd", "chance"]
+                lines[-1] |= nulls.against_permuted(records, row, metric.name)
+    columns = ["row", "metric", "score", "low", "high", "n_units", "best_of", "seed_sd", "chance", *nulls.COLUMNS]
     return pd.DataFrame(lines, columns=columns)
 
 

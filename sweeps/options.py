@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rows", metavar="IDS", help="only these rows, e.g. 0,10; all controls come along unless one is named")
     add("--seeds", type=int, default=1, metavar="N", help="how many training seeds (default: 1)")
     add("--subjects", metavar="LIST", help="subjects of the data source, e.g. 1,2,3; each row is run on each")
+    add("--metrics", metavar="NAMES", help="further metrics as columns of the report's table, e.g. ssim,nway5_top1")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. data.path=FILE")
     add("--until-converged", action="store_true", help="train each row on until its validation score is flat")
     add(
@@ -117,6 +118,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     options.subjects = [] if options.subjects is None else [s.strip() for s in options.subjects.split(",") if s.strip()]
     if len(set(options.subjects)) < len(options.subjects):
         raise UserError(f"--subjects {','.join(options.subjects)}: name each subject once")
+    if options.metrics is not None:
+        options.metrics = [name.strip() for name in options.metrics.split(",") if name.strip()]
     options.output = options.output.expanduser().absolute()
     options.cache = options.cache or options.output / "cache"
     return options

@@ -25,10 +25,10 @@ if __name__ == "__main__":  # Python put sweeps/ first, where our file names cou
 
 from cnd.errors import UserError
 from cnd.experiment import Experiment, parse_assignments, today
-from cnd.json_files import read_json
+from cnd.json_files import read_json, write_json
 from cnd.paper import published
 from cnd.store.convergence import verdict
-from cnd.store.folder import SweepFolder, damaged
+from cnd.store.folder import DEFINITION, SweepFolder, damaged
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
 from sweeps.options import parse
@@ -169,6 +169,7 @@ def n_cpus() -> int:
 def run(request: Request) -> int:
     """Run what is missing, then table, report and MLflow."""
     from cnd.store.tracking import sqlite_uri
+    from reports.metrics import check as check_metrics
     from sweeps.executor import Resources
     from sweeps.live import Board
     from sweeps.session import Scribe, Session, adopt
@@ -176,6 +177,7 @@ def run(request: Request) -> int:
     options, folder = request.options, request.folder
     folder.exists()  # a folder of another version is refused before anything runs
     trials, at_once = request.chosen(), request.concurrency()
+    check_metrics(request.options.metrics or (), measured(trials))
     if lacking := request.missing(trials):
         more = f" ({len(lacking) - 1} more missing, see: plan)" if len(lacking) > 1 else ""
         raise UserError(lacking[0].splitlines()[0] + more)
@@ -220,13 +222,24 @@ def check(request: Request, trials: list[Trial]) -> None:
 
 def define(request: Request, chosen: list[Trial]) -> None:
     """Write the sweep's definition: the chosen trials, and those of earlier commands that are still what they were."""
+    from reports.metrics import measured as is_measured
+
     before = request.folder.definition() if request.folder.exists() else {"seeds": [], "subjects": []}
     seeds = max(len(before["seeds"]), request.options.seeds)
     subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
     names = {trial.name for trial in chosen}
     everything = request.trials(None, seeds, subjects)
     kept = [trial for trial in everything if trial.name in names or request.folder.is_complete(trial)]
-    request.folder.define(definition(request, kept), in_table_order(request.sweep, kept))
+    columns = request.options.metrics
+    if columns is None:  # as before, as far as there are such scores now
+        columns = [name for name in before.get("metrics", []) if is_measured(name, measured(kept))]
+    content = definition(request, kept) | {"metrics": columns}
+    request.folder.define(content, in_table_order(request.sweep, kept))
+
+
+def measured(trials: list[Trial]) -> list[str]:
+    """Names of the metrics that some of the trials measure."""
+    return list(dict.fromkeys(m.name for trial in trials for m in trial.experiment.evaluation.all_metrics()))
 
 
 def definition(request: Request, trials: list[Trial]) -> dict[str, Any]:
@@ -327,11 +340,18 @@ def status(request: Request) -> int:
 
 
 def report(request: Request) -> int:
-    """Build the HTML report again and print its path."""
+    """Build the HTML report again, with other columns if some are chosen, and print its path."""
     from reports.build import build_report
+    from reports.collect import read_sweep
+    from reports.metrics import check as check_metrics
 
-    request.folder.definition()
-    path = build_report(request.folder.output, request.folder.path)
+    folder, chosen = request.folder, request.options.metrics
+    content = folder.definition()
+    if chosen is not None:
+        check_metrics(chosen, [metric.name for metric in read_sweep(folder.output, folder.path).metrics])
+        with folder.locked():
+            write_json(folder.path / DEFINITION, content | {"metrics": chosen})
+    path = build_report(folder.output, folder.path)
     print(json.dumps({"report": str(path)}) if request.options.json else path)
     return 0
 
