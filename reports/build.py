@@ -143,7 +143,10 @@ def _content(records: Records) -> dict[str, Any]:
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "badges": text.badges(records),
         "headline": text.headline(records, scores, differences, plan),
-        "statistics": text.statistics_notes(records, plan) + nulls.notes(records, scores, plan.unit),
+        "statistics": [
+            *metrics.computed(text.statistics_notes(records, plan)),
+            *nulls.notes(records, scores, plan.unit),
+        ],
         "published": text.PUBLISHED if records.scale.percent else [],
         "plan": plan,
         "notable": nulls.notable,

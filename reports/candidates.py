@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import cycle
+from itertools import cycle, product
 from textwrap import shorten
 
 import matplotlib as mpl
@@ -80,7 +80,7 @@ def candidate_curves(points: pd.DataFrame) -> Figure:
     last = points.sort_values("n").groupby("row").last().sort_values("score", ascending=False)
     others = int((~last["control"].astype(bool) & ~last["reference"].astype(bool)).sum())
     colors = iter(sns.husl_palette(others, l=0.55, h=0.05))
-    dashes = cycle([(0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), "-"])  # controls are told apart by these
+    greys = cycle(product((GREY, "#50575e"), ((0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), "-")))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.4, max(3.8, 1.2 + 0.21 * len(last))))
         axes = figure.subplots()
@@ -92,7 +92,8 @@ def candidate_curves(points: pd.DataFrame) -> Figure:
                 axes.fill_between(own["n"], low, high, color=BLUE, alpha=0.16, lw=0, zorder=1)
                 axes.plot(own["n"], 100 * own["score"], color=BLUE, lw=2.8, label=f"{label} (reference)", zorder=4)
             elif line["control"]:
-                axes.plot(own["n"], 100 * own["score"], color=GREY, lw=1.5, ls=next(dashes), label=label, zorder=2)
+                color, dashes = next(greys)
+                axes.plot(own["n"], 100 * own["score"], color=color, lw=1.5, ls=dashes, label=label, zorder=2)
             else:
                 axes.plot(own["n"], 100 * own["score"], color=next(colors), lw=1.2, label=label, zorder=3)
         n = np.unique(points["n"])

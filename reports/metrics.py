@@ -11,6 +11,7 @@ import pandas as pd
 from cnd.errors import UserError
 from reports.collect import UNSEEN, MetricFacts, Records
 
+MARK = ": not computed. "  # of a metric's note, between its title and the reason
 N_SHOWN = 4  # columns of the main table, unless some are asked for
 
 
@@ -94,11 +95,16 @@ def _level(metric: MetricFacts) -> str:
     return "" if metric.chance is None else metric.scale.number(metric.chance)
 
 
+def computed(notes: Sequence[str]) -> list[str]:
+    """Notes on metrics without those that say why one was not computed, which :func:`reasons` tells."""
+    return [note for note in notes if MARK not in note]
+
+
 def reasons(records: Records) -> dict[str, list[str]]:
     """Titles of the metrics that no record has a score of, by why that is, as far as they tell."""
     found: dict[str, list[str]] = {}
     for metric in records.metrics:
-        mark = f"{metric.title}: not computed. "
-        if metric.note.startswith(mark):
-            found.setdefault(metric.note.removeprefix(mark), []).append(metric.title)
+        title, mark, reason = metric.note.partition(MARK)
+        if mark and title == metric.title.removesuffix(f", {UNSEEN}"):
+            found.setdefault(reason, []).append(metric.title)
     return found
