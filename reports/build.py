@@ -27,6 +27,7 @@ from reports.collect import Records, choose_items, read_attention, read_images, 
 from reports.scale import NOTHING
 from reports.tables import (
     Design,
+    by_row,
     chance,
     design,
     difference_table,
@@ -84,6 +85,7 @@ def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) ->
         "seconds": _seconds,
         "minutes": _minutes,
         "count": _count,
+        "needed": _needed,
     }
     records = read_sweep(output, sweep_dir)
     analysed = analysis.section(records)
@@ -142,6 +144,9 @@ def _content(records: Records) -> dict[str, Any]:
         "paper_title": (records.sweep.get("paper_metric") or {}).get("title", ""),
         "simulated": any(trial.summary.get("simulated") for trial in records.complete),
         "rows": [_line(records, row.id, scores, differences, converged) for row in records.rows],
+        "judged": bool(differences["verdict"].ne("").any()),
+        "verdicts": _verdicts(differences),
+        "margin": records.scale.difference(records.margin, signed=False),
         "forest": _forest(records, differences, plan),
         "factors": _factors(records, scores),
         "sheets": shown,
@@ -193,6 +198,11 @@ def _line(
     }
 
 
+def _verdicts(differences: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lines of the table of verdicts; empty where nothing is judged."""
+    return list(by_row(differences[differences["verdict"].ne("")]).values())
+
+
 def _by_subject(records: Records) -> dict[str, Any] | None:
     """The scores of each row on each subject, with their figure; None for a single subject."""
     found = subjects.section(records)
@@ -234,7 +244,7 @@ def _forest(records: Records, differences: pd.DataFrame, plan: Design) -> Pictur
     if differences.empty:
         return None
     titled = differences.assign(title=differences["row"].map(_setting_titles(records)))
-    figure = figures.forest_plot(titled, plan.band, seed_differences(records), records.scale)
+    figure = figures.forest_plot(titled, plan.band, seed_differences(records), records.scale, records.margin)
     return _picture(figure, "Forest plot: difference of each row from the reference row with 95 % interval")
 
 
@@ -341,6 +351,11 @@ def _seconds(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.0f} s" if value < 600 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def _needed(number: float | None) -> str:
+    """A number of seeds or items; None where none is enough."""
+    return NOTHING if number is None or not math.isfinite(number) else f"{number:.0f}"
 
 
 def _minutes(seconds: float) -> str:
