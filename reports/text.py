@@ -118,7 +118,7 @@ def words(records: Records, verdict: str) -> str:
 
 def _listed(titles: list[str]) -> str:
     """``rows 1, 2 and 5``; rows with names by these."""
-    numbers = [title.removeprefix("Row ") for title in titles]
+    numbers = [title.removeprefix("Row ").split(":")[0] for title in titles]
     if len(numbers) > 1 and all(number.isdecimal() for number in numbers):
         return f"rows {', '.join(numbers[:-1])} and {numbers[-1]}"
     return (
