@@ -6,6 +6,7 @@ python -m reports.build OUTPUT SWEEP_DIR
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
 import sys
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from cnd import statistics
@@ -92,12 +94,20 @@ def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) ->
     found: dict[str, Any] = {"analysis": None, "analysis_page": None}
     if analysed is not None:
         found = {"analysis": analysed.content, "analysis_page": page.name if analysed.page else None}
-    html = environment.get_template("report.html").render(_content(records) | found | {"inputs": inputs})
+    content = _content(records) | found | sorting() | {"inputs": inputs}
+    html = environment.get_template("report.html").render(content)
     path.parent.mkdir(parents=True, exist_ok=True)
     if analysed is not None and analysed.page:
         _write(page, analysed.page)
     _write(path, html)
     return path
+
+
+def sorting() -> dict[str, str]:
+    """The script that sorts tables, and its hash, so that the page allows no other."""
+    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"script": Markup(script), "script_hash": f"sha256-{digest}"}
 
 
 def _inputs(sweep_dir: Path) -> str:
