@@ -26,26 +26,23 @@ COLUMNS = ["row", "title", "control", "reference", "n", "score", "low", "high"]
 def curves(records: Records) -> pd.DataFrame:
     """Top-1 accuracy by the table's judge for about 40 numbers of candidates n, exact at each.
 
-    Columns: row, title, control, reference, n, score, low, high; the 95 % interval is that of the reference row, NaN
-    elsewhere. Rows whose records do not all keep ranks are left out; without any the table is empty.
+    Columns: row, title, control, reference, n, score, low, high. The 95 % interval is that of the reference row, as
+    the table has it (:func:`cnd.statistics.crossed_mean`), and NaN elsewhere, or where not every subject has the same
+    items and seeds. Rows whose records do not all keep ranks are left out; without any the table is empty.
     """
     parts = []
     for row in records.rows:
-        tables = [_ranks(trial) for trial in records.of(row.id) if trial.folder is not None]
-        known = [table for table in tables if table is not None]
-        if not known or len(known) < len(tables):
+        runs = {(t.subject or "", t.seed): _ranks(t) for t in records.of(row.id) if t.folder is not None}
+        known = {run: ranks for run, ranks in runs.items() if ranks is not None}
+        if not known or len(known) < len(runs):
             continue
-        ranks = pd.concat(known, ignore_index=True)
-        n, accuracy = _by_item(ranks)
+        n_classes = min(int(ranks["n_classes"].min()) for ranks in known.values())
+        n = np.unique(np.geomspace(2, n_classes, N_POINTS).round().astype(np.int64))
+        by_run = {run: _by_item(ranks, n) for run, ranks in known.items()}
+        score = np.mean([accuracy.to_numpy().mean(axis=0) for accuracy in by_run.values()], axis=0)
         line = {"row": row.id, "title": row.title, "control": row.control, "reference": row.id == records.reference}
-        part = pd.DataFrame(line | {"n": n, "score": accuracy.mean(axis=0), "low": np.nan, "high": np.nan})
-        if row.id == records.reference:
-            items = records.items[records.items["row"] == row.id].drop_duplicates("item").set_index("item")
-            order = np.unique(ranks["item"])
-            units = statistics.sampling_units(items.loc[order, "category"].to_numpy(), order)
-            found = [statistics.mean_interval(column, units) for column in accuracy.T]
-            part = part.assign(low=[i.low for i in found], high=[i.high for i in found])
-        parts.append(part)
+        low, high = _band(records, row.id, by_run) if row.id == records.reference else (np.nan, np.nan)
+        parts.append(pd.DataFrame(line | {"n": n, "score": score, "low": low, "high": high}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
 
 
@@ -59,16 +56,28 @@ def _ranks(trial: RecordedTrial) -> pd.DataFrame | None:
     return own[["item", "above", "tied", "n_classes"]]
 
 
-def _by_item(ranks: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Numbers of candidates [n_points], and the accuracy of each item at them, means over samples, seeds, subjects."""
-    n_classes = int(ranks["n_classes"].min())
-    n = np.unique(np.geomspace(2, n_classes, N_POINTS).round().astype(np.int64))
+def _by_item(ranks: pd.DataFrame, n: NDArray[np.int64]) -> pd.DataFrame:
+    """Accuracy of each item, means over samples: index item, a column for each number of candidates."""
     places, which = np.unique(ranks[["above", "tied"]].to_numpy(np.int64), axis=0, return_inverse=True)
-    curve = n_way_curve(places[:, 0], places[:, 1], n_classes, [int(k) for k in n])
-    _, item = np.unique(ranks["item"], return_inverse=True)
-    sums = np.zeros((item.max() + 1, len(n)))
-    np.add.at(sums, item, curve[which.reshape(-1)])
-    return n, sums / np.bincount(item)[:, None]
+    curve = n_way_curve(places[:, 0], places[:, 1], int(ranks["n_classes"].iloc[0]), [int(k) for k in n])
+    return pd.DataFrame(curve[which.reshape(-1)], columns=n).groupby(ranks["item"].to_numpy()).mean()
+
+
+def _band(
+    records: Records, row: str, by_run: dict[tuple[str, int], pd.DataFrame]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Limits at each number of candidates."""
+    subjects, seeds = sorted({subject for subject, _ in by_run}), sorted({seed for _, seed in by_run})
+    first = next(iter(by_run.values()))
+    if len(by_run) < len(subjects) * len(seeds) or not all(a.index.equals(first.index) for a in by_run.values()):
+        return np.full(first.shape[1], np.nan), np.full(first.shape[1], np.nan)
+    values = np.stack([[by_run[subject, seed].to_numpy() for subject in subjects] for seed in seeds])
+    category = records.per_item.loc[row]["category"].groupby("item").first()[first.index]
+    units = statistics.sampling_units(category.to_numpy(), first.index.to_numpy())
+    found = [
+        statistics.crossed_mean(at.transpose(2, 0, 1), units, bounds=(0.0, 1.0)) for at in np.moveaxis(values, 3, 0)
+    ]
+    return np.array([i.low for i in found]), np.array([i.high for i in found])
 
 
 def candidate_curves(points: pd.DataFrame) -> Figure:

@@ -25,10 +25,10 @@ if __name__ == "__main__":  # Python put sweeps/ first, where our file names cou
 
 from cnd.errors import UserError
 from cnd.experiment import Experiment, parse_assignments, today
-from cnd.json_files import read_json, write_json
+from cnd.json_files import read_json
 from cnd.paper import published
 from cnd.store.convergence import verdict
-from cnd.store.folder import DEFINITION, SweepFolder, damaged
+from cnd.store.folder import SweepFolder, damaged
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
 from sweeps.options import parse
@@ -233,8 +233,9 @@ def define(request: Request, chosen: list[Trial]) -> None:
     columns = request.options.metrics
     if columns is None:  # as before, as far as there are such scores now
         columns = [name for name in before.get("metrics", []) if is_measured(name, measured(kept))]
-    content = definition(request, kept) | {"metrics": columns}
-    request.folder.define(content, in_table_order(request.sweep, kept))
+    asked = request.options.margin
+    choices = {"margin": before.get("margin") if asked is None else asked, "metrics": columns}
+    request.folder.define(definition(request, kept) | choices, in_table_order(request.sweep, kept))
 
 
 def measured(trials: list[Trial]) -> list[str]:
@@ -345,12 +346,13 @@ def report(request: Request) -> int:
     from reports.collect import read_sweep
     from reports.metrics import check as check_metrics
 
-    folder, chosen = request.folder, request.options.metrics
-    content = folder.definition()
-    if chosen is not None:
-        check_metrics(chosen, [metric.name for metric in read_sweep(folder.output, folder.path).metrics])
-        with folder.locked():
-            write_json(folder.path / DEFINITION, content | {"metrics": chosen})
+    folder, columns = request.folder, request.options.metrics
+    folder.definition()
+    if request.options.margin is not None:
+        folder.amend(margin=request.options.margin)
+    if columns is not None:
+        check_metrics(columns, [metric.name for metric in read_sweep(folder.output, folder.path).metrics])
+        folder.amend(metrics=columns)
     path = build_report(folder.output, folder.path)
     print(json.dumps({"report": str(path)}) if request.options.json else path)
     return 0

@@ -13,7 +13,7 @@ from report_records import CONTROLS, ROWS, finished_sweep, write_sweep
 
 from cnd.errors import UserError
 from cnd.metrics.nway import NWay, n_way_accuracy
-from cnd.statistics import mean_interval
+from cnd.statistics import crossed_mean
 from reports import candidates, metrics
 from reports.collect import UNSEEN, MetricFacts, Records, read_sweep
 from sweeps.options import parse
@@ -131,7 +131,8 @@ def test_accuracy_over_candidates_is_exact_and_the_reference_has_its_interval(tm
     target, category = np.repeat(np.arange(24) % 12, 2), np.arange(24) % 12
     for n in (2, 5, 12):
         both = [n_way_accuracy(given["10", seed].reshape(48, 12), target, n).reshape(24, 2) for seed in (0, 1)]
-        expected = mean_interval(np.concatenate(both, axis=1), category)
+        values = np.stack(both, axis=1).mean(axis=2)  # [item, seed]
+        expected = crossed_mean(values, category, bounds=(0, 1))
         line = points[(points["row"] == "10") & (points["n"] == n)].iloc[0]
         assert tuple(line[["score", "low", "high"]]) == pytest.approx((expected.estimate, expected.low, expected.high))
     assert points.loc[points["row"] != "10", ["low", "high"]].isna().all(axis=None)
