@@ -22,7 +22,19 @@ from matplotlib.figure import Figure
 from cnd import statistics
 from cnd.errors import UserError
 from cnd.keys import code_hash, content_hash, file_hash
-from reports import analysis, convergence, figures, interventions, provenance, sheets, subjects, text
+from reports import (
+    agreement,
+    analysis,
+    convergence,
+    effects,
+    figures,
+    interventions,
+    provenance,
+    seeds,
+    sheets,
+    subjects,
+    text,
+)
 from reports.collect import Records, choose_items, read_attention, read_images, read_sweep
 from reports.scale import NOTHING
 from reports.tables import (
@@ -144,6 +156,9 @@ def _content(records: Records) -> dict[str, Any]:
         "rows": [_line(records, row.id, scores, differences, converged) for row in records.rows],
         "forest": _forest(records, differences, plan),
         "factors": _factors(records, scores),
+        "agreement": agreement.section(records, scores),
+        "seed_dots": _drawn(seeds.section(records), "Score of each row and training seed, with their means"),
+        "effects": _drawn(effects.section(records), "Effect of each setting and of pairs of them, with 95 % intervals"),
         "sheets": shown,
         "grid": _grid(records, shown.rows if shown else []),
         "attention": _attention(records, shown),
@@ -211,6 +226,11 @@ def _picture(figure: Figure, description: str) -> Picture:
     figure.savefig(buffer, format="png", dpi=150)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
     return Picture(f"data:image/png;base64,{encoded}", description, round(figure.get_figwidth() * 105))
+
+
+def _drawn(section: dict[str, Any] | None, description: str) -> dict[str, Any] | None:
+    """A section with its figure made ready for the template."""
+    return section and section | {"picture": _picture(section["figure"], description)}
 
 
 def _setting_titles(records: Records) -> dict[str, str]:

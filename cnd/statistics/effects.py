@@ -199,9 +199,7 @@ def _columns(table: NDArray[np.int64]) -> dict[Terms, FloatArray]:
     return {tuple(terms): np.frombuffer(rows, dtype=np.bool_).astype(np.float64) for rows, terms in together.items()}
 
 
-def _contrasts(
-    columns: dict[Terms, FloatArray], wanted: dict[Terms, FloatArray], n_rows: int
-) -> list[Contrast]:
+def _contrasts(columns: dict[Terms, FloatArray], wanted: dict[Terms, FloatArray], n_rows: int) -> list[Contrast]:
     """The wanted effects of a least squares fit of all columns and a mean."""
     names = list(columns)
     design = np.column_stack([np.ones(n_rows), *columns.values()])
