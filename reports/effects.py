@@ -27,19 +27,6 @@ from reports.scale import PERCENT, Scale
 
 NONE = "-"  # a setting that does not apply
 COLUMNS = ["kind", "title", "estimate", "low", "high", "p", "n_pairs", "pairs", "alone", "alone_low", "alone_high"]
-    "kind",
-    "title",
-    "estimate",
-    "low",
-    "high",
-    "p",
-    "p_holm",
-    "n_pairs",
-    "pairs",
-    "alone",
-    "alone_low",
-    "alone_high",
-]
 LONGEST = 58  # characters of a title in the figure
 
 
