@@ -8,7 +8,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from cnd.cortex.drawing.figures import BLUE, GREY, INK, ORANGE, STYLE
 from cnd.statistics import interquartile_mean
@@ -48,37 +47,32 @@ def seed_table(records: Records) -> pd.DataFrame:
 
 
 def seed_dots(table: pd.DataFrame, scale: Scale = PERCENT) -> Figure:
-    """Rows from the top in the table's order; a dot a seed, a bar at the mean, a diamond at the interquartile mean.
+    """Rows from the top in the table's order: a dot a seed and a bar at their mean; beside them interquartile means.
 
     Args:
         table: of :func:`seed_table`.
         scale: of the score.
     """
-    rows = list(dict.fromkeys(table["row"]))
-    titles = dict(zip(table["row"], table["title"], strict=True))
+    rows = [own for _, own in table.groupby("row", sort=False)]
     by = scale.factor
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.4, 1.3 + 0.27 * len(rows)))
-        axes = figure.subplots()
-        for height, row in enumerate(rows):
-            own = table[table["row"] == row]
-            first = own.iloc[0]
-            axes.plot([by * own["score"].min(), by * own["score"].max()], [height] * 2, color=GREY, lw=1, zorder=1)
-            axes.scatter(by * own["score"], np.full(len(own), height), s=26, color=BLUE, alpha=0.75, zorder=2, lw=0)
-            axes.scatter(by * first["mean"], height, s=150, marker="|", color=INK, lw=2, zorder=3)
-            axes.plot([by * first["low"], by * first["high"]], [height + 0.24] * 2, color=ORANGE, lw=1.2, zorder=1)
-            axes.scatter(by * first["iqm"], height + 0.24, s=26, marker="D", color=ORANGE, zorder=3, lw=0)
-        shown = [t if len(t) <= LONGEST else f"{t[: LONGEST - 1]}…" for t in (str(titles[row]) for row in rows)]
-        axes.set_yticks(range(len(rows)), shown)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(scale.axis)
-        axes.grid(axis="x", color="#e3e3e3", lw=0.8)
-        axes.set_axisbelow(True)
-        dots = [
-            Line2D([], [], color=BLUE, marker="o", ms=5, ls="", label="one training seed"),
-            Line2D([], [], color=INK, marker="|", ms=11, mew=2, ls="", label="mean"),
-            Line2D([], [], color=ORANGE, marker="D", ms=5, lw=1.2, label="interquartile mean, 95 % (bootstrap)"),
-        ]
-        figure.legend(handles=dots, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        figure = Figure(figsize=(9.4, 1.1 + 0.27 * len(rows)))
+        seeds, middle = figure.subplots(1, 2, sharey=True, width_ratios=[2, 1])
+        for height, own in enumerate(rows):
+            line, scores = own.iloc[0], by * own["score"]
+            seeds.plot([scores.min(), scores.max()], [height] * 2, color=GREY, lw=1, zorder=1)
+            seeds.scatter(scores, np.full(len(own), height), s=26, color=BLUE, alpha=0.75, zorder=2, lw=0)
+            seeds.scatter(by * line["mean"], height, s=150, marker="|", color=INK, lw=2, zorder=3)
+            middle.plot([by * line["low"], by * line["high"]], [height] * 2, color=ORANGE, lw=2, zorder=1)
+            middle.scatter(by * line["iqm"], height, s=30, marker="D", color=ORANGE, zorder=2, lw=0)
+        titles = [str(own["title"].iloc[0]) for own in rows]
+        seeds.set_yticks(range(len(rows)), [t if len(t) <= LONGEST else f"{t[: LONGEST - 1]}…" for t in titles])
+        seeds.set_ylim(len(rows) - 0.4, -0.6)
+        seeds.set_title("Each training seed, and their mean")
+        middle.set_title("Interquartile mean")
+        for axes in (seeds, middle):
+            axes.tick_params(axis="y", length=0)
+            axes.set_xlabel(scale.axis)
+            axes.grid(axis="x", color="#e3e3e3", lw=0.8)
+            axes.set_axisbelow(True)
     return figure
