@@ -1,4 +1,4 @@
-"""Effects over a table of rows: against least squares written out, ranks, statsmodels where there is, and simulation."""
+"""Effects over a table of rows: against least squares written out, ranks, statsmodels if there, and simulation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from cnd.statistics import effects as e
 
 # The paper's Table 1 in numbers of levels: Phase 1, alpha_s, alpha_c, mask ratio, depth, self-contrast; row 10 is 0
 TABLE_1 = np.array([
-    [1, 3, 3, 3, 0, 3], [0, 0, 1, 0, 0, 0], [0, 1, 2, 0, 0, 0], [0, 2, 2, 0, 0, 1], [0, 0, 2, 0, 0, 1], [0, 0, 0, 0, 0, 1],
-    [0, 0, 0, 1, 0, 1], [0, 0, 0, 2, 0, 1], [0, 0, 0, 2, 1, 1], [0, 0, 0, 2, 2, 1], [0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0],
+    [1, 3, 3, 3, 0, 3], [0, 0, 1, 0, 0, 0], [0, 1, 2, 0, 0, 0], [0, 2, 2, 0, 0, 1],
+    [0, 0, 2, 0, 0, 1], [0, 0, 0, 0, 0, 1], [0, 0, 0, 1, 0, 1], [0, 0, 0, 2, 0, 1],
+    [0, 0, 0, 2, 1, 1], [0, 0, 0, 2, 2, 1], [0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0],
     [0, 0, 0, 2, 0, 0], [0, 0, 0, 2, 1, 0], [0, 0, 0, 2, 2, 0], [0, 0, 0, 0, 0, 2],
 ])  # fmt: skip
 CATEGORIES = np.arange(50)
@@ -145,8 +146,8 @@ def test_intervals_hold_the_effects_that_made_the_scores() -> None:
 
 @pytest.mark.parametrize(
     ("codes", "words"),
-    [([0, 1], "shape"), ([[0.0, 1.0]], "numbers of levels"), ([[0, -1]], "numbers of levels"), ([[0, 1], [1, 0]], "no row")],
-)  # fmt: skip
+    [([0, 1], "shape"), ([[0.0]], "numbers of levels"), ([[0, -1]], "numbers of levels"), ([[0, 1], [1, 0]], "no row")],
+)
 def test_bad_codes_are_refused(codes: list[object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         e.main_effects(codes)
