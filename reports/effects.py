@@ -14,19 +14,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from cnd import statistics
-from cnd.cortex.drawing.figures import BLUE, INK, STYLE
+from cnd.cortex.drawing.figures import INK, STYLE
 from cnd.paper import show
 from cnd.statistics import effects
 from cnd.statistics.effects import Contrast, OneAtATime, Terms
 from reports.collect import Records, TableRow
 from reports.complete import complete_scores
+from reports.figures import GREEN, VERDICTS
 from reports.scale import PERCENT, Scale
 
 NONE = "-"  # a setting that does not apply
-COLUMNS = ["kind", "title", "estimate", "low", "high", "p", "n_pairs", "pairs", "alone", "alone_low", "alone_high"]
+COLUMNS = ["kind", "title", "estimate", "low", "high", "n_pairs", "pairs", "alone", "alone_low", "alone_high"]
 LONGEST = 58  # characters of a title in the figure
 
 
@@ -73,7 +75,8 @@ def section(records: Records) -> dict[str, Any] | None:
     if table is None:
         return None
     main, twofold = effects.main_effects(table.codes), effects.interactions(table.codes)
-    lines = effect_lines(table, main, twofold)
+    up = records.facts(records.metric).higher_is_better
+    lines = effect_lines(table, main, twofold, records.margin, up)
     steps = effects.one_at_a_time(table.codes)
     titles = {row.id: row.title for row in table.rows}
     return {
@@ -86,7 +89,7 @@ def section(records: Records) -> dict[str, Any] | None:
         "interactions": _interactions(table, twofold),
         "left_out": table.left_out,
         "one_at_a_time": None if steps is None else _steps(table, steps),
-        "figure": effect_plot(lines.assign(title=lines["title"].map(_short)), records.scale),
+        "figure": effect_plot(lines.assign(title=lines["title"].map(_short)), records.scale, records.margin),
     }
 
 
@@ -158,30 +161,39 @@ def _told(value: Any) -> str:
 # ---------------------------------------------------------------- numbers
 
 
-def effect_lines(table: Table, main: list[Contrast], twofold: list[Contrast]) -> pd.DataFrame:
-    """A line an effect that the rows can tell, with the columns :data:`COLUMNS` and p_holm; scores as fractions of 1.
+def effect_lines(table: Table, main: list[Contrast], twofold: list[Contrast], margin: float, up: bool) -> pd.DataFrame:
+    """A line an effect that the rows can tell, with the columns :data:`COLUMNS`; scores as fractions of 1.
 
-    ``alone`` is the mean over pairs of rows that differ in this alone. Holm's correction runs over all lines; p and
-    p_holm are NaN with one training seed, which shows nothing about a method.
+    ``alone`` is the mean over pairs of rows that differ in this alone. The verdict is that of
+    :func:`cnd.statistics.verdict`, with Holm's correction over all lines; with one training seed, which shows nothing
+    about a setting, it is "" and p_holm NaN.
+
+    Args:
+        margin: within which an effect counts as none.
+        up: whether a higher score is better.
     """
     lines: list[dict[str, Any]] = []
+    found: list[statistics.CrossedMean] = []
     for kind, contrasts in (("main", main), ("interaction", twofold)):
-        for effect in (contrast for contrast in contrasts if contrast.weights is not None):
-            assert effect.weights is not None
-            found = table.mean(effect.weights)
-            p = float("nan") if found.p_value is None else found.p_value
-            line = {"kind": kind, "title": _title(table, effect.terms, kind), "estimate": found.estimate, "p": p}
-            line |= {"low": found.low, "high": found.high, "n_pairs": 0, "pairs": ""}
+        for effect in contrasts:
+            if effect.weights is None:
+                continue
+            found.append(table.mean(effect.weights))
+            line = {"kind": kind, "title": _title(table, effect.terms, kind), "estimate": found[-1].estimate}
             pairs = effects.single_changes(table.codes, effect.terms) if kind == "main" else []
+            line |= {"low": found[-1].low, "high": found[-1].high, "n_pairs": len(pairs)}
+            line |= {"pairs": ", ".join(f"{table.rows[i].id}−{table.rows[j].id}" for i, j in pairs)}
             if pairs:
                 alone = table.mean(effects.pair_weights(pairs, len(table.rows)))
-                told = ", ".join(f"{table.rows[i].id}−{table.rows[j].id}" for i, j in pairs)
                 line |= {"alone": alone.estimate, "alone_low": alone.low, "alone_high": alone.high}
-                line |= {"n_pairs": len(pairs), "pairs": told}
             lines.append(line)
-    frame = pd.DataFrame(lines, columns=COLUMNS)
-    tested = frame["p"].notna()
-    return frame.assign(p_holm=pd.Series(statistics.holm(frame.loc[tested, "p"]), index=frame.index[tested]))
+    frame = pd.DataFrame(lines, columns=COLUMNS).assign(p_holm=float("nan"), verdict="")
+    p, equivalent = [mean.p_value for mean in found], [statistics.equivalence_p(mean, margin) for mean in found]
+    if None in p:
+        return frame
+    adjusted = [statistics.holm(np.array(values, dtype=np.float64)) for values in (p, equivalent)]
+    verdicts = [statistics.verdict(*line, up) for line in zip(found, *adjusted, strict=True)]
+    return frame.assign(p_holm=adjusted[0], verdict=verdicts)
 
 
 # ---------------------------------------------------------------- in words
@@ -245,12 +257,13 @@ def _short(title: str) -> str:
 # ---------------------------------------------------------------- the figure
 
 
-def effect_plot(lines: pd.DataFrame, scale: Scale = PERCENT) -> Figure:
-    """Main effects with their 95 % intervals, interactions in a panel below; filled: remains after Holm's correction.
+def effect_plot(lines: pd.DataFrame, scale: Scale = PERCENT, margin: float = 0.05) -> Figure:
+    """Main effects with their 95 % intervals, interactions in a panel below.
 
     Args:
-        lines: columns kind, title, estimate, low, high, p_holm.
+        lines: columns kind, title, estimate, low, high, verdict.
         scale: of the score.
+        margin: within which an effect counts as none; drawn where there are verdicts.
     """
     kinds = {"main": "Main effects", "interaction": "Interactions: what both bring beyond the sum"}
     blocks = [(title, block) for kind, title in kinds.items() if len(block := lines[lines["kind"] == kind])]
@@ -259,24 +272,32 @@ def effect_plot(lines: pd.DataFrame, scale: Scale = PERCENT) -> Figure:
         figure = Figure(figsize=(9.4, 1.0 + 0.3 * sum(heights)))
         panels = figure.subplots(len(blocks), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
         for axes, (title, block) in zip(panels, blocks, strict=True):
-            _panel(axes, block, scale.factor)
+            _panel(axes, block, scale.factor, margin)
             axes.set_title(title)
         panels[-1].set_xlabel(f"effect, {scale.difference_axis}")
-        if lines["p_holm"].notna().any():
-            handles, labels = panels[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        labels = {VERDICTS[verdict][3].removesuffix(" than the reference"): verdict for verdict in lines["verdict"]}
+        handles = [_marker(verdict, label) for label, verdict in labels.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
 
-def _panel(axes: Axes, block: pd.DataFrame, factor: float) -> None:
+def _marker(verdict: str, label: str) -> Line2D:
+    shape, color, filled, _ = VERDICTS[verdict]
+    return Line2D(
+        [], [], ls="", marker=shape, ms=6.5, mew=1.6, mfc=color if filled else "white", mec=color, label=label
+    )
+
+
+def _panel(axes: Axes, block: pd.DataFrame, factor: float, margin: float) -> None:
     axes.axvline(0, color=INK, lw=1, zorder=1)
+    if block["verdict"].ne("").any():
+        for side in (-1, 1):
+            axes.axvline(side * factor * margin, color=GREEN, lw=1, ls=":", zorder=1)
     for height, line in enumerate(block.to_dict("records")):
-        filled = line["p_holm"] <= 0.05
-        axes.plot([factor * line["low"], factor * line["high"]], [height] * 2, color=BLUE, lw=2, zorder=2)
-        face = BLUE if filled else "white"
-        axes.plot(factor * line["estimate"], height, "o", ms=6.5, mew=1.6, mfc=face, mec=BLUE, zorder=3)
-    axes.plot([], [], "o", mfc=BLUE, mec=BLUE, label="differs from 0 (Holm, 5 %)")
-    axes.plot([], [], "o", mfc="white", mec=BLUE, mew=1.6, label="no effect shown")
+        shape, color, filled, _ = VERDICTS[line["verdict"]]
+        axes.plot([factor * line["low"], factor * line["high"]], [height] * 2, color=color, lw=2, zorder=2)
+        face = color if filled else "white"
+        axes.plot(factor * line["estimate"], height, shape, ms=6.5, mew=1.6, mfc=face, mec=color, zorder=3)
     axes.set_yticks(range(len(block)), block["title"])
     axes.set_ylim(len(block) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)

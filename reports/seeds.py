@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from cnd.cortex.drawing.figures import BLUE, GREY, INK, ORANGE, STYLE
 from cnd.statistics import interquartile_mean
 from reports.collect import Records
-from reports.complete import complete_scores
+from reports.inference import crossed_scores
 from reports.scale import PERCENT, Scale
 
 LONGEST = 44  # characters of a row's title
@@ -33,16 +33,15 @@ def seed_table(records: Records) -> pd.DataFrame:
     """
     lines = []
     for row in (row for row in records.rows if not row.control):
-        found = complete_scores(records, [row])
-        if found is None or found.scores.shape[2] < 2:
+        found = crossed_scores(records, row.id, records.metric)
+        if found is None or len(found.seeds) < 2:
             continue
-        scores = found.scores[0].mean(axis=2)  # [item, seed]
+        scores = found.values.mean(axis=2)  # [item, seed]
         iqm = interquartile_mean(scores, found.units)
         line = {"row": row.id, "title": row.title, "mean": scores.mean()}
         line |= {"iqm": iqm.estimate, "low": iqm.low, "high": iqm.high}
-        lines += [
-            line | {"seed": seed, "score": score} for seed, score in zip(found.seeds, scores.mean(0), strict=True)
-        ]
+        by_seed = zip(found.seeds, scores.mean(axis=0), strict=True)
+        lines += [line | {"seed": seed, "score": score} for seed, score in by_seed]
     return pd.DataFrame(lines, columns=["row", "title", "seed", "score", "mean", "iqm", "low", "high"])
 
 

@@ -84,7 +84,7 @@ def test_effects_are_contrasts_of_the_rows_means(three_seeds: tuple[Path, Path])
     assert view["pairs"] == "5−10, 6−11"
     assert view["alone"] == pytest.approx((m["5"] - m["10"] + m["6"] - m["11"]) / 2)
     both = lines["mask_ratio 0.5 with dup Y"]
-    assert both["kind"] == "interaction" and both["p_holm"] <= 0.05
+    assert (both["kind"], both["verdict"]) == ("interaction", "better") and both["p_holm"] <= 0.05
     assert both["estimate"] == pytest.approx(m["6"] - m["5"] - m["11"] + m["10"])
     assert lines["dup N → independent"]["n_pairs"] == 1
     steps = section["one_at_a_time"]
@@ -109,7 +109,7 @@ def test_one_seed_ranks_nothing_and_what_rows_cannot_tell_is_named(tmp_path: Pat
     rows = [square_row("10", 0.75, 4, "first"), square_row("11", 0.5, 2, "first"), square_row("5", 0.75, 4, "both")]
     sweep_dir = swept(tmp_path, (0,), rows)
     section = effects.section(read_sweep(tmp_path, sweep_dir))
-    assert section is not None and all(np.isnan(line["p_holm"]) for line in section["lines"])
+    assert section is not None and {line["verdict"] for line in section["lines"]} == {""}
     text = Page(build_report(tmp_path, sweep_dir)).text.split("Effects of settings over")[1].split("Departures")[0]
     assert "One training seed: the intervals hold for these trained models only" in text
     assert "*" not in text and "Training seeds" not in text
