@@ -11,6 +11,7 @@ from cnd import paper
 from cnd.statistics.agreement import rank_agreement
 from reports.collect import Records
 from reports.complete import complete_scores
+from reports.tables import by_row
 
 FEWEST = 3  # rows whose order says anything
 
@@ -27,9 +28,9 @@ def section(records: Records, scores: pd.DataFrame) -> dict[str, Any] | None:
     """
     if not comparable(records):
         return None
-    own = scores[scores["metric"] == records.metric].set_index("row")
-    stated = {row.id: row.paper / 100 for row in records.rows if row.paper is not None and row.id in own.index}
-    rows = {row: _place(own.loc[row, ["low", "high"]], score) for row, score in stated.items()}
+    own = by_row(scores[scores["metric"] == records.metric])
+    stated = {row.id: row.paper / 100 for row in records.rows if row.paper is not None and row.id in own}
+    rows = {row: _place(own[row]["low"], own[row]["high"], score) for row, score in stated.items()}
     rows = {row: place for row, place in rows.items() if place}
     if not rows:
         return None
@@ -49,8 +50,7 @@ def comparable(records: Records) -> bool:
     return all(paper.scored_on(trial.experiment.get("data") or {}, any_subject=by_subject) for trial in trials)
 
 
-def _place(limits: pd.Series, score: float) -> str:
-    low, high = limits.astype(float)
+def _place(low: float, high: float, score: float) -> str:
     if not np.isfinite([low, high]).all():
         return ""
     return "inside" if low <= score <= high else "outside"

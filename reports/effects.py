@@ -191,9 +191,10 @@ def effect_lines(table: Table, main: list[Contrast], twofold: list[Contrast], ma
     p, equivalent = [mean.p_value for mean in found], [statistics.equivalence_p(mean, margin) for mean in found]
     if None in p:
         return frame
-    adjusted = [statistics.holm(np.array(values, dtype=np.float64)) for values in (p, equivalent)]
-    verdicts = [statistics.verdict(*line, up) for line in zip(found, *adjusted, strict=True)]
-    return frame.assign(p_holm=adjusted[0], verdict=verdicts)
+    p_holm, equivalent_holm = (statistics.holm(np.array(values, dtype=np.float64)) for values in (p, equivalent))
+    judged = zip(found, p_holm, equivalent_holm, strict=True)
+    verdicts: list[str] = [statistics.verdict(d, one, other, up) or "" for d, one, other in judged]
+    return frame.assign(p_holm=p_holm, verdict=verdicts)
 
 
 # ---------------------------------------------------------------- in words
