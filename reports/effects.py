@@ -87,6 +87,9 @@ def section(records: Records) -> dict[str, Any] | None:
         "together": any(len(_real(table, effect.terms)) > 1 for effect in main),
         "aliased": _aliased(table, main),
         "interactions": _interactions(table, twofold),
+        "not_additive": list(
+            lines.loc[lines["kind"].eq("interaction") & lines["verdict"].isin(["better", "worse"]), "title"]
+        ),
         "left_out": table.left_out,
         "one_at_a_time": None if steps is None else _steps(table, steps),
         "figure": effect_plot(lines.assign(title=lines["title"].map(_short)), records.scale, records.margin),
@@ -123,12 +126,12 @@ def effect_table(records: Records) -> Table | None:
 
 def _factors(records: Records, rows: list[TableRow]) -> list[tuple[str, list[str]]]:
     """Title and level of each row, of the table's columns, then of other settings that rows state."""
-    stated = {str(entry["id"]): entry.get("set") or {} for entry in records.sweep["rows"]}
+    stated = {str(entry["id"]): _flat(entry.get("set") or {}) for entry in records.sweep["rows"]}
     found = [(c["title"], _column(c, rows, stated)) for c in records.columns]
     shown = {column.get("setting", "") for column in records.columns}
     for setting in dict.fromkeys(key for row in rows for key in stated[row.id] if key not in shown):
         cells = [stated[row.id].get(setting, _resolved(records, row.id, setting)) for row in rows]
-        found.append((setting.removeprefix("decoder."), [_told(cell) for cell in cells]))
+        found.append((setting.removeprefix("decoder."), [show(cell) for cell in cells]))
     return found
 
 
@@ -136,9 +139,9 @@ def _column(column: dict[str, str], rows: list[TableRow], stated: dict[str, dict
     """What a column shows of each row; what the row states where that is "-"."""
     shown = [str(row.settings.get(column["key"], NONE)) for row in rows]
     values = [stated[row.id].get(column.get("setting", "")) for row in rows]
-    names = {_told(v): cell for v, cell in zip(values, shown, strict=True) if v is not None and cell != NONE}
+    names = {show(v): cell for v, cell in zip(values, shown, strict=True) if v is not None and cell != NONE}
     return [
-        names.get(_told(value), _told(value)) if cell == NONE and value is not None else cell
+        names.get(show(value), show(value)) if cell == NONE and value is not None else cell
         for cell, value in zip(shown, values, strict=True)
     ]
 
@@ -152,10 +155,12 @@ def _resolved(records: Records, row: str, setting: str) -> Any:
     return value
 
 
-def _told(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_told(inner)}" for key, inner in value.items())
-    return show(value)
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted key; those of a group one by one."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 # ---------------------------------------------------------------- numbers
@@ -182,7 +187,7 @@ def effect_lines(table: Table, main: list[Contrast], twofold: list[Contrast], ma
             line = {"kind": kind, "title": _title(table, effect.terms, kind), "estimate": found[-1].estimate}
             pairs = effects.single_changes(table.codes, effect.terms) if kind == "main" else []
             line |= {"low": found[-1].low, "high": found[-1].high, "n_pairs": len(pairs)}
-            line |= {"pairs": ", ".join(f"{table.rows[i].id}−{table.rows[j].id}" for i, j in pairs)}
+            line |= {"pairs": ", ".join(f"{table.rows[i].id} − {table.rows[j].id}" for i, j in pairs)}
             if pairs:
                 alone = table.mean(effects.pair_weights(pairs, len(table.rows)))
                 line |= {"alone": alone.estimate, "alone_low": alone.low, "alone_high": alone.high}
@@ -241,7 +246,7 @@ def _steps(table: Table, steps: OneAtATime) -> dict[str, Any]:
         if pair is None:
             return None
         found = table.pair(pair)
-        rows = f"{table.rows[pair[0]].id}−{table.rows[pair[1]].id}"
+        rows = f"{table.rows[pair[0]].id} − {table.rows[pair[1]].id}"
         return {"estimate": found.estimate, "low": found.low, "high": found.high, "rows": rows}
 
     lines = []

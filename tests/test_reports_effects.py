@@ -75,18 +75,19 @@ def test_effects_are_contrasts_of_the_rows_means(three_seeds: tuple[Path, Path])
     assert section is not None
     lines, m = {line["title"]: line for line in section["lines"]}, means(records)
     off = lines["phase1.enabled true → false"]  # what does not apply without Phase 1 is not named
-    assert (off["n_pairs"], off["pairs"]) == (1, "0−10") and off["alone"] == pytest.approx(m["0"] - m["10"])
+    assert (off["n_pairs"], off["pairs"]) == (1, "0 − 10") and off["alone"] == pytest.approx(m["0"] - m["10"])
     depth = lines["cl_depth 4 → 2"]
     assert depth["alone"] == pytest.approx(m["13"] - m["11"])
     fitted = (3 * m["11"] + m["10"] + m["6"] - m["5"]) / 4  # row 11 by the sum of the settings' effects
     assert depth["estimate"] == pytest.approx(m["13"] - fitted)
     view = lines["dup N → Y"]
-    assert view["pairs"] == "5−10, 6−11"
+    assert view["pairs"] == "5 − 10, 6 − 11"
     assert view["alone"] == pytest.approx((m["5"] - m["10"] + m["6"] - m["11"]) / 2)
     both = lines["mask_ratio 0.5 with dup Y"]
     assert (both["kind"], both["verdict"]) == ("interaction", "better") and both["p_holm"] <= 0.05
     assert both["estimate"] == pytest.approx(m["6"] - m["5"] - m["11"] + m["10"])
     assert lines["dup N → independent"]["n_pairs"] == 1
+    assert section["not_additive"] == ["mask_ratio 0.5 with dup Y"]
     steps = section["one_at_a_time"]
     assert (steps["full"], steps["bare"]) == ("Row 10", "Row 6")
     mask = steps["lines"][0]
@@ -115,6 +116,14 @@ def test_one_seed_ranks_nothing_and_what_rows_cannot_tell_is_named(tmp_path: Pat
     assert "*" not in text and "Training seeds" not in text
     assert "mask_ratio 0.75 → 0.5 and cl_depth 4 → 2" in text and "only ever change together" in text
     assert "No two settings have all four combinations" in text
+
+
+def test_a_group_of_settings_is_taken_apart(tmp_path: Path) -> None:
+    rows = [*SQUARE[:2], SQUARE[3] | {"id": "13", "settings": SQUARE[0]["settings"]}]
+    rows[2]["set"] = SQUARE[0]["set"] | {"decoder.phase2.target": {"stimuli": 1, "embedding": 0.01}}
+    table = effects.effect_table(read_sweep(tmp_path, swept(tmp_path, (0,), rows)))
+    assert table is not None and table.factors == ["dup", "phase2.target.embedding"]
+    assert table.levels == [["N", "Y"], ["0", "0.01"]]  # what the others have is the experiment's
 
 
 def test_no_section_where_rows_differ_in_one_setting(tmp_path: Path) -> None:
