@@ -25,14 +25,17 @@ from cnd import statistics
 from cnd.errors import UserError
 from cnd.keys import code_hash, content_hash, file_hash
 from reports import (
+    agreement,
     analysis,
     candidates,
     convergence,
+    effects,
     figures,
     interventions,
     metrics,
     nulls,
     provenance,
+    seeds,
     sheets,
     subjects,
     text,
@@ -179,6 +182,9 @@ def _content(records: Records) -> dict[str, Any]:
         "forest": _forest(records, differences, plan),
         "factors": _factors(records, scores),
         "candidates": _candidates(records),
+        "agreement": agreement.section(records, scores),
+        "seed_dots": _drawn(seeds.section(records), "Score of each row and training seed, with their means"),
+        "effects": _drawn(effects.section(records), "Effect of each setting and of pairs of them, with 95 % intervals"),
         "sheets": shown,
         "grid": _grid(records, shown.rows if shown else []),
         "attention": _attention(records, shown),
@@ -251,6 +257,11 @@ def _picture(figure: Figure, description: str) -> Picture:
     figure.savefig(buffer, format="png", dpi=150)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
     return Picture(f"data:image/png;base64,{encoded}", description, round(figure.get_figwidth() * 105))
+
+
+def _drawn(section: dict[str, Any] | None, description: str) -> dict[str, Any] | None:
+    """A section with its figure made ready for the template."""
+    return section and section | {"picture": _picture(section["figure"], description)}
 
 
 def _setting_titles(records: Records) -> dict[str, str]:

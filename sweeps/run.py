@@ -254,7 +254,7 @@ def definition(request: Request, trials: list[Trial]) -> dict[str, Any]:
         "experiment": request.base.name,
         "words": request.words(),
         "set": {key: request.edits[key] for key in sorted(request.edits)},
-        "columns": [{"key": column.key, "title": column.title} for column in sweep.columns],
+        "columns": [{"key": c.key, "title": c.title, "setting": today(c.setting)} for c in sweep.columns],
         "rows": [
             {
                 "id": line.id,
