@@ -1,4 +1,4 @@
-"""What to run next: more training seeds or more test items, from the variance components of each undecided difference."""
+"""What to run next: more training seeds or more test items, from the variance components of undecided differences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Line:
     """What would decide one undecided row.
 
     Attributes:
-        shares: of the variance of its difference, in % by the names of ``PARTS``, and ``subjects`` where these add to it.
+        shares: of the variance of its difference, in % by the names of ``PARTS``, and ``subjects`` where there are
+            several.
         error: standard error of the difference as the components predict it, in the score's units.
         n_seeds, n_units: at hand.
         seeds, units: needed in all, the other as at hand; None where no number is enough.
