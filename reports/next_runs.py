@@ -13,7 +13,7 @@ from reports import looks
 from reports.collect import Records
 from reports.provenance import command, trained
 
-MANY = 20  # seeds beyond which no command is proposed
+MANY = 10  # seeds beyond which no command is proposed
 ALPHA = 0.05
 PARTS = {"items": ("item",), "seeds": ("seed",), "both": ("item", "seed")}  # of the error, by what they come from
 
@@ -62,7 +62,7 @@ def section(records: Records, differences: pd.DataFrame, unit: str) -> dict[str,
     lines = [_line(records, row, alpha, told["unit"]) for _, row in judged.iterrows() if row["verdict"] == "undecided"]
     if not lines:
         return told | {"sentences": ["Every row has a verdict: nothing needs to be run for one."]}
-    return told | {"lines": lines} | _proposal(records, lines)
+    return told | {"lines": lines, "summary": _summary(lines, len(judged), told["unit"])} | _proposal(records, lines)
 
 
 def _with_one_seed(records: Records) -> dict[str, Any]:
@@ -72,6 +72,18 @@ def _with_one_seed(records: Records) -> dict[str, Any]:
         "where a row stays undecided."
     )
     return {"sentences": [sentence], "commands": [command(records, "auto")]}
+
+
+def _summary(lines: list[Line], n_judged: int, units: str) -> str:
+    """Seeds or items, over the whole table."""
+    by_seeds = sum(line.seeds is not None and line.seeds <= MANY for line in lines)
+    by_units = sum(line.units is not None for line in lines)
+    return (
+        f"{len(lines)} of {n_judged} rows {'is' if len(lines) == 1 else 'are'} undecided. More seeds alone, at most "
+        f"{MANY} in all, would decide {by_seeds} of them; more {units} alone, with the seeds at hand, {by_units}. Few "
+        "seeds are short in two ways: they leave their own part of the error large, and they tell badly how large the "
+        f"error is, which no number of {units} mends."
+    )
 
 
 def _line(records: Records, row: pd.Series, alpha: float, units: str) -> Line:
@@ -135,8 +147,8 @@ def _largest(shares: dict[str, float], units: str) -> str:
     helps = {
         "items": f"what only more {units} make smaller",
         "seeds": "what only more seeds make smaller",
-        "both": f"which more seeds and more {units} make smaller alike",
-        "subjects": "which subjects add, and only more of them make smaller",
+        "both": f"what seeds and {units} make together: more of either makes it smaller",
+        "subjects": "what subjects add: only more of them make it smaller",
     }
     if not any(shares.values()):
         return "Its error is too small to have parts."

@@ -257,7 +257,8 @@ def define(request: Request, chosen: list[Trial]) -> None:
     names = {trial.name for trial in chosen}
     everything = request.trials(None, seeds, subjects)
     kept = [trial for trial in everything if trial.name in names or request.folder.is_complete(trial)]
-    content = definition(request, kept)
+    asked = request.options.margin
+    content = definition(request, kept) | {"margin": before.get("margin") if asked is None else asked}
     if looked := max(request.seeds if request.auto else 0, before.get("max_seeds", 0)):
         content["max_seeds"] = looked  # once verdicts were looked at on the way, the correction for it stays
     request.folder.define(content, in_table_order(request.sweep, kept))
@@ -369,6 +370,8 @@ def report(request: Request) -> int:
     from reports.build import build_report
 
     request.folder.definition()
+    if request.options.margin is not None:
+        request.folder.amend(margin=request.options.margin)
     path = build_report(request.folder.output, request.folder.path)
     print(json.dumps({"report": str(path)}) if request.options.json else path)
     return 0

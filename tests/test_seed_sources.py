@@ -94,6 +94,7 @@ def _trained(cache: StageCache, seed: int, **edits: Any) -> tuple[Draws, np.ndar
 
 def test_show(common: StageCache) -> None:
     import time
+
     for kind in ({}, {"decoder__kind": "dc_ldm"}, {"decoder__kind": "ss_ae"}, {"decoder__kind": "free_condition"}):
         t = time.time()
         draws, held = _trained(common, 0, **kind)

@@ -187,7 +187,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Trials run here in place of Ray's workers; ``names`` are those that ran, and the process ends after ``left``."""
     state = SimpleNamespace(names=[], left=10**6)
 
-    def run_jobs(groups: list[list[Any]], cache: Path, folder: Path, resources: Any, watcher: Any, pipeline: str) -> None:
+    def run_jobs(
+        groups: list[list[Any]], cache: Path, folder: Path, resources: Any, watcher: Any, pipeline: str
+    ) -> None:
         for job in (job for group in groups for job in group):
             if not state.left:
                 raise Killed
@@ -241,7 +243,9 @@ def test_the_command_stops_where_it_may_and_tells_what_it_saved(
 def test_a_row_that_fails_does_not_stop_the_others(tmp_path: Path, computed: SimpleNamespace) -> None:
     failing = session.run_jobs
 
-    def run_jobs(groups: list[list[Any]], cache: Path, folder: Path, resources: Any, watcher: Any, pipeline: str) -> None:
+    def run_jobs(
+        groups: list[list[Any]], cache: Path, folder: Path, resources: Any, watcher: Any, pipeline: str
+    ) -> None:
         lost = [job for group in groups for job in group if job.name == "8-seed1"]
         for job in lost:
             watcher.started(job.name)

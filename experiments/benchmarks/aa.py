@@ -77,7 +77,9 @@ def retrainings(records: Records, row: str | None) -> tuple[np.ndarray, np.ndarr
     if len(subjects) > 1:
         raise UserError("several subjects: an A/A comparison is made on one")
     if len(trials) < 4:
-        raise UserError(f"{len(trials)} finished retrainings: four are needed to compare two with two (is --row right?)")
+        raise UserError(
+            f"{len(trials)} finished retrainings: four are needed to compare two with two (is --row right?)"
+        )
     trials.sort(key=lambda t: int(t.experiment["seed"]))
     wide = records.per_item[records.metric].unstack("item").dropna(axis=1)
     scores = wide.loc[[(t.row, t.subject or "", t.seed) for t in trials]].to_numpy().T
