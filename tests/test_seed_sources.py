@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 
 import cnd
 from cnd.experiment import load_experiment, override
-from cnd.protocols import Noise
 from cnd.steps import upstream
 from cnd.workflow.bench import Workbench
 from cnd.workflow.cache import StageCache

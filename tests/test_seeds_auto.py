@@ -1,7 +1,8 @@
-"""Seeds spent row by row: which trials each round asks for, what looking on the way costs, and that a crash loses nothing."""
+"""Seeds spent row by row: what each round asks for, the price of looking on the way, and that a crash loses nothing."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,17 +20,22 @@ from cnd.data.simulated import SimulatedData
 from cnd.errors import UserError
 from cnd.experiment import Experiment
 from cnd.workflow.cache import StageCache
+from cnd.workflow.plan import steps as real_steps
 from reports import looks
 from reports.collect import read_sweep
+from reports.inference import crossed_differences
+from reports.tables import difference_table
 from sweeps import session
 from sweeps.rounds import begun, most, rounds
 from sweeps.run import main
 from sweeps.spec import load_sweep
-from sweeps.trials import Trial, resolve
+from sweeps.trials import Trial, in_table_order, resolve
 
+ROOT = Path(__file__).resolve().parents[1]
 SWEEP = load_sweep("ablation_table1")
 BASE = Experiment(name="base", data=SimulatedData())
 WORDS = ["ablation_table1", "--experiment", "smoke", "--seeds", "auto"]
+ALONE = ["--analysis", "none", "--interventions", "none"]
 
 
 def _trials(rows: list[str], seeds: int, base: Experiment = BASE) -> list[Trial]:
@@ -205,7 +211,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def _run(output: Path, *words: str) -> int:
-    words = (*WORDS, "--max-seeds", "4", "--rows", "5,8,10,ridge", "--output", str(output), *words)
+    words = (*WORDS, *ALONE, "--max-seeds", "4", "--rows", "5,8,10,ridge", "--output", str(output), *words)
     return main(list(words), pipeline="fake_pipeline")
 
 
@@ -227,7 +233,7 @@ def test_the_command_stops_where_it_may_and_tells_what_it_saved(
     computed.names.clear()  # the same command again runs nothing, and one with fewer seeds keeps the correction
     assert _run(tmp_path) == 0 and computed.names == []
     definition = tmp_path / "sweeps" / "ablation_table1-smoke" / "sweep.json"
-    assert main([*WORDS[:3], "--rows", "5,10,ridge", "--output", str(tmp_path)], pipeline="fake_pipeline") == 0
+    assert main([*WORDS[:3], *ALONE, "--rows", "5,10,ridge", "--output", str(tmp_path)], pipeline="fake_pipeline") == 0
     assert json.loads(definition.read_text())["max_seeds"] == 4 and computed.names == []
 
     other = tmp_path / "killed"  # in the middle of a round: the same trials, each once
@@ -257,3 +263,49 @@ def test_a_row_that_fails_does_not_stop_the_others(tmp_path: Path, computed: Sim
         assert _run(tmp_path) == 1
     assert "8-seed2" not in computed.names  # one seed in common: no verdict, so no further seed before that is mended
     assert _run(tmp_path) == 0 and {"8-seed1", "8-seed2", "8-seed3"} <= set(computed.names)
+
+
+# ---------------------------------------------------------------- the same method four times
+
+
+def test_the_aa_sweep_shares_its_trials_with_table_1() -> None:
+    aa = resolve(load_sweep("aa"), BASE, real_steps, None, load_sweep("aa").seeds, {})
+    table1 = resolve(SWEEP, BASE, real_steps, ["10", "oracle"], 12, {})
+    assert [t.row for t in in_table_order(load_sweep("aa"), aa)] == [row for row in "1234" for _ in range(3)]
+    assert {t.seed for t in aa} == {0, 1, 2} and len({t.name for t in aa}) == 12
+    assert {t.key for t in aa} == {t.key for t in table1 if t.row == "10"}
+    assert [t.experiment.seed for t in in_table_order(load_sweep("aa"), aa)] == list(range(12))
+
+
+def test_rows_that_differ_in_their_seeds_are_paired_by_place(
+    tmp_path: Path,
+    computed: SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert main(["aa", "--experiment", "smoke", *ALONE, "--output", str(tmp_path)], pipeline="fake_pipeline") == 0
+    assert sorted(computed.names) == [f"{row}-seed{seed}" for row in "1234" for seed in range(3)]
+    records = read_sweep(tmp_path, tmp_path / "sweeps" / "aa-smoke")
+    assert [t.experiment["seed"] for t in records.trials] == list(range(12)) and records.seeds == [0, 1, 2]
+    table = difference_table(records)
+    assert table["row"].tolist() == ["2", "3", "4"] and (table["n_seeds"] == 3).all()
+    third = records.per_item[records.metric].unstack("item").loc[[("3", "", 2), ("1", "", 2)]].to_numpy()
+    own = crossed_differences(records, "3")
+    assert own is not None and own.values[:, 2, 0] == pytest.approx(third[0] - third[1])  # seeds 8 and 2
+
+    monkeypatch.syspath_prepend(str(ROOT / "experiments" / "benchmarks"))
+    aa = importlib.import_module("aa")
+    assert (len(list(aa.deals(12, 2))), len(list(aa.deals(6, 3)))) == (2970, 60)  # n! / (n - 2s)! / s! / 2
+    assert len(set(aa.deals(7, 3))) == len(list(aa.deals(7, 3))) == len(aa.drawn(7, 3, 10**6))
+    capsys.readouterr()
+    assert aa.main([str(tmp_path), "aa-smoke", "--most", "5"]) == 0
+    told = capsys.readouterr().out
+    assert "12 retrainings (simulated)" in told and [line.split()[:2] for line in told.splitlines()[-2:]] == [
+        ["2", "5"],
+        ["3", "5"],
+    ]
+    assert aa.main([str(tmp_path), "aa-smoke", "--row", "9"]) == 2
+    rng = np.random.default_rng(0)  # by seeds that move all items, items alone are misled; crossed they are not
+    scores = rng.normal(0, 0.03, (1, 12)) + rng.normal(0, 0.05, (30, 12))
+    alone, crossed = aa.differing(scores, np.arange(30), aa.drawn(12, 3, 60))
+    assert alone > 0.2 and crossed < 0.15

@@ -2,12 +2,12 @@
 
     python experiments/benchmarks/aa.py OUTPUT [SWEEP] [--row ID]
 
-Reads the finished trials of ``sweeps/aa.yaml`` (SWEEP, default: aa-simulated, below OUTPUT/sweeps), or those of one row
-of another sweep over many seeds, such as ``ablation_table1-simulated --row 10``. The retrainings are dealt to two groups
-of two, then of three, in all ways that give other comparisons: the first of one group is paired with the first of the
-other. Printed is the share of these comparisons that differ at p <= .05 (1) as if items were the only source of chance,
-seeds being averaged, and (2) with seeds and items crossed. Deals share retrainings, so that the shares are those of one
-drawing of twelve: they scatter more than as many independent comparisons would.
+Reads the finished trials of ``sweeps/aa.yaml`` (SWEEP, default: aa-simulated, below OUTPUT/sweeps), or those of one
+row of another sweep over many seeds, such as ``ablation_table1-simulated --row 10``. The retrainings are dealt to two
+groups of two, then of three, in all ways that give other comparisons: the first of one group is paired with the first
+of the other. Printed is the share of these comparisons that differ at p <= .05 (1) as if items were the only source of
+chance, seeds being averaged, and (2) with seeds and items crossed. Deals share retrainings: the shares are those of one
+drawing of twelve, and scatter more than as many independent comparisons would.
 """
 
 from __future__ import annotations
