@@ -63,14 +63,17 @@ def rounds(
 
 
 def by_records(output: Path, sweep_dir: Path) -> Undecided:
-    """Asks the records of the trials, as the report does."""
+    """Asks the records of the trials, as the report does: rows of earlier commands stay in the family of the table."""
 
     def undecided(trials: list[Trial]) -> list[str]:
         from reports.collect import read_sweep
         from reports.looks import restricted, undecided
         from reports.tables import difference_table
 
+        records, rows = read_sweep(output, sweep_dir), {trial.row for trial in trials}
         asked = {(trial.row, trial.subject, trial.seed) for trial in trials}
-        return undecided(difference_table(restricted(read_sweep(output, sweep_dir), asked)))
+        asked |= {(trial.row, trial.subject, trial.seed) for trial in records.trials if trial.row not in rows}
+        found = undecided(difference_table(restricted(records, asked)))
+        return [row for row in found if row in rows]
 
     return undecided
