@@ -210,6 +210,12 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return state
 
 
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No page is drawn, which takes seconds."""
+    monkeypatch.setattr("reports.build.build_report", lambda output, *_, **__: output)
+
+
 def _run(output: Path, *words: str) -> int:
     words = (*WORDS, *ALONE, "--max-seeds", "4", "--rows", "5,8,10,ridge", "--output", str(output), *words)
     return main(list(words), pipeline="fake_pipeline")
@@ -228,8 +234,12 @@ def test_the_command_stops_where_it_may_and_tells_what_it_saved(
     report = (tmp_path / "reports" / "ablation_table1-smoke.html").read_text()
     assert "12 trials were asked for" in report and "INCOMPLETE" not in report
     assert "multiplied before Holm" in report and "--seeds auto --max-seeds 4" in report
-    first = sorted(computed.names)
 
+
+@pytest.mark.usefixtures("unreported")
+def test_the_same_command_goes_on_after_a_crash(tmp_path: Path, computed: SimpleNamespace) -> None:
+    assert _run(tmp_path) == 0
+    first = sorted(computed.names)
     computed.names.clear()  # the same command again runs nothing, and one with fewer seeds keeps the correction
     assert _run(tmp_path) == 0 and computed.names == []
     definition = tmp_path / "sweeps" / "ablation_table1-smoke" / "sweep.json"
@@ -246,6 +256,7 @@ def test_the_command_stops_where_it_may_and_tells_what_it_saved(
     assert sorted(computed.names) == first
 
 
+@pytest.mark.usefixtures("unreported")
 def test_a_row_that_fails_does_not_stop_the_others(tmp_path: Path, computed: SimpleNamespace) -> None:
     failing = session.run_jobs
 
@@ -277,6 +288,7 @@ def test_the_aa_sweep_shares_its_trials_with_table_1() -> None:
     assert [t.experiment.seed for t in in_table_order(load_sweep("aa"), aa)] == list(range(12))
 
 
+@pytest.mark.usefixtures("unreported")
 def test_rows_that_differ_in_their_seeds_are_paired_by_place(
     tmp_path: Path,
     computed: SimpleNamespace,
