@@ -45,10 +45,11 @@ SOURCES = {
         "free_condition.py _losses": "noise and time-steps",
     },
 }
-SAME = {
-    "cnd/phase2/training.py validation_loss",  # it only measures, with the same noise at every call
+MEASURED = {"cnd/phase1/training.py validation_loss", "cnd/phase2/training.py validation_loss"}
+SAME = MEASURED | {  # measured with the same masks and noise at every call
     "cnd/phase1/model.py __init__",  # what layers draw when built: `initialise` draws it again
     "ss_ae/model.py __init__",  # of the frozen encoder, before it gets its trained weights
+    "ss_ae/model.py <genexpr>",
 }
 
 
@@ -62,7 +63,8 @@ class Listener(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        if any(word in name for word in DRAWING) and isinstance(result, torch.Tensor):
+        off = "dropout" in name and torch.equal(result, args[0])
+        if any(word in name for word in DRAWING) and isinstance(result, torch.Tensor) and not off:
             content = result.detach().cpu().contiguous().numpy().tobytes()
             asked = self.draws[_asked_by()]
             if result.numel() >= FEWEST:
@@ -71,11 +73,14 @@ class Listener(TorchFunctionMode):
 
 
 def _asked_by() -> str:
-    frame = sys._getframe(2)
-    while frame.f_back is not None and not Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
+    """The innermost function of the library, or the measurement that it is part of."""
+    asking, frame = [], sys._getframe(2)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(PACKAGE):
+            asking.append(f"{path.relative_to(PACKAGE).as_posix().removeprefix('decoders/')} {frame.f_code.co_name}")
         frame = frame.f_back
-    path = Path(frame.f_code.co_filename)
-    return f"{path.as_posix().removeprefix(f'{PACKAGE.as_posix()}/decoders/')} {frame.f_code.co_name}"
+    return next((place for place in asking if place in MEASURED), asking[0])
 
 
 def _learned(cache: StageCache, kind: str, seed: int) -> tuple[Draws, np.ndarray]:

@@ -130,14 +130,14 @@ def test_the_looks_spend_alpha_once(n_most: int) -> None:
 
 def test_looking_at_every_seed_makes_no_more_errors_than_promised() -> None:
     """Identical methods, stopped at the first difference: as often as not corrected, and within 5 % where corrected."""
-    rng, n_tables, units = np.random.default_rng(0), 400, np.arange(30)
+    rng, n_tables, units = np.random.default_rng(0), 200, np.arange(20)
     wrong = {"corrected": 0, "not": 0}
     for _ in range(n_tables):
-        values = 0.02 * rng.normal(size=(1, 5)) + 0.1 * rng.normal(size=(30, 5))
+        values = 0.02 * rng.normal(size=(1, 5)) + 0.1 * rng.normal(size=(20, 5))
         p = {n: statistics.crossed_mean(values[:, :n], units).p_value for n in range(2, 6)}
         wrong["not"] += min(p.values()) <= 0.05
         wrong["corrected"] += min(looks.factor({"max_seeds": 5}, n) * q for n, q in p.items()) <= 0.05
-    assert wrong["not"] / n_tables > 0.08 and wrong["corrected"] / n_tables < 0.05 + 2 * 0.011
+    assert wrong["not"] / n_tables > 0.08 and wrong["corrected"] / n_tables < 0.05 + 2 * 0.016
 
 
 def test_what_was_not_asked_for_is_not_missing_and_counts_as_saved(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_the_same_command_goes_on_after_a_crash(tmp_path: Path, computed: Simple
     assert json.loads(definition.read_text())["max_seeds"] == 4 and computed.names == []
 
     other = tmp_path / "killed"  # in the middle of a round: the same trials, each once
-    for left in (3, 5, 100):
+    for left in (9, 100):
         computed.left = left
         try:
             _run(other)
