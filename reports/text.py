@@ -9,7 +9,7 @@ import pandas as pd
 
 from cnd import paper, statistics
 from cnd.statistics import clopper_pearson
-from reports import nulls
+from reports import chance, nulls
 from reports.ceilings import far_under
 from reports.collect import Records, TableRow
 from reports.convergence import sentences, states
@@ -259,6 +259,7 @@ def statistics_notes(records: Records, plan: Design) -> list[str]:
         f"{together}. 95 % intervals of scores are those of a randomly weighted mean that allows for the skew of "
         "scores near chance (cnd/statistics/bounded.py).",
         *(_of_seeds(records, unit) if several else [_of_one_seed()] if trained(records) else []),
+        *chance.notes(records),
         *([_for_scale()] if records.scale.percent else []),
     ]
 
