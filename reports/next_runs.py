@@ -53,16 +53,17 @@ def section(records: Records, differences: pd.DataFrame, unit: str) -> dict[str,
     if rows.empty or not trained(records):
         return None
     spent = looks.saved(records)
-    told = {"saved": str(spent) if spent else "", "lines": [], "sentences": [], "commands": [], "cost": ""}
-    told["unit"] = "categories" if unit == "category" else "items"
+    units = "categories" if unit == "category" else "items"
+    told: dict[str, Any] = {"saved": str(spent) if spent else "", "unit": units}
+    told |= {"lines": [], "sentences": [], "commands": [], "cost": ""}
     judged = rows[rows["verdict"] != ""]
     if judged.empty:
         return told | _with_one_seed(records)
     alpha = ALPHA / len(judged)
-    lines = [_line(records, row, alpha, told["unit"]) for _, row in judged.iterrows() if row["verdict"] == "undecided"]
+    lines = [_line(records, row, alpha, units) for _, row in judged.iterrows() if row["verdict"] == "undecided"]
     if not lines:
         return told | {"sentences": ["Every row has a verdict: nothing needs to be run for one."]}
-    return told | {"lines": lines, "summary": _summary(lines, len(judged), told["unit"])} | _proposal(records, lines)
+    return told | {"lines": lines, "summary": _summary(lines, len(judged), units)} | _proposal(records, lines)
 
 
 def _with_one_seed(records: Records) -> dict[str, Any]:
@@ -163,8 +164,8 @@ def _proposal(records: Records, lines: list[Line]) -> dict[str, Any]:
     if left := [line.row for line in lines if line not in wanted]:
         listed = f"Row{'s' if len(left) > 1 else ''} {', '.join(left)}"
         sentences.append(
-            f"{listed}: more than {MANY} seeds, or no number of them. More test data, or a wider --margin, is the "
-            "shorter way."
+            f"{listed}: more than {MANY} seeds, or no number of them. More test data beside more seeds, or a wider "
+            "--margin, is the shorter way."
         )
     seeds = max((max(line.seeds or 0, line.n_seeds + 1) for line in wanted), default=0)
     if not wanted:
