@@ -67,7 +67,7 @@ def test_report_is_one_self_contained_file(finished: tuple[Path, Path], page: Pa
     outside = [link for link in page.links if not link.startswith(("#", "data:image/png;base64,"))]
     assert outside == []
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
-    assert page.tags.count("img") == 4
+    assert page.tags.count("img") == 5
 
 
 def test_report_holds_what_a_reader_needs(page: Page) -> None:
