@@ -23,6 +23,7 @@ from cnd.statistics.crossed import CrossedMean, crossed_mean
 
 Term = tuple[int, int]  # factor, level
 Terms = tuple[Term, ...]
+ROUNDING = 1e-12  # of the largest score
 NEGLIGIBLE = 1e-9  # of the projection onto the null space, whose entries are 0 to 1
 
 
@@ -168,7 +169,9 @@ def contrast_mean(scores: ArrayLike, weights: ArrayLike, units: ArrayLike, level
         raise ValueError(f"weights must have the shape [{len(values)}], not {list(by.shape)}")
     if abs(by.sum()) > NEGLIGIBLE * max(1.0, np.abs(by).sum()):
         raise ValueError(f"the weights of a contrast must sum to 0, not {by.sum():g}")
-    return crossed_mean(np.tensordot(by, values, 1), units, level)
+    contrast = np.tensordot(by, values, 1)
+    contrast[np.abs(contrast) <= ROUNDING * np.abs(values).max(initial=0.0)] = 0.0  # equal rows differ by nothing
+    return crossed_mean(contrast, units, level)
 
 
 def _checked(codes: ArrayLike) -> NDArray[np.int64]:

@@ -122,13 +122,20 @@ def test_a_contrast_of_two_rows_is_their_paired_difference() -> None:
     assert e.contrast_mean(scores, [0, 1, -1], units) == s.crossed_mean(scores[1] - scores[2], units)
 
 
+def test_rows_that_score_the_same_differ_by_nothing_whatever_the_rounding() -> None:
+    scores = np.broadcast_to(np.random.default_rng(6).random((50, 3)), (16, 50, 3))
+    for contrast in e.main_effects(TABLE_1):
+        found = e.contrast_mean(scores, contrast.weights, CATEGORIES)
+        assert (found.estimate, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+
+
 def test_intervals_hold_the_effects_that_made_the_scores() -> None:
     """Rows of Table 1 with known effects; items, seeds and what they do to each row are random."""
     rng, truth = np.random.default_rng(5), {((3, 2),): 0.04, ((5, 1),): -0.02, ((4, 1),): 0.0}
     interaction = ((3, 2), (5, 1))
     main, twofold = by_terms(e.main_effects(TABLE_1)), by_terms(e.interactions(TABLE_1))[interaction]
     means = sum(value * (TABLE_1[:, f] == level) for ((f, level),), value in truth.items())
-    n, held, rejected = 200, dict.fromkeys([*truth, interaction], 0), 0
+    n, held, rejected = 120, dict.fromkeys([*truth, interaction], 0), 0
     for _ in range(n):
         item, seed, both = (rng.normal(0, sd, shape) for sd, shape in (
             (0.03, (16, 50, 1)), (0.015, (16, 1, 3)), (0.09, (16, 50, 3)),
@@ -140,7 +147,7 @@ def test_intervals_hold_the_effects_that_made_the_scores() -> None:
         rejected += found.p_value <= 0.05  # of the effect that is none
         found = e.contrast_mean(scores, twofold.weights, CATEGORIES)
         held[interaction] += found.low <= 0 <= found.high
-    assert all(0.905 <= share / n <= 0.995 for share in held.values()), held
+    assert all(0.9 <= share / n <= 0.995 for share in held.values()), held
     assert rejected / n <= 0.09
 
 
