@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from cnd import statistics
 from cnd.errors import UserError
 from cnd.keys import code_hash, content_hash, file_hash
-from reports import analysis, convergence, figures, interventions, provenance, sheets, subjects, text
+from reports import analysis, convergence, exports, figures, interventions, provenance, sheets, subjects, text
 from reports.collect import Records, choose_items, read_attention, read_images, read_sweep
 from reports.scale import NOTHING
 from reports.tables import (
@@ -52,6 +52,19 @@ class Picture(NamedTuple):
     width: int  # px at which its text has the size of the page's
 
 
+class Rendered(NamedTuple):
+    """A report before it is written.
+
+    Attributes:
+        cortex: the interactive page beside it, if there is one.
+        tables: the files of its tables by name, see :mod:`reports.exports`.
+    """
+
+    html: str
+    cortex: str | None
+    tables: dict[str, str]
+
+
 def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) -> Path:
     """Compute the report of whatever the sweep has finished so far, and write it.
 
@@ -68,9 +81,23 @@ def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) ->
     """
     path = output / "reports" / f"{sweep_dir.name}.html"
     page = path.with_name(f"{sweep_dir.name}-cortex.html")
-    inputs = _inputs(sweep_dir)
-    if unless_current and _is_current(path, page, inputs):
+    if unless_current and _is_current(path, page, made_from(sweep_dir)):
         return path
+    made = render(output, sweep_dir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if made.cortex:
+        _write(page, made.cortex)
+    exports.write_files(exports.folder_of(path), made.tables)
+    _write(path, made.html)
+    return path
+
+
+def render(output: Path, sweep_dir: Path) -> Rendered:
+    """What :func:`build_report` writes.
+
+    Raises:
+        UserError: there is no readable sweep.json.
+    """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -89,16 +116,15 @@ def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) ->
     analysed = analysis.section(records)
     found: dict[str, Any] = {"analysis": None, "analysis_page": None}
     if analysed is not None:
-        found = {"analysis": analysed.content, "analysis_page": page.name if analysed.page else None}
-    html = environment.get_template("report.html").render(_content(records) | found | {"inputs": inputs})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if analysed is not None and analysed.page:
-        _write(page, analysed.page)
-    _write(path, html)
-    return path
+        shown = f"{sweep_dir.name}-cortex.html" if analysed.page else None
+        found = {"analysis": analysed.content, "analysis_page": shown}
+    content = _content(records) | found | {"inputs": made_from(sweep_dir)}
+    html = environment.get_template("report.html").render(content)
+    html, tables = exports.with_files(html, exports.folder_of(Path(f"{sweep_dir.name}.html")).name)
+    return Rendered(html, analysed.page if analysed else None, tables)
 
 
-def _inputs(sweep_dir: Path) -> str:
+def made_from(sweep_dir: Path) -> str:
     """Hash of what a report is made of: the code, the sweep, its trials; their records never change."""
     files = [sweep_dir / "sweep.json", *sorted(sweep_dir.glob("trials/*.json"))]
     contents = [file_hash(file) for file in files if file.is_file()]
@@ -110,7 +136,8 @@ def _is_current(path: Path, page: Path, inputs: str) -> bool:
     if not path.is_file():
         return False
     html = path.read_text(encoding="utf-8")
-    return f'<meta name="inputs" content="{inputs}">' in html and (page.is_file() or page.name not in html)
+    beside = exports.folder_of(path).is_dir() and (page.is_file() or page.name not in html)
+    return f'<meta name="inputs" content="{inputs}">' in html and beside
 
 
 def _write(path: Path, html: str) -> None:
