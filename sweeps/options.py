@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         "\nplan    the trials, the stages they share and the expected time; runs nothing\n"
         "status  the state of every trial\n"
         "report  build the HTML report again\n"
-        "verify  check the files of every result against the hashes written with them\n"
+        "verify  check the files of every result against the hashes written with them, and every number of the report\n"
         "clean   list what the sweep alone uses, and delete it with --force\n"
         "\nThe same command again goes on where it stopped. Exit code 0: complete, 1: some trials failed,\n"
         "2: wrong settings or usage, 130: interrupted.",
