@@ -101,21 +101,6 @@ def render(output: Path, sweep_dir: Path) -> Rendered:
     Raises:
         UserError: there is no readable sweep.json.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": text.percent,
-        "p_value": text.p_value,
-        "seconds": _seconds,
-        "minutes": _minutes,
-        "count": _count,
-        "needed": _needed,
-    }
     records = read_sweep(output, sweep_dir)
     analysed = analysis.section(records)
     found: dict[str, Any] = {"analysis": None, "analysis_page": None}
@@ -123,9 +108,29 @@ def render(output: Path, sweep_dir: Path) -> Rendered:
         shown = f"{sweep_dir.name}-cortex.html" if analysed.page else None
         found = {"analysis": analysed.content, "analysis_page": shown}
     content = _content(records) | found | sorting() | {"inputs": made_from(sweep_dir)}
-    html = environment.get_template("report.html").render(content)
+    html = environment().get_template("report.html").render(content)
     html, tables = exports.with_files(html, exports.folder_of(Path(f"{sweep_dir.name}.html")).name)
     return Rendered(html, analysed.page if analysed else None, tables)
+
+
+def environment() -> Environment:
+    """The templates, with the filters that they use."""
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "percent": text.percent,
+        "p_value": text.p_value,
+        "seconds": _seconds,
+        "minutes": _minutes,
+        "count": _count,
+        "needed": _needed,
+    }
+    return made
 
 
 def sorting() -> dict[str, str]:

@@ -31,6 +31,7 @@ from cnd.store.convergence import verdict
 from cnd.store.folder import SweepFolder, damaged
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
+from sweeps.compare import compare
 from sweeps.options import parse
 from sweeps.spec import SCORE, Line, Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
@@ -402,6 +403,8 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     try:
         options = parse(argv)
+        if options.command == "compare":
+            return compare(options)
         return commands[options.command](Request(options, pipeline))
     except UserError as error:
         _say(f"error: {error}")
