@@ -275,6 +275,8 @@ def _difference(first: Side, side: Side, row: str, metric: MetricFacts) -> tuple
     if runs and pair[0] is not None and pair[1] is not None:
         found, by = _paired((side, row, pair[0]), (first, first.anchor, pair[1]))
         if found is not None:
+            most = max(len(finished_runs(s.records, r)) for s, r in ((side, row), (first, first.anchor)))
+            by += f", {len(runs)} of {most} runs" if len(runs) < most else ""
             return difference_line(found, metric.bounds, better, margin), by
     whole = [crossed_scores(s.records, r, metric.name) for s, r in ((side, row), (first, first.anchor))]
     why = "other seeds or subjects" if not runs else "other stimuli"

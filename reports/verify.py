@@ -89,7 +89,7 @@ def differences(shown: Page, again: Page) -> list[str]:
 def _cells(shown: PageTable, again: PageTable) -> list[str]:
     if len(shown.body) != len(again.body) or len(shown.head) != len(again.head):
         return [f"report: {shown.heading}: shown {len(shown.body)} lines, recomputed {len(again.body)}"]
-    columns, problems = again.columns, []
+    columns, problems = _short_names(again), []
     for line, (old, new) in enumerate(zip([*shown.head, *shown.body], [*again.head, *again.body], strict=True)):
         row = "header" if line < len(again.head) else row_name(new)
         for place, (was, is_) in enumerate(zip_longest(old, new, fillvalue=Cell())):
@@ -98,6 +98,13 @@ def _cells(shown: PageTable, again: PageTable) -> list[str]:
                 if first != second:
                     problems.append(f"report: {shown.heading}, {row}, {column}: shown {first}, recomputed {second}")
     return problems
+
+
+def _short_names(table: PageTable) -> list[str]:
+    """Of the columns: the head's first line, where no column before it says the same."""
+    texts = [cell.text for cell in (table.head[-1] if table.head else []) for _ in range(cell.span)]
+    whole = table.columns
+    return [whole[i] if text in texts[:i] or not text else text for i, text in enumerate(texts)] or whole
 
 
 def row_name(cells: list[Cell]) -> str:

@@ -18,9 +18,13 @@ from reports.page_tables import Cell, read_page
 PAGE = """<html><head><title>A &amp; B</title></head><body><h2>Scores, 50_way</h2>
 <div class="scroll"><table><thead>
 <tr><th class="left"></th><th colspan="2">Ours</th><th>Paper</th></tr>
-<tr><th class="left">Row</th><th>top-1, %<small>chance 2.0</small></th><th>difference</th><th>top-1, %</th></tr></thead><tbody>
-<tr><th scope="row">10<small>=HYPERLINK("x") &amp; co</small></th><td>92.6<small>89.7 to 94.4<br>seeds ± 1.2</small></td><td><span>reference</span></td><td>10.5</td></tr>
-<tr><th scope="row">11</th><td>1,234.5<small>– to –</small></td><td>−1.2 <span>*</span><small>−2.5 to +0.1</small></td><td>–</td></tr>
+<tr><th class="left">Row</th><th>top-1, %<small>chance 2.0</small></th>
+<th>difference</th><th>top-1, %</th></tr></thead><tbody>
+<tr><th scope="row">10<small>=HYPERLINK("x") &amp; co</small></th>
+<td>92.6<small>89.7 to 94.4<br>seeds ± 1.2</small></td>
+<td><span>reference</span></td><td>10.5</td></tr>
+<tr><th scope="row">11</th><td>1,234.5<small>– to –</small></td>
+<td>−1.2 <span>*</span><small>−2.5 to +0.1</small></td><td>–</td></tr>
 <tr class="divider"><th scope="rowgroup" colspan="4">Controls</th></tr>
 <tr><th scope="row">@ridge 100 %</th><td colspan="2">failed: [x]_y</td><td></td></tr>
 </tbody></table></div>
@@ -131,6 +135,6 @@ def test_a_report_has_its_tables_beside_it(tmp_path: Path, monkeypatch: pytest.M
         assert_compiles((folder / f"{table.slug}.tex").read_text(encoding="utf-8"))
     table = pd.read_csv(folder / "table.csv", keep_default_na=False, dtype=str)
     assert table["Row: note"][1] == f"'{evil}"
-    shown = [cells for cells in page.tables[0].body if cells[0].text == "11"][0]
+    shown = next(cells for cells in page.tables[0].body if cells[0].text == "11")
     column = next(name for name in table if "50-way" in name)
     assert table[column][1] == next(cell.text for cell in shown if cell.lines and "to" in cell.lines[0])
