@@ -360,9 +360,9 @@ def _notes(sides: list[Side], metric: MetricFacts | None, table: pd.DataFrame) -
         found.append(f"Nothing is concluded against {against}: a verdict needs two training seeds of both, or more.")
     level = "" if metric.chance is None else f"; chance is {metric.scale.score(metric.chance)}"
     found.append(f"The score is {metric.title}{level}.")
-    others = [f"{s.label} by {s.records.scale.title}" for s in sides if s.records.metric != metric.name]
+    others = [f"of {s.label} {s.records.scale.title}" for s in sides if s.records.metric != metric.name]
     if others:
-        found.append(f"Their own tables rank {', '.join(others)}.")
+        found.append(f"The score of their own tables is another one: {', '.join(others)}.")
     for by, group in compared[compared["paired"].ne("")].groupby("paired", sort=False):
         which = "all rows" if len(group) == len(compared) else ", ".join(_places(group))
         told = f"Paired by {by}" if not by.startswith("not") else by[0].upper() + by[1:]
