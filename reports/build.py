@@ -122,7 +122,7 @@ def _rendered(output: Path, sweep_dir: Path) -> Rendered:
 
 @contextlib.contextmanager
 def _fewer_collections() -> Iterator[None]:
-    """Pictures are made of many small objects: looking for garbage among all others too takes a twentieth of the time."""
+    """Pictures are made of many small objects: looking for garbage among all others takes a twentieth of the time."""
     thresholds = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

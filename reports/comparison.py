@@ -363,7 +363,8 @@ def _notes(sides: list[Side], metric: MetricFacts | None, table: pd.DataFrame) -
     others = [f"of {s.label} {s.records.scale.title}" for s in sides if s.records.metric != metric.name]
     if others:
         found.append(f"The score of their own tables is another one: {', '.join(others)}.")
-    for by, group in compared[compared["paired"].ne("")].groupby("paired", sort=False):
+    for key, group in compared[compared["paired"].ne("")].groupby("paired", sort=False):
+        by = str(key)
         which = "all rows" if len(group) == len(compared) else ", ".join(_places(group))
         told = f"Paired by {by}" if not by.startswith("not") else by[0].upper() + by[1:]
         found.append(f"{told} ({which}).")

@@ -13,6 +13,7 @@ import re
 import unicodedata
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 from reports.page_tables import Cell, Page, PageTable, read_page
 from reports.scale import NOTHING
@@ -82,36 +83,49 @@ def as_csv(table: PageTable) -> str:
     ``note``. Thousands have no separators; what the page shows as a dash is empty. A text that a spreadsheet would take
     for a formula begins with an apostrophe.
     """
-    names = table.columns
-    lines, group = [], ""
-    found = [{"": None} for _ in names]  # the parts that cells of each column have, in order
+    names, lines = table.columns, _csv_lines(table)
+    kinds: list[dict[str, None]] = [{"": None} for _ in names]  # the parts that cells of each column have, in order
+    for place, kind in enumerate(kinds):
+        own = [line.cells[place] for line in lines]
+        if any("low" in cell for cell in own):  # numbers, so that a word among them stands beside
+            for cell in (cell for cell in own if _is_word(cell.get("", ""))):
+                cell |= {"": "", "note": "; ".join(filter(None, [cell[""], cell.get("note", "")]))}
+        for cell in own:
+            kind |= dict.fromkeys(cell)
+        if "note" in kind:
+            kind["note"] = kind.pop("note")  # last
+    header = [f"{name}: {part}" if part else name for name, kind in zip(names, kinds, strict=True) for part in kind]
+    body = [[cell.get(p, "") for cell, kind in zip(line.cells, kinds, strict=True) for p in kind] for line in lines]
+    for name in ("group", "note"):
+        more = [str(getattr(line, name)) for line in lines]
+        if any(more):
+            header.append(name)
+            body = [[*line, text] for line, text in zip(body, more, strict=True)]
+    content = io.StringIO()
+    csv.writer(content, lineterminator="\n").writerows([_in_csv(text) for text in line] for line in [header, *body])
+    return content.getvalue()
+
+
+class _Line(NamedTuple):
+    """One line of the body: the parts of its cells, the line that heads it, a text over several cells."""
+
+    cells: list[dict[str, str]]
+    group: str
+    note: str
+
+
+def _csv_lines(table: PageTable) -> list[_Line]:
+    n_columns, lines, group = len(table.columns), list[_Line](), ""
     for cells in table.body:
-        if _is_divider(cells, names):
+        if _is_divider(cells, n_columns):
             group = cells[0].whole
             continue
-        line: list[dict[str, str]] = [{} for _ in names]
-        note = ""
+        own: list[dict[str, str]] = [{} for _ in range(n_columns)]
         for cell, place in zip(cells, accumulate((cell.span for cell in cells), initial=0), strict=False):
-            if cell.span > 1:
-                note = cell.whole
-            elif place < len(names):
-                line[place] = parts(cell)
-                found[place] |= dict.fromkeys(line[place])
-        lines.append((line, group, note))
-    more = [("group", 1)] * any(group for _, group, _ in lines) + [("note", 2)] * any(note for *_, note in lines)
-    for place, own in enumerate(found):
-        if "low" in own:  # numbers, so that a word among them stands beside
-            for entry in (line[place] for line, *_ in lines if _is_word(line[place].get("", ""))):
-                entry |= {"": "", "note": "; ".join(filter(None, [entry[""], entry.get("note", "")]))}
-                own["note"] = None
-    content = io.StringIO()
-    writer = csv.writer(content, lineterminator="\n")
-    header = [f"{name}: {part}" if part else name for name, own in zip(names, found, strict=True) for part in own]
-    writer.writerow([_in_csv(name) for name in [*header, *(name for name, _ in more)]])
-    for entry in lines:
-        cells_ = [cell.get(part, "") for cell, own in zip(entry[0], found, strict=True) for part in own]
-        writer.writerow([_in_csv(text) for text in [*cells_, *(str(entry[at]) for _, at in more)]])
-    return content.getvalue()
+            if cell.span == 1 and place < n_columns:
+                own[place] = parts(cell)
+        lines.append(_Line(own, group, "; ".join(cell.whole for cell in cells if cell.span > 1)))
+    return lines
 
 
 def parts(cell: Cell) -> dict[str, str]:
@@ -142,8 +156,8 @@ def parts(cell: Cell) -> dict[str, str]:
     return found | ({"note": "; ".join(notes)} if notes else {})
 
 
-def _is_divider(cells: list[Cell], names: list[str]) -> bool:
-    return len(cells) == 1 and cells[0].span >= len(names) > 1
+def _is_divider(cells: list[Cell], n_columns: int) -> bool:
+    return len(cells) == 1 and cells[0].span >= n_columns > 1
 
 
 def _is_number(text: str) -> bool:
@@ -184,6 +198,9 @@ LATEX = {
     "→": "$\\rightarrow$",
     "′": "$'$",
     "²": "$^2$",
+    "▲": "$\\bigtriangleup$",
+    "▼": "$\\bigtriangledown$",
+    "■": "\\rule{1ex}{1ex}",
     "…": "\\dots{}",
     "*": "$^{*}$",
     "†": "$^{\\dagger}$",
@@ -227,7 +244,7 @@ def as_latex(table: PageTable, page: Page) -> str:
     if head:
         lines += [_line(head, "c"), "\\midrule"]
     for number, cells in enumerate(table.body):
-        if _is_divider(cells, names):
+        if _is_divider(cells, len(names)):
             lines += (["\\midrule"] if number else []) + [_line(cells, "l")]
         else:
             lines.append(_line(cells, "l"))

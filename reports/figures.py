@@ -219,7 +219,8 @@ def _curves_panel(axes: Axes, curves: pd.DataFrame, colors: dict[str, str]) -> N
         curves.groupby("row").cumcount() % max(1, len(curves) // (MOST_POINTS * curves["row"].nunique())) == 0
     ]
     single = thinned["samples_seen"].nunique() < 2
-    for (kind, _), curve in thinned.groupby(["kind", "row"], sort=False):
+    for _, curve in thinned.groupby(["kind", "row"], sort=False):
+        kind = str(curve["kind"].iloc[0])
         axes.plot(
             curve["samples_seen"], curve["value"], color=colors[kind], lw=0.9 if kind == "other rows" else 1.9,
             marker="o" if single else None,

@@ -64,9 +64,10 @@ def as_text(found: Comparison) -> str:
     lines = [["sweep", "row", f"{title} [95 %]", "difference [95 %]", "paired by", "p, Holm", "verdict"]]
     for line in found.table.to_dict("records"):
         scale, factor = line["scale"], line["scale"].factor
-        score = interval(*(factor * line[name] for name in ("score", "low", "high")), scale.digits)
-        names = ("difference", "difference_low", "difference_high")
-        difference = interval(*(factor * line[name] for name in names), scale.digits, "+")
+        own = [factor * line[name] for name in ("score", "low", "high")]
+        other = [factor * line[name] for name in ("difference", "difference_low", "difference_high")]
+        score = interval(own[0], own[1], own[2], scale.digits)
+        difference = interval(other[0], other[1], other[2], scale.digits, "+")
         p = line["p_holm"]
         shown = "" if p != p else "<0.001" if p < 0.001 else f"{p:.3f}"
         title = f"{line['title']} (reference)" if line["reference"] else line["title"]
