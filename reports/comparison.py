@@ -24,7 +24,7 @@ from safetensors import safe_open
 from cnd import statistics
 from cnd.errors import UserError, nearest
 from cnd.statistics import CrossedMean, Error
-from reports import build, exports, figures
+from reports import build, exports, figures, looks
 from reports.collect import MetricFacts, RecordedTrial, Records, read_sweep
 from reports.inference import Crossed, crossed_scores, difference_line, finished_runs
 from reports.provenance import _flat
@@ -213,7 +213,7 @@ def compare(sides: list[Side], margin: float | None = None) -> Comparison:
     metric = shared_metric(sides)
     obstacles = {side.label: _obstacles(first, side, metric) for side in sides}
     lines = [_line(first, side, row, metric, bool(obstacles[side.label])) for side in sides for row in side.rows]
-    table = _with_verdicts(pd.DataFrame(lines), metric)
+    table = _with_verdicts(pd.DataFrame(lines), metric, sides)
     loud = [f"{label}: {why}. No verdict." for label, reasons in obstacles.items() for why in reasons]
     simulated = [side.label for side in sides if side.simulated]
     if simulated:
@@ -252,7 +252,7 @@ def _line(first: Side, side: Side, row: str, metric: MetricFacts | None, no_verd
     reference = side is first and row == first.anchor
     line: dict[str, Any] = {"sweep": side.label, "row": row, "title": told.title, "control": told.control}
     line |= {"role": told.role, "reference": reference, "metric": facts.name, "scale": facts.scale}
-    line |= {"n_seeds": len({t.seed for t in records.of(row) if t.folder is not None}), "paired": ""}
+    line |= {"n_seeds_finished": len({t.seed for t in records.of(row) if t.folder is not None}), "paired": ""}
     scores = crossed_scores(records, row, facts.name)
     if scores is None:
         return line | dict.fromkeys(("score", "low", "high"), NAN)
@@ -263,7 +263,7 @@ def _line(first: Side, side: Side, row: str, metric: MetricFacts | None, no_verd
     found, paired = _difference(first, side, row, metric)
     if no_verdict:
         found |= {"p": NAN, "p_equivalent": NAN}
-    renamed = {"low": "difference_low", "high": "difference_high", "n_seeds": "n_seeds_compared"}
+    renamed = {"low": "difference_low", "high": "difference_high"}
     return line | {renamed.get(name, name): value for name, value in found.items()} | {"paired": paired}
 
 
@@ -332,12 +332,14 @@ def _unpaired(own: Crossed, reference: Crossed, bounds: tuple[float, float], mar
     return line | {"n_seeds": found.n_seeds}
 
 
-def _with_verdicts(table: pd.DataFrame, metric: MetricFacts | None) -> pd.DataFrame:
-    for name in ("difference", "difference_low", "difference_high", "p", "p_equivalent"):
+def _with_verdicts(table: pd.DataFrame, metric: MetricFacts | None, sides: list[Side]) -> pd.DataFrame:
+    """Adjusted p-values and verdicts; of sweeps whose seeds were spent row by row, the most looks count."""
+    for name in ("difference", "difference_low", "difference_high", "p", "p_equivalent", "n_seeds"):
         table[name] = table[name].astype(float) if name in table else NAN
     if "crossed" not in table:
         table["crossed"] = None
-    return judged(table, metric.higher_is_better if metric else True)
+    looked_at = max((side.records.sweep for side in sides), key=lambda sweep: looks.looked(sweep) or 0)
+    return judged(table, metric.higher_is_better if metric else True, looked_at)
 
 
 # ---------------------------------------------------------------- in words
