@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 KEPT = (
     "sweep", "row", "title", "control", "reference", "metric", "score", "low", "high", "difference",
-    "difference_low", "difference_high", "paired", "p", "p_holm", "p_equivalent_holm", "verdict", "n_seeds", "n_seeds_finished",
+    "difference_low", "difference_high", "paired", "p", "p_holm", "p_equivalent_holm", "verdict",
+    "n_seeds", "n_seeds_finished",
 )  # fmt: skip
 
 
