@@ -27,7 +27,7 @@ METRIC = "nway50_top1"
 
 @pytest.fixture(autouse=True)
 def without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "_picture", lambda figure, description: Picture("data:,", description, 1))
+    monkeypatch.setattr(build, "_picture", lambda figure, description, **_: Picture("data:,", description, 1))
 
 
 def sweep(output: Path, seeds: tuple[int, ...] = (0, 1, 2), level: float = 0.3, **record: Any) -> Path:
