@@ -20,6 +20,7 @@ from reports.page_tables import Cell, Page, PageTable, read_page
 
 OUTDATED = "report: made by other code or before later trials: run the sweep again"
 DATE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC")
+FOLDER = re.compile(r"/\S*/(?=cache/)")  # of results named in messages: it changes when the output is moved
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 SHOWN = 90  # characters of a sentence in a message
 ROUNDING = 1e-6  # of the last digit shown: sums in another order differ by less
@@ -114,7 +115,9 @@ def row_name(cells: list[Cell]) -> str:
 
 
 def _sentences(shown: Page, again: Page) -> list[str]:
-    old, new = ([(section, DATE.sub("", text)) for section, text in page.sentences] for page in (shown, again))
+    old, new = (
+        [(section, FOLDER.sub("", DATE.sub("", text))) for section, text in page.sentences] for page in (shown, again)
+    )
     problems = []
     for tag, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if tag == "equal":
