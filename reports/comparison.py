@@ -130,11 +130,16 @@ class Comparison(NamedTuple):
     """
 
     sides: list[Side]
-    metric: MetricFacts | None
+    metric: MetricFacts
     table: pd.DataFrame
     loud: list[str]
     notes: list[str]
     settings: list[tuple[str, list[str]]]
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some rows show another metric."""
+        return bool(self.table["metric"].ne(self.metric.name).any())
 
 
 # ---------------------------------------------------------------- which sweeps
@@ -222,21 +227,25 @@ def compare(sides: list[Side], margin: float | None = None) -> Comparison:
     return Comparison(sides, metric, table, loud, _notes(sides, metric, table), _settings(sides))
 
 
-def shared_metric(sides: Sequence[Side]) -> MetricFacts | None:
-    """The first sweep's table metric, or the next of its metrics, that every sweep measured; None without one."""
+def shared_metric(sides: Sequence[Side]) -> MetricFacts:
+    """The metric of the first sweep that most of the others measured too; of several its table's, then in order."""
     first = sides[0].records
     ordered = sorted(first.metrics, key=lambda m: m.name != first.metric)  # stable
-    names = [{m.name for m in side.records.metrics} for side in sides]
-    return next((m for m in ordered if all(m.name in known for known in names)), None)
+    return max(ordered, key=lambda m: sum(measured(side, m) for side in sides))
 
 
-def _obstacles(first: Side, side: Side, metric: MetricFacts | None) -> list[str]:
+def measured(side: Side, metric: MetricFacts) -> bool:
+    """Whether a sweep has scores of a metric."""
+    return any(m.name == metric.name for m in side.records.metrics)
+
+
+def _obstacles(first: Side, side: Side, metric: MetricFacts) -> list[str]:
     """Why nothing may be concluded of this sweep's rows against the first one's."""
     found = []
     if side.simulated != first.simulated:
         found.append("simulated against real data" if side.simulated else "real against simulated data")
-    if metric is None:
-        return [*found, f"another metric, {side.records.scale.title}"] if side is not first else found
+    if not measured(side, metric):
+        return [*found, f"another metric, {side.records.scale.title}"]
     own = side.records.facts(metric.name)
     if replace(own, note="", title="") != replace(metric, note="", title=""):
         found.append(f"{metric.title} with other bounds, direction or chance level")
@@ -245,9 +254,9 @@ def _obstacles(first: Side, side: Side, metric: MetricFacts | None) -> list[str]
     return found
 
 
-def _line(first: Side, side: Side, row: str, metric: MetricFacts | None, no_verdict: bool) -> dict[str, Any]:
+def _line(first: Side, side: Side, row: str, metric: MetricFacts, no_verdict: bool) -> dict[str, Any]:
     records = side.records
-    facts = metric or records.facts(records.metric)
+    facts = records.facts(metric.name if measured(side, metric) else records.metric)
     told = next(r for r in records.rows if r.id == row)
     reference = side is first and row == first.anchor
     line: dict[str, Any] = {"sweep": side.label, "row": row, "title": told.title, "control": told.control}
@@ -258,7 +267,7 @@ def _line(first: Side, side: Side, row: str, metric: MetricFacts | None, no_verd
         return line | dict.fromkeys(("score", "low", "high"), NAN)
     mean = statistics.crossed_mean(scores.values, scores.units, bounds=facts.bounds)
     line |= {"score": mean.estimate, "low": mean.low, "high": mean.high}
-    if reference or metric is None:
+    if reference or not measured(side, metric):
         return line
     found, paired = _difference(first, side, row, metric)
     if no_verdict:
@@ -332,23 +341,21 @@ def _unpaired(own: Crossed, reference: Crossed, bounds: tuple[float, float], mar
     return line | {"n_seeds": found.n_seeds}
 
 
-def _with_verdicts(table: pd.DataFrame, metric: MetricFacts | None, sides: list[Side]) -> pd.DataFrame:
+def _with_verdicts(table: pd.DataFrame, metric: MetricFacts, sides: list[Side]) -> pd.DataFrame:
     """Adjusted p-values and verdicts; of sweeps whose seeds were spent row by row, the most looks count."""
     for name in ("difference", "difference_low", "difference_high", "p", "p_equivalent", "n_seeds"):
         table[name] = table[name].astype(float) if name in table else NAN
     if "crossed" not in table:
         table["crossed"] = None
     looked_at = max((side.records.sweep for side in sides), key=lambda sweep: looks.looked(sweep) or 0)
-    return judged(table, metric.higher_is_better if metric else True, looked_at)
+    return judged(table, metric.higher_is_better, looked_at)
 
 
 # ---------------------------------------------------------------- in words
 
 
-def _notes(sides: list[Side], metric: MetricFacts | None, table: pd.DataFrame) -> list[str]:
+def _notes(sides: list[Side], metric: MetricFacts, table: pd.DataFrame) -> list[str]:
     first = sides[0]
-    if metric is None:
-        return ["The sweeps have no metric in common, so each shows its own and nothing is compared."]
     compared = table[~table["control"].astype(bool) & ~table["reference"]]
     found = []
     verdicts = [
@@ -414,7 +421,7 @@ def _html(found: Comparison) -> str:
 
 def _forest(found: Comparison) -> build.Picture | None:
     drawn = found.table[found.table["difference"].notna()]
-    if drawn.empty or found.metric is None:
+    if drawn.empty:
         return None
     titles = drawn["sweep"] + ": " + drawn["title"] if len(found.sides) > 1 else drawn["title"]
     plotted = drawn.assign(row=drawn["sweep"] + "\n" + drawn["row"], title=titles)

@@ -45,7 +45,7 @@ def as_json(found: Comparison) -> dict[str, Any]:
     lines = found.table.reindex(columns=list(KEPT)).to_dict("records")
     return {
         "sweeps": [side.label for side in found.sides],
-        "metric": found.metric.name if found.metric else None,
+        "metric": found.metric.name,
         "loud": found.loud,
         "notes": found.notes,
         "rows": [{str(key): _plain(value) for key, value in line.items()} for line in lines],
@@ -61,7 +61,7 @@ def _plain(value: Any) -> Any:
 
 def as_text(found: Comparison) -> str:
     """The loud sentences, the table and the notes."""
-    title = found.metric.scale.axis if found.metric else "score"
+    title = "score" if found.mixed else found.metric.scale.axis
     lines = [["sweep", "row", f"{title} [95 %]", "difference [95 %]", "paired by", "p, Holm", "verdict"]]
     for line in found.table.to_dict("records"):
         scale, factor = line["scale"], line["scale"].factor
