@@ -70,7 +70,7 @@ def _with_one_seed(records: Records) -> dict[str, Any]:
     sentence = (
         "No row shares two seeds with the reference, so nothing is known of how much seeds matter here. Two are the "
         "least for a verdict, and for saying here how many it takes; --seeds auto begins with two and adds seeds only "
-        "where a row stays undecided."
+        "to rows of which these do not say enough."
     )
     return {"sentences": [sentence], "commands": [command(records, "auto")]}
 

@@ -140,6 +140,7 @@ def _trial_line(trial: RecordedTrial, base: dict[str, Any]) -> dict[str, Any]:
         for key in sorted(own.keys() | base.keys())
         if own.get(key) != base.get(key) and key.partition(".")[0] not in ignored
     ]
+    later = [f"seed = {own['seed']}"] if own.get("seed", trial.seed) != trial.seed else []  # of a row's own stream
     return {
         "row": trial.row,
         "subject": trial.subject,
@@ -151,7 +152,7 @@ def _trial_line(trial: RecordedTrial, base: dict[str, Any]) -> dict[str, Any]:
         "phases": trial.summary.get("seconds", {}),
         "parameters": trial.summary.get("parameters", {}),
         "error": trial.error,
-        "changes": [f"{key} = {own[key]}" for key in changed if key in own] if trial.experiment else [],
+        "changes": [*later, *(f"{key} = {own[key]}" for key in changed if key in own)],
     }
 
 
