@@ -377,6 +377,9 @@ def _notes(sides: list[Side], metric: MetricFacts, table: pd.DataFrame) -> list[
         which = "all rows" if len(group) == len(compared) else ", ".join(_places(group))
         told = f"Paired by {by}" if not by.startswith("not") else by[0].upper() + by[1:]
         found.append(f"{told} ({which}).")
+    beside = [key for key, _ in _settings(sides) if key.partition(".")[0] in ("data", "split", "generator")]
+    if beside:
+        found.append(f"Not only decoders differ but {', '.join(beside)}: a verdict is on the whole experiment.")
     sizes = {value.partition(":")[0] for side in sides for value in list(side.contents.values())[:1]}
     if len(sizes) > 1:
         found.append("Stimuli were kept in different sizes: they are the same by name and category only.")

@@ -94,7 +94,7 @@ def test_items_are_paired_by_stimulus_and_seeds_by_number(tmp_path: Path) -> Non
 def test_other_pictures_of_the_same_name_are_not_paired_and_the_errors_add_up(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     sweep(one)
-    sweep(two, level=0.45)
+    sweep(two, level=0.45, experiment={"data.snr": 0.3})
     for file in two.rglob("images.safetensors"):
         images = load_file(file)
         save_file(images | {"stimuli": 255 - images["stimuli"]}, file)
@@ -108,6 +108,8 @@ def test_other_pictures_of_the_same_name_are_not_paired_and_the_errors_add_up(tm
     ]
     assert line["difference"] == pytest.approx(means[0].estimate - means[1].estimate)
     assert line["error"] == pytest.approx(np.hypot(*(mean.error.standard for mean in means)))
+    assert any("Not only decoders differ but data.snr" in note for note in found.notes)
+    assert dict(found.settings).keys() >= {"data.snr"}
     assert line["p"] > 0 and any("Not paired: other stimuli (all rows)." in note for note in found.notes)
 
 
