@@ -216,7 +216,7 @@ def found_extras(cache: StageCache, trial: Trial) -> dict[str, Path]:
 
 def _entries(folder: SweepFolder, extras: dict[str, Path]) -> dict[str, str]:
     """What a trial's file says of what followed its run; what was made earlier stays noted when it is not wanted."""
-    return {stage: folder.record_name(extras[stage]) for stage in EXTRAS.values() if stage in extras}
+    return {stage: folder.record_name(extras[stage]) for stage in STAGES if stage in extras}
 
 
 def table_score(record: Path) -> str:
