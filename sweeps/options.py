@@ -10,8 +10,9 @@ from cnd.errors import UserError, nearest
 from sweeps.spec import EXPERIMENTS, SCORE, SWEEPS, names_in
 
 ANALYSES = ("reference", "all", "none")
-COMMANDS = ("run", "plan", "status", "report", "verify", "clean")
+COMMANDS = ("run", "plan", "status", "report", "verify", "clean", "export-best")
 OF_SCORE = ("stimuli", "reconstructions", "judge")
+OF_SEARCH = ("trials", "hours")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python sweeps/run.py",
         usage="%(prog)s [plan|status|report|verify|clean] SWEEP [options]\n"
+        "       %(prog)s export-best SEARCH FILE [options]\n"
         "       %(prog)s [...] score --stimuli DIR --reconstructions A=DIR_A B=DIR_B [options]",
         description="Run every trial of a sweep that is not done yet, in parallel, and report.",
         epilog="".join(f"{what}: {', '.join(found) or 'none'}\n" for what, found in names.items())
@@ -36,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         "report  build the HTML report again\n"
         "verify  check the files of every result against the hashes written with them\n"
         "clean   list what the sweep alone uses, and delete it with --force\n"
+        "export-best   write the best trial of a search as a base experiment\n"
         "\nThe same command again goes on where it stopped. Exit code 0: complete, 1: some trials failed,\n"
         "2: wrong settings or usage, 130: interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -67,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--stimuli", type=Path, metavar="DIR", help="score: folder of the stimuli, an image each")
     add("--reconstructions", nargs="+", metavar="NAME=DIR", help="score: of each program, a folder or an .npz file")
     add("--judge", metavar="NAME", help="score: ImageNet classifier of timm for n-way accuracy")
+    add("--trials", type=int, metavar="N", help="search: how many trials in all (default: as its file says)")
+    add("--hours", type=float, metavar="H", help="search: begin no trial after this time")
     add("--output", type=Path, default=Path("runs"), metavar="DIR", help="everything goes here (default: runs/)")
     add("--cache", type=Path, metavar="DIR", help="where stage results are kept (default: OUTPUT/cache)")
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: one a CPU core, or as GPUs allow)")
@@ -100,13 +105,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """
     options = _parser().parse_intermixed_args(argv)
     command, *rest = options.words if options.words[0] in COMMANDS else ["run", *options.words]
+    options.file = Path(rest.pop()).expanduser().absolute() if command == "export-best" and len(rest) == 2 else None
+    if command == "export-best" and options.file is None:
+        raise UserError("export-best: name a search and the file to write, e.g. export-best search best.yaml")
     if len(rest) != 1:
         found = f"found {' '.join(rest)}" if rest else "none is given"
         hint = nearest(rest[0], COMMANDS) if len(rest) > 1 else f"; sweeps: {', '.join(names_in(SWEEPS))}"
         raise UserError(f"expected one sweep, {found}{hint} (see --help)")
     options.command, options.sweep = command, rest[0]
     _of_the_sweep(options)
-    for name, least in (("seeds", 1), ("max_concurrent", 1), ("fuse", 1), ("gpus_per_trial", 0)):
+    least_of = (("seeds", 1), ("max_concurrent", 1), ("fuse", 1), ("gpus_per_trial", 0), ("trials", 1), ("hours", 0))
+    for name, least in least_of:
         value = getattr(options, name)
         if value is not None and not value >= least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")

@@ -31,7 +31,8 @@ from cnd.store.convergence import verdict
 from cnd.store.folder import SweepFolder, damaged
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
-from sweeps.options import parse
+from sweeps.options import OF_SEARCH, parse
+from sweeps.space import is_search
 from sweeps.spec import SCORE, Line, Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
 from sweeps.trials import Trial, count_stages, in_table_order, resolve
@@ -50,7 +51,13 @@ class Request:
         self.cache = StageCache(options.cache)
 
     def _asked_for(self) -> tuple[Sweep, Experiment, list[str]]:
-        """Sweep, base experiment and what to say of them beforehand."""
+        """Sweep, base experiment and what to say of them beforehand.
+
+        Raises:
+            UserError: unknown names, wrong settings, or options that only searches have.
+        """
+        if given := [name for name in OF_SEARCH if getattr(self.options, name) is not None]:
+            raise UserError(f"--{given[0]}: belongs to searches, and '{self.options.sweep}' is none; leave it out")
         if self.options.sweep != SCORE:
             return load_sweep(self.options.sweep), load_base(self.options.experiment, self.edits), []
         from sweeps.score import scoring
@@ -171,6 +178,7 @@ def run(request: Request) -> int:
     from cnd.store.tracking import sqlite_uri
     from sweeps.executor import Resources
     from sweeps.live import Board
+    from sweeps.proposers import Table
     from sweeps.session import Scribe, Session, adopt
 
     options, folder = request.options, request.folder
@@ -192,7 +200,7 @@ def run(request: Request) -> int:
             missing = adopt(folder, request.cache, trials, scribe)
             names = [trial.name for trial in missing]
             board = Board(request.sweep.title, names, at_once, request.expected_seconds())
-            session = Session(folder, request.cache, missing, board, scribe)
+            session = Session(folder, request.cache, Table(missing), board, scribe)
             if missing:
                 session.run(resources, request.pipeline, options.fuse)
             status = "FAILED" if session.failed_trials else "FINISHED"
@@ -375,6 +383,13 @@ def clean(request: Request) -> int:
     return 0
 
 
+def no_search(request: Request) -> int:
+    """Raises:
+    UserError: a table has no best trial to be exported.
+    """
+    raise UserError(f"{request.options.command}: '{request.sweep.name}' is a table; name a search")
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -387,9 +402,14 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
             ``intervene`` and ``analyse``.
     """
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
+    commands["export-best"] = no_search
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     try:
         options = parse(argv)
+        if is_search(options.sweep):
+            from sweeps.search_command import search
+
+            return search(options, pipeline)
         return commands[options.command](Request(options, pipeline))
     except UserError as error:
         _say(f"error: {error}")
