@@ -248,9 +248,7 @@ def _tune(
     return alone
 
 
-def _pass_on(
-    told: dict[str, Any], watcher: Watcher, waiting: dict[str, Job], alone: list[Job], jobs: Path
-) -> None:
+def _pass_on(told: dict[str, Any], watcher: Watcher, waiting: dict[str, Job], alone: list[Job], jobs: Path) -> None:
     """What a worker told of a trial; trials that are done no longer wait, those to be run once more go to ``alone``."""
     name = told["trial"]
     if "progress" in told:

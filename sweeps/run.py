@@ -279,6 +279,7 @@ def _paper(sweep: Sweep, line: Line, subjects: list[str]) -> float | None:
 
 
 def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
+    from reports import noops
     from reports.build import build_report, result_table
 
     folder = request.folder
@@ -294,6 +295,8 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
         if trial["state"] == "failed":
             name = trial["name"]
             _say(f"failed: {name}: {trial['error']} ({folder.traceback_file(name)})")
+    for warning in noops.find(known, folder.output, request.sweep.reference):
+        _say(f"warning: {warning}")
     if path:
         _say(f"report: {path}")
     where = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1" if "sqlite" in uri else uri

@@ -21,6 +21,7 @@ import numpy as np
 from cnd.errors import UserError
 from cnd.experiment import Experiment, override
 from cnd.json_files import read_json
+from sweeps.confounds import differing
 from sweeps.space import SECONDS, Edits, Scalar, Search, is_validation
 from sweeps.trials import Stages, Trial
 
@@ -422,19 +423,3 @@ def start_of(search: Search, base: Experiment, experiment: Experiment, label: st
     if stray := differing(same, experiment):
         raise UserError(f"{search.where()}: {label} cannot be enqueued: it sets {stray[0]}, which is not in the space")
     return Start(label, point)
-
-
-def differing(one: Experiment, other: Experiment) -> list[str]:
-    """Dotted keys of the settings in which two experiments differ, whatever they are called."""
-    skipped = {"name", "description", "rivals", "minutes_per_trial"}
-    contents = [_leaves(e.model_dump(mode="json", exclude=skipped)) for e in (one, other)]
-    missing = object()
-    keys = dict.fromkeys([*contents[0], *contents[1]])
-    return [key for key in keys if contents[0].get(key, missing) != contents[1].get(key, missing)]
-
-
-def _leaves(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat

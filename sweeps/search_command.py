@@ -20,13 +20,13 @@ from cnd.json_files import read_json, write_json
 from cnd.store.folder import SweepFolder
 from cnd.workflow.cache import StageCache
 from sweeps import run as table
+from sweeps.confounds import differing
 from sweeps.search import (
     REFERENCE,
     OptunaSearch,
     Outcome,
     Start,
     best,
-    differing,
     higher_is_better,
     journal,
     objective_names,

@@ -81,6 +81,10 @@ class FloatPart(_Number):
     log: bool = False
     step: Annotated[float, Field(gt=0)] | None = None
 
+    def setting(self, stored: Any) -> Any:
+        """As people write it: 0.15, not 0.15000000000000002, which would be another key in the cache."""
+        return stored if self.step is None else round(stored, 10)
+
 
 class IntPart(_Number):
     """A whole number from ``low`` to ``high``, both included."""
