@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from cnd.json_files import read_json
 SECTIONS = ("data", "split", "generator", "decoder")  # what a training depends on, besides the seed
 
 
-def find(trials: list[Mapping[str, Any]], output: Path, reference: str) -> list[str]:
+def find(trials: Sequence[Mapping[str, Any]], output: Path, reference: str) -> list[str]:
     """A sentence for each such row.
 
     Args:

@@ -165,7 +165,7 @@ def _final(
     }
 
 
-def _final_line(line: dict[str, Any], scale: Scale) -> dict[str, Any]:
+def _final_line(line: dict[Any, Any], scale: Scale) -> dict[str, Any]:
     shown = {name: scale.number(line[name]) for name in ("validation", "score", "low", "high")}
     signed = ("gain", "difference", "difference_low", "difference_high", "optimism")
     is_reference = line["row"] == "reference"

@@ -63,7 +63,7 @@ class Board:
         self._live: Live | None = None
 
     def __enter__(self) -> Board:
-        if self.stream.isatty() and self.lines:
+        if self.stream.isatty() and (self.lines or self.more):
             from rich.console import Console
             from rich.live import Live
 

@@ -8,6 +8,7 @@ every time, interrupted or not; with several at once, those by chance do, and th
 
 from __future__ import annotations
 
+import importlib.util
 import time
 import warnings
 from collections import deque
@@ -94,13 +95,13 @@ class OptunaSearch:
         import optuna
 
         self.search, self.base, self.stages = search, base, stages
-        self.study: optuna.Study = optuna.create_study(
-            storage=storage,
-            study_name=STUDY,
-            directions=["maximize" if up else "minimize" for up in higher_is_better(search, base)],
-            load_if_exists=True,
-            pruner=_pruner(search),
-        )
+        directions = ["maximize" if up else "minimize" for up in higher_is_better(search, base)]
+        if STUDY in optuna.get_all_study_names(storage):  # whoever only looks must write nothing
+            self.study = optuna.load_study(study_name=STUDY, storage=storage, pruner=_pruner(search))
+        else:
+            self.study = optuna.create_study(
+                storage=storage, study_name=STUDY, directions=directions, pruner=_pruner(search)
+            )
         for start in starts:
             with warnings.catch_warnings(action="ignore"):
                 self.study.enqueue_trial(start.point, user_attrs={LABEL: start.label}, skip_if_exists=True)
@@ -355,7 +356,7 @@ def journal(path: Path, mend: bool = False) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-    class Lock(JournalFileOpenLock):
+    class Lock(JournalFileOpenLock):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(str(path))
             self._lock = FileLock(path.with_name(f".{path.name}.lock"))
@@ -386,10 +387,8 @@ def _sampler(search: Search, n: int) -> Any:
     if chosen.kind == "nsga2":
         return samplers.NSGAIISampler(population_size=chosen.population, seed=seed)
     if chosen.kind == "cmaes":
-        try:
-            import cmaes  # noqa: F401
-        except ImportError:
-            raise UserError(f"{search.where()}: sampler cmaes: run 'pip install cmaes', or choose tpe") from None
+        if importlib.util.find_spec("cmaes") is None:
+            raise UserError(f"{search.where()}: sampler cmaes: run 'pip install cmaes', or choose tpe")
         return samplers.CmaEsSampler(seed=seed)
     grouped = any(part.when for part in search.space.values())
     with warnings.catch_warnings(action="ignore"):  # of what is experimental

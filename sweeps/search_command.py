@@ -102,7 +102,8 @@ class SearchRequest:
         return starts, notes
 
     def steps(self) -> Callable[..., Any]:
-        return importlib.import_module(self.pipeline).steps  # type: ignore[no-any-return]
+        found: Callable[..., Any] = importlib.import_module(self.pipeline).steps
+        return found
 
     def proposer(self, mend: bool = False) -> OptunaSearch:
         """Args:
@@ -194,6 +195,7 @@ def run(request: SearchRequest) -> int:
     took, expected = (time.monotonic() - began) / 60, _expected_minutes(request, 0)
     _say(f"search: {len(found)} of {request.search.trials} trials in {took:.1f} minutes (forecast: {expected:.1f})")
     if not any(outcome.state == "complete" for outcome in found):
+        _say("no trial is complete; the same command goes on from here")
         return 1
     with contextlib.redirect_stdout(sys.stderr if request.options.json else sys.stdout):  # one JSON text
         code = run_final(request, found)
@@ -247,7 +249,9 @@ def define(request: SearchRequest, trials: list[Trial]) -> None:
     """Write what the folder holds, as tables do."""
     search = request.search
     content = search.model_dump(mode="json", include={"name", "title", "description"})
-    content |= {"reference": "", "experiment": request.base.name, "words": [search.name], "columns": [], "rows": []}
+    nothing: list[Any] = []
+    content |= {"reference": "", "experiment": request.base.name, "words": [search.name]}
+    content |= {"columns": nothing, "rows": nothing}
     request.folder.define(content | {"kind": "search"}, trials)
 
 

@@ -159,6 +159,7 @@ class Session:
         self.scores = scores
         self.trials: dict[str, Trial] = {}  # that were asked for
         self.failed_trials: dict[str, str] = {}
+        self._planned: set[str] = set()  # known beforehand, of which the board knows
         self._groups: Iterator[list[Job]] | None = None
 
     def run(self, resources: Resources, pipeline: str, fuse: int = 1) -> None:
@@ -171,6 +172,7 @@ class Session:
             KeyboardInterrupt: Ctrl-C; what was finished is kept.
         """
         for trial in self.proposer.planned():
+            self._planned.add(trial.name)
             self._clear(trial)
         if fuse > 1:
             common = importlib.import_module(pipeline).together
@@ -186,10 +188,9 @@ class Session:
         """As the executor wants it; a trial whose result is there already is told to the proposer instead."""
         if self._groups is not None:
             return next(self._groups, None)
-        planned = {trial.name for trial in self.proposer.planned()}
         while (trial := self.proposer.ask()) is not None:
             self.trials[trial.name] = trial
-            if trial.name in planned:
+            if trial.name in self._planned:
                 return [self._job(trial)]
             if adopt(self.folder, self.cache, [trial], self.scribe):
                 self._clear(trial)

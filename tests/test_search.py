@@ -14,7 +14,12 @@ import yaml
 
 from cnd.errors import UserError
 from cnd.experiment import Experiment, load_experiment, override
+from cnd.steps import Step
+from cnd.workflow.cache import StageCache
+from cnd.workflow.progress import CHECKPOINT, PERCENT, Clock, Progress
+from cnd.workflow.watched import WatchedBench
 from sweeps import search_command, session
+from sweeps.executor import Stopped, Teller
 from sweeps.run import main
 from sweeps.search import OptunaSearch, Outcome, Start, best, journal, outcomes, validation_scores
 from sweeps.space import Search, load_search, validation
@@ -152,12 +157,12 @@ def test_other_samplers_go_on_the_same_way(tmp_path: Path, kind: str) -> None:
 def test_tpe_finds_what_chance_does_not(tmp_path: Path) -> None:
     """On a score with one peak; the same number of trials."""
 
-    def found(kind: str, seed: int) -> float:
-        proposes = proposer(a_search(sampler={"kind": kind}, trials=30, seed=seed), tmp_path / f"{kind}{seed}")
+    def found(kind: str, seed: int, **more: Any) -> float:
+        proposes = proposer(a_search(sampler={"kind": kind} | more, trials=22, seed=seed), tmp_path / f"{kind}{seed}")
         drive(proposes)
         return best(proposes.outcomes(), [True], 1)[0].values[0]
 
-    assert np.mean([found("tpe", s) for s in range(2)]) > np.mean([found("random", s) for s in range(2)])
+    assert np.mean([found("tpe", s, startup=6) for s in range(2)]) > np.mean([found("random", s) for s in range(2)])
 
 
 def test_a_setting_that_does_not_apply_is_not_varied(tmp_path: Path) -> None:
@@ -253,6 +258,37 @@ def test_data_without_a_validation_split_are_refused() -> None:
         validation(override(SMOKE, {"data.kind": "digits69", "data.path": "x.mat"}, "test"), "mine.yaml")
 
 
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_a_bench_tells_the_validation_score_at_each_checkpoint(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    bench = WatchedBench(StageCache(tmp_path), told.append, Clock({"phase2": 0.5}, 1))
+
+    def scorer(bench: Any) -> Any:
+        return lambda images, rows: np.array([0.25, 0.75])
+
+    score = bench.value(Step("validation_score", scorer, kept=False))
+    bench.report("phase2", 0.245, 98, {"phase2/loss": 1.0})
+    assert list(score(np.zeros((2, 1)), np.arange(2))) == [0.25, 0.75]
+    assert told[-1].metrics == {CHECKPOINT: 0.5, PERCENT: 25} and told[-1].phase == "phase2"
+    assert told[-1].samples_seen == 98 and told[-1].fraction == told[-2].fraction
+
+
+def test_a_trial_ends_where_its_driver_wants_it_to(tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    stop = tmp_path / "stop"
+    teller = Teller({"name": "a", "extras": []}, lambda name, event: told.append(event), stop)
+    at = {CHECKPOINT: 0.5, PERCENT: 25}
+    for _ in range(2):
+        teller.progress(Progress("phase2", 0.5, 10, at))  # checkpoints are all told, however fast they come
+    stop.touch()
+    teller.progress(Progress("phase2", 0.5, 10, {"phase2/loss": 1.0}))
+    with pytest.raises(Stopped):
+        teller.progress(Progress("phase2", 0.5, 10, at))
+    assert len(told) == 3
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -331,6 +367,32 @@ def test_what_does_not_compare_is_refused(mine: str, tmp_path: Path, capsys: pyt
     del wider["space"][DEPTH]
     Path(mine).write_text(yaml.safe_dump(wider))
     assert command(output, "run", mine) == 2 and f"another space.{DEPTH}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("serial")
+def test_a_pruned_trial_is_marked_and_not_run_again(
+    mine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load(Path(mine).read_text()) | {"enqueue": None, "seeds": 1, "trials": 6}
+    content |= {"pruner": {"kind": "median", "startup": 1}}
+    Path(mine).write_text(yaml.safe_dump(content))
+    output = tmp_path / "out"
+    output.joinpath("cache").mkdir(parents=True)
+    real, begun = fake_pipeline.run, list[float]()
+
+    def run(experiment: Experiment, cache: StageCache, report: Any) -> Path:
+        begun.append(experiment.decoder.phase1.mask_ratio)
+        report(Progress("phase2", 0.5, 8, {CHECKPOINT: -begun[-1], PERCENT: 50}))
+        return real(experiment, cache, report)
+
+    monkeypatch.setattr(fake_pipeline, "run", run)
+    assert command(output, "run", mine, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["trials"]
+    pruned = [t["number"] for t in found if t["state"] == "pruned"]
+    assert pruned and pruned[0] >= 1 and len(found) == 6
+    folder = output / "sweeps" / "mine-smoke" / "trials"
+    assert json.loads((folder / f"{pruned[0]:04d}-seed0.json").read_text())["state"] == "pruned"
+    assert command(output, "run", mine, "--trials", "7") == 0 and len(begun) == 7
 
 
 @pytest.mark.parametrize(
