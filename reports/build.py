@@ -6,6 +6,7 @@ python -m reports.build OUTPUT SWEEP_DIR
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
 import sys
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from cnd import statistics
@@ -27,6 +29,7 @@ from reports.collect import Records, choose_items, read_attention, read_images, 
 from reports.scale import NOTHING
 from reports.tables import (
     Design,
+    by_row,
     chance,
     design,
     difference_table,
@@ -84,18 +87,27 @@ def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) ->
         "seconds": _seconds,
         "minutes": _minutes,
         "count": _count,
+        "needed": _needed,
     }
     records = read_sweep(output, sweep_dir)
     analysed = analysis.section(records)
     found: dict[str, Any] = {"analysis": None, "analysis_page": None}
     if analysed is not None:
         found = {"analysis": analysed.content, "analysis_page": page.name if analysed.page else None}
-    html = environment.get_template("report.html").render(_content(records) | found | {"inputs": inputs})
+    content = _content(records) | found | sorting() | {"inputs": inputs}
+    html = environment.get_template("report.html").render(content)
     path.parent.mkdir(parents=True, exist_ok=True)
     if analysed is not None and analysed.page:
         _write(page, analysed.page)
     _write(path, html)
     return path
+
+
+def sorting() -> dict[str, str]:
+    """The script that sorts tables, and its hash, so that the page allows no other."""
+    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"script": Markup(script), "script_hash": f"sha256-{digest}"}
 
 
 def _inputs(sweep_dir: Path) -> str:
@@ -142,6 +154,9 @@ def _content(records: Records) -> dict[str, Any]:
         "paper_title": (records.sweep.get("paper_metric") or {}).get("title", ""),
         "simulated": any(trial.summary.get("simulated") for trial in records.complete),
         "rows": [_line(records, row.id, scores, differences, converged) for row in records.rows],
+        "judged": bool(differences["verdict"].ne("").any()),
+        "verdicts": _verdicts(differences),
+        "margin": records.scale.difference(records.margin, signed=False),
         "forest": _forest(records, differences, plan),
         "factors": _factors(records, scores),
         "sheets": shown,
@@ -193,6 +208,11 @@ def _line(
     }
 
 
+def _verdicts(differences: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lines of the table of verdicts; empty where nothing is judged."""
+    return list(by_row(differences[differences["verdict"].ne("")]).values())
+
+
 def _by_subject(records: Records) -> dict[str, Any] | None:
     """The scores of each row on each subject, with their figure; None for a single subject."""
     found = subjects.section(records)
@@ -234,7 +254,7 @@ def _forest(records: Records, differences: pd.DataFrame, plan: Design) -> Pictur
     if differences.empty:
         return None
     titled = differences.assign(title=differences["row"].map(_setting_titles(records)))
-    figure = figures.forest_plot(titled, plan.band, seed_differences(records), records.scale)
+    figure = figures.forest_plot(titled, plan.band, seed_differences(records), records.scale, records.margin)
     return _picture(figure, "Forest plot: difference of each row from the reference row with 95 % interval")
 
 
@@ -341,6 +361,11 @@ def _seconds(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.0f} s" if value < 600 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def _needed(number: float | None) -> str:
+    """A number of seeds or items; None where none is enough."""
+    return NOTHING if number is None or not math.isfinite(number) else f"{number:.0f}"
 
 
 def _minutes(seconds: float) -> str:

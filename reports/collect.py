@@ -144,6 +144,12 @@ class Records:
         return [int(seed) for seed in self.sweep.get("seeds", [0])]
 
     @property
+    def margin(self) -> float:
+        """Within which differences count as equivalent, in units of the table's score: 0.05 for 5 points."""
+        asked = self.sweep.get("margin")
+        return 0.05 if asked is None else float(asked) / self.scale.factor
+
+    @property
     def columns(self) -> list[dict[str, str]]:
         return list(self.sweep.get("columns", []))
 

@@ -19,18 +19,29 @@ from cnd.cortex.drawing.figures import BLUE, GREY, INK, ORANGE, STYLE
 from reports.scale import PERCENT, Scale
 
 GREEN, RED = "#009E73", "#B3430E"  # of the same palette as the other colours
+VERDICTS = {  # marker, colour, filled, for people
+    "better": ("^", BLUE, True, "better than the reference"),
+    "worse": ("v", RED, True, "worse"),
+    "equivalent": ("s", GREEN, True, "equivalent within the margin"),
+    "undecided": ("o", INK, False, "undecided"),
+    "": ("o", GREY, False, "one seed: no verdict"),
+}
 MOST_POINTS = 400  # of one learning curve
 
 
-def forest_plot(differences: pd.DataFrame, band: float, by_seed: pd.DataFrame, scale: Scale = PERCENT) -> Figure:
+def forest_plot(
+    differences: pd.DataFrame, band: float, by_seed: pd.DataFrame, scale: Scale = PERCENT, margin: float = 0.05
+) -> Figure:
     """Difference of each row from the reference row with its 95 % interval; controls below on their own axis.
 
     Args:
-        differences: columns row, title, control, difference, low, high, p_holm.
+        differences: columns row, title, control, difference, low, high, verdict.
         band: half-width in which all rows would lie (95 %) if they were equally good; NaN draws none.
         by_seed: columns row, seed, difference; may be empty.
         scale: of the score.
+        margin: within which rows count as equivalent; drawn where there are verdicts.
     """
+    judged = bool(differences["verdict"].ne("").any())
     control = differences["control"].astype(bool)
     blocks = [block for block in (differences[~control], differences[control]) if len(block)]
     heights = [len(block) + 1.0 for block in blocks] or [1.0]
@@ -44,11 +55,17 @@ def forest_plot(differences: pd.DataFrame, band: float, by_seed: pd.DataFrame, s
                 axes.axvspan(
                     -scale.factor * band, scale.factor * band, color=GREY, alpha=0.22, lw=0, label=label, zorder=0
                 )
+            if judged:
+                for side in (-1, 1):
+                    axes.axvline(side * scale.factor * margin, color=GREEN, lw=1, ls=":", zorder=1)
             axes.set_title("Controls (own scale)" if block["control"].iloc[0] else "Rows")
         panels[-1].set_xlabel(f"difference from the reference row, {scale.difference_axis}")
-        handles, labels = panels[0].get_legend_handles_labels()
-        if labels:
-            figure.legend(handles, labels, loc="outside lower center", ncols=1, frameon=False, fontsize=9)
+        found = {
+            label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        if found:
+            below: Any = {"loc": "outside lower center", "ncols": 3, "frameon": False, "fontsize": 9}
+            figure.legend(list(found.values()), list(found), **below)
     return figure
 
 
@@ -62,22 +79,13 @@ def _forest_block(axes: Axes, block: pd.DataFrame, by_seed: pd.DataFrame, factor
             factor * single["difference"], y, s=42, marker="|", color=ORANGE, label="single training seed", zorder=2
         )
     for line in block.to_dict("records"):
-        color = INK if line["control"] else BLUE
-        filled = line["control"] or (np.isfinite(line["p_holm"]) and line["p_holm"] <= 0.05)
-        axes.plot(
-            [factor * line["low"], factor * line["high"]], [heights[line["row"]]] * 2, color=color, lw=2, zorder=3
-        )
-        marker: Any = {"marker": "D" if line["control"] else "o", "ms": 5.5 if line["control"] else 6.5, "mew": 1.6}
-        axes.plot(
-            factor * line["difference"],
-            heights[line["row"]],
-            mfc=color if filled else "white",
-            mec=color,
-            zorder=4,
-            **marker,
-        )
-    axes.plot([], [], "o", mfc=BLUE, mec=BLUE, label="differs from the reference (Holm, 5 %)")
-    axes.plot([], [], "o", mfc="white", mec=BLUE, mew=1.6, label="no difference shown")
+        shape, color, filled, label = VERDICTS[line["verdict"]]
+        if line["control"] and not line["verdict"]:  # a control that is there for something else than a verdict
+            shape, color, filled, label = "D", INK, True, ""
+        y = heights[line["row"]]
+        axes.plot([factor * line["low"], factor * line["high"]], [y, y], color=color, lw=2, zorder=3)
+        face = color if filled else "white"
+        axes.plot(factor * line["difference"], y, shape, ms=6.5, mew=1.6, mfc=face, mec=color, label=label, zorder=4)
     titles = [str(title) if len(str(title)) <= 48 else f"{str(title)[:47]}…" for title in block["title"]]
     aligned: Any = {"family": "monospace", "fontsize": 9} if not block["control"].iloc[0] else {}
     axes.set_yticks(range(len(block)), titles, **aligned)

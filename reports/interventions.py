@@ -11,7 +11,7 @@ import pandas as pd
 from cnd import statistics
 from reports.collect import RecordedTrial, Records
 from reports.scale import PERCENT, Scale
-from reports.tables import by_row, units
+from reports.tables import by_row
 
 NORMAL = "normal"
 TRAIN = "/train"  # of a measure on training items, which stands beside that on test items
@@ -30,7 +30,7 @@ class Found:
     """What was left behind by the trials of all rows.
 
     Attributes:
-        scores: the table's metric, columns row, variant, item, category, value; means over subjects and seeds.
+        scores: the table's metric, columns row, variant, seed, item, category, value; means over subjects.
         measures: columns row, name, value.
         if_equal: by variant, what it means when the score stays the same.
     """
@@ -71,10 +71,10 @@ def read(records: Records) -> Found:
         except (OSError, ValueError, KeyError) as error:
             problems.append(f"row {trial.row}, seed {trial.seed}: interventions cannot be read ({error})")
             continue
-        scores.append(table.assign(row=trial.row, category=table["item"].map(categories)))
+        scores.append(table.assign(row=trial.row, seed=trial.seed, category=table["item"].map(categories)))
         measures += [{"row": trial.row, "name": name, "value": v} for name, v in summary["measures"].items()]
         if_equal |= summary["if_equal"]
-    groups = ["row", "variant", "item"]
+    groups = ["row", "variant", "seed", "item"]
     means = pd.DataFrame(columns=[*groups, "category", "value"])
     if scores:
         means = pd.concat(scores).groupby(groups, sort=False)[["category", "value"]].mean().reset_index()
@@ -91,15 +91,21 @@ def _trial(trial: RecordedTrial, metric: str) -> tuple[pd.DataFrame, dict[str, A
 
 
 def difference_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Columns row, variant, score, and difference from the row as trained with its 95 % limits, paired by item."""
+    """Columns row, variant, score, and difference from the row as trained with its 95 % limits, paired by item.
+
+    With two or more seeds the limits include other trainings.
+    """
     lines = []
     for row, own in scores.groupby("row", sort=False):
-        normal = own[own["variant"] == NORMAL].set_index("item")
-        for variant, replaced in own.groupby("variant", sort=False):
-            both = normal.join(replaced.set_index("item")["value"], how="inner", rsuffix="_replaced")
-            line = {"row": row, "variant": variant, "score": float(both["value_replaced"].mean())}
+        by_variant = own.pivot(index=["variant", "item"], columns="seed", values="value").dropna(axis=1, how="all")
+        category = own.groupby("item")["category"].first()
+        normal = by_variant.loc[NORMAL]
+        for variant in own["variant"].unique():
+            line = {"row": row, "variant": variant, "score": float(by_variant.loc[variant].stack().mean())}
             if variant != NORMAL:
-                d = statistics.paired_difference(both["value_replaced"], both["value"], units(both))
+                changed = (by_variant.loc[variant] - normal).dropna()
+                units = statistics.sampling_units(category[changed.index].to_numpy(), changed.index.to_numpy())
+                d = statistics.crossed_mean(changed.to_numpy(), units)
                 line |= {"difference": d.estimate, "low": d.low, "high": d.high}
             lines.append(line)
     return pd.DataFrame(lines, columns=COLUMNS)

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from cnd import statistics
 from reports.collect import Records, TableRow, read_sweep
 from reports.convergence import states
+from reports.inference import Crossed, crossed_differences, crossed_scores, difference_line, finished_runs
 
 STATE_WORDS = {
     "pending": "not started",
@@ -27,12 +29,13 @@ Lines = dict[str, dict[str, Any]]  # a table's lines by row id
 
 @dataclass(frozen=True)
 class Design:
-    """What the test set can show, in fractions of 1. NaN or 0 where nothing can be said yet.
+    """What test set and seeds can show, in fractions of 1. NaN or 0 where nothing can be said yet.
 
     Attributes:
         unit: "category" or "item", the sampling unit.
+        n_seeds: the most that a row shares with the reference.
         error: typical (median) standard error of a row's difference from the reference.
-        detectable: true difference found with 80 % power at alpha 0.05, one comparison.
+        detectable: true difference found with 80 % power at alpha 0.05, one comparison (median).
         band: half-width that holds all differences (95 %) if every row were equally good.
         expected_spread: best minus worst to expect of equally good rows.
         observed_spread: best minus worst of the rows.
@@ -40,6 +43,7 @@ class Design:
 
     unit: str
     n_units: int
+    n_seeds: int
     n_items: int
     n_samples: int
     n_rows: int
@@ -50,63 +54,71 @@ class Design:
     observed_spread: float
 
 
-def item_scores(records: Records, row: str, metric: str, runs: set[tuple[str, int]] | None = None) -> pd.DataFrame:
-    """Per item of one row: ``score`` (mean over samples, subjects and seeds), ``best`` (best sample), ``category``.
-
-    Args:
-        runs: take these (subject, seed) only; None takes all.
-    """
-    if row not in records.per_item.index or metric not in records.per_item:
-        return pd.DataFrame(columns=["score", "best", "category"], dtype=float)
-    found = records.per_item.loc[[row], [metric, f"{metric}_best", "category"]]
-    if runs is not None:
-        found = found[[(subject, seed) in runs for _, subject, seed, _ in found.index]]
-    means = found.groupby("item").mean()
-    return means.set_axis(["score", "best", "category"], axis=1).dropna()
-
-
 def score_table(records: Records) -> pd.DataFrame:
-    """One line per finished row and metric: row, metric, score, low, high, n_units, best_of, seed_sd, chance."""
+    """One line per finished row and metric: row, metric, score, low, high, n_units, best_of, seed_sd, chance.
+
+    The limits hold for other items; with two or more seeds also for other trainings, with several subjects for others.
+    """
     lines = []
     for row in records.rows:
         for metric in records.metrics:
-            scores = item_scores(records, row.id, metric.name)
-            if len(scores):
-                interval = statistics.mean_interval(scores["score"], units(scores), bounds=metric.bounds)
-                by_seed = records.per_item.loc[[row.id]].groupby("seed")[metric.name].mean()
-                line = {"row": row.id, "metric": metric.name, "score": interval.estimate, "low": interval.low}
-                line |= {"high": interval.high, "n_units": interval.n_units, "best_of": scores["best"].mean()}
-                lines.append(line | {"seed_sd": by_seed.std(ddof=1), "chance": chance(records, metric.name)})
+            found = crossed_scores(records, row.id, metric.name)
+            best = crossed_scores(records, row.id, f"{metric.name}_best")
+            if found is not None and best is not None:
+                line = {"row": row.id, "metric": metric.name} | _mean(found, metric.bounds)
+                spread = found.values.mean(axis=(0, 2)).std(ddof=1) if len(found.seeds) > 1 else float("nan")
+                line |= {"best_of": best.values.mean(), "seed_sd": spread, "chance": chance(records, metric.name)}
+                lines.append(line)
     columns = ["row", "metric", "score", "low", "high", "n_units", "best_of", "seed_sd", "chance"]
     return pd.DataFrame(lines, columns=columns)
+
+
+def _mean(found: Crossed, bounds: tuple[float, float]) -> dict[str, float]:
+    interval = statistics.crossed_mean(found.values, found.units, bounds=bounds)
+    return {"score": interval.estimate, "low": interval.low, "high": interval.high, "n_units": interval.n_units}
 
 
 def difference_table(records: Records) -> pd.DataFrame:
     """Paired difference of each other finished row from the reference row, for the table's metric.
 
-    Columns: row, title, control, difference, low, high, error, p, p_holm, n_units. Holm's correction runs over the
-    table's rows; controls are not part of that family (p_holm is NaN).
+    Columns: row, title, control, role, difference, low, high (within what differences can be), error, freedom (degrees
+    of it), p, p_equivalent (TOST at ``records.margin``), n_units, n_seeds, detectable, improved with ..._low and
+    ..._high (P(the row beats the reference when both are trained once more)), needed_seeds and needed_units (to find
+    a difference of the margin; None: no number is enough, or not known), crossed (the whole
+    :class:`~cnd.statistics.CrossedMean`), p_holm, p_equivalent_holm, verdict. What needs two seeds is NaN, None or ""
+    with one. Holm's correction runs over the table's rows, and for rivals over these; other controls are judged by
+    what they are there for (p_holm NaN, no verdict).
     """
+    facts = records.facts(records.metric)
+    better = 1 if facts.higher_is_better else -1
     lines = []
     for row in records.rows:
-        # a subject or seed that only one of the two has finished would compare those, not rows
-        shared = _runs(records, row.id) & _runs(records, records.reference)
-        own, reference = (item_scores(records, r, records.metric, shared) for r in (row.id, records.reference))
-        both = own.join(reference, how="inner", rsuffix="_reference")
-        if row.id == records.reference or both.empty:
-            continue
-        d = statistics.paired_difference(both["score"], both["score_reference"], units(both))
-        line = {"row": row.id, "title": row.title, "control": row.control, "difference": d.estimate, "low": d.low}
-        lines.append(line | {"high": d.high, "error": d.standard_error, "p": d.p_value, "n_units": d.n_units})
-    columns = ["row", "title", "control", "difference", "low", "high", "error", "p", "n_units"]
-    table = pd.DataFrame(lines, columns=columns)
-    family = ~table["control"].astype(bool)
-    return table.assign(p_holm=pd.Series(statistics.holm(table.loc[family, "p"]), index=table.index[family]))
+        found = None if row.id == records.reference else crossed_differences(records, row.id)
+        if found is not None:
+            line = {"row": row.id, "title": row.title, "control": row.control, "role": row.role}
+            lines.append(line | difference_line(found, facts.bounds, better, records.margin))
+    columns = ["row", "title", "control", "role", *DIFFERENCE]
+    return _judged(pd.DataFrame(lines, columns=columns), facts.higher_is_better)
 
 
-def _runs(records: Records, row: str) -> set[tuple[str, int]]:
-    """Subjects and seeds that a row has finished."""
-    return {(trial.subject or "", trial.seed) for trial in records.of(row) if trial.folder is not None}
+DIFFERENCE = [
+    "difference", "low", "high", "error", "freedom", "p", "p_equivalent", "n_units", "n_seeds", "detectable",
+    "improved", "improved_low", "improved_high", "needed_seeds", "needed_units", "crossed",
+]  # fmt: skip
+
+
+def _judged(table: pd.DataFrame, higher_is_better: bool) -> pd.DataFrame:
+    """The table with adjusted p-values and verdicts."""
+    table = table.assign(p_holm=float("nan"), p_equivalent_holm=float("nan"), verdict="")
+    control, known = table["control"].astype(bool), table["p"].notna()
+    for family in (~control & known, control & known & table["role"].eq("rival")):
+        for p in ("p", "p_equivalent"):
+            table.loc[family, f"{p}_holm"] = statistics.holm(table.loc[family, p].astype(float))
+    verdicts = [
+        statistics.verdict(d, p, equivalent, higher_is_better) if p == p else None
+        for d, p, equivalent in zip(table["crossed"], table["p_holm"], table["p_equivalent_holm"], strict=True)
+    ]
+    return table.assign(verdict=[verdict or "" for verdict in verdicts])
 
 
 def subject_table(records: Records, metric: str) -> pd.DataFrame:
@@ -114,13 +126,11 @@ def subject_table(records: Records, metric: str) -> pd.DataFrame:
     lines = []
     facts = records.facts(metric)
     for row, subject in product(records.rows, records.subjects):
-        runs = {run for run in _runs(records, row.id) if run[0] == (subject or "")}
-        scores = item_scores(records, row.id, metric, runs)
-        if len(scores):
-            interval = statistics.mean_interval(scores["score"], units(scores), bounds=facts.bounds)
-            line = {"row": row.id, "subject": subject, "score": interval.estimate, "low": interval.low}
-            line |= {"published": row.published.get(metric, {}).get(str(subject), float("nan"))}
-            lines.append(line | {"high": interval.high, "n_units": interval.n_units})
+        runs = {run for run in finished_runs(records, row.id) if run[0] == (subject or "")}
+        found = crossed_scores(records, row.id, metric, runs)
+        if found is not None:
+            line = {"row": row.id, "subject": subject} | _mean(found, facts.bounds)
+            lines.append(line | {"published": row.published.get(metric, {}).get(str(subject), float("nan"))})
     return pd.DataFrame(lines, columns=["row", "subject", "score", "low", "high", "n_units", "published"])
 
 
@@ -158,18 +168,22 @@ def design(records: Records, scores: pd.DataFrame, differences: pd.DataFrame) ->
     table = scores[(scores["metric"] == records.metric) & scores["row"].isin(rows)]
     compared = differences[~differences["control"].astype(bool)]
     one = records.items.drop_duplicates("item")
-    n_units = int(table["n_units"].max()) if len(table) else 0
-    error = float(compared["error"].median()) if len(compared) else float("nan")
+    error, freedom, detectable = (
+        float(compared[name].median()) if len(compared) else float("nan") for name in ("error", "freedom", "detectable")
+    )
     known = np.isfinite(error)
+    # where few seeds stand behind the error, it is known so badly that equal rows seem to lie farther apart
+    uncertain = float(stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975)) if known else float("nan")
     return Design(
         unit="category" if statistics.FEWEST_CATEGORIES <= one["category"].nunique() < len(one) else "item",
-        n_units=n_units,
+        n_units=int(table["n_units"].max()) if len(table) else 0,
+        n_seeds=int(compared["n_seeds"].max()) if len(compared) else len(records.seeds),
         n_items=len(one),
         n_samples=int(records.items["sample"].nunique()),
         n_rows=len(table),
         error=error,
-        detectable=statistics.smallest_detectable_difference(error, n_units) if known else float("nan"),
-        band=statistics.identical_rows_band(error, len(compared)) if known else float("nan"),
+        detectable=detectable,
+        band=statistics.identical_rows_band(error * uncertain, len(compared)) if known else float("nan"),
         # two independent rows make a paired difference, so one row carries 1/sqrt(2) of its error
         expected_spread=statistics.expected_range(error / np.sqrt(2), len(table)) if known else float("nan"),
         observed_spread=float(table["score"].max() - table["score"].min()) if len(table) else float("nan"),
@@ -199,8 +213,9 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
     """The sweep's result as numbers, one line a row in the table's order; scores and differences as people read them.
 
     Columns: row, label, control, the sweep's setting columns by key, score, low, high, difference, difference_low,
-    difference_high, p_holm, n_seeds, paper, state ("" when complete), converged (yes, no, at chance,
-    not measured, no training; "" without a result). Missing numbers are NaN.
+    difference_high, p_holm, verdict (better, worse, equivalent, undecided; "" with one seed and for controls but
+    rivals), n_seeds, paper, state ("" when complete), converged (yes, no, at chance, not measured, no training; ""
+    without a result). Missing numbers are NaN.
     ``attrs["scale"]`` says how the score is read, such as in %.
 
     Raises:
@@ -218,7 +233,7 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
 
 
 def _result_line(records: Records, row: TableRow, scores: Lines, differences: Lines) -> dict[str, object]:
-    missing = dict.fromkeys(["score", "difference", "low", "high", "p_holm"], float("nan"))
+    missing: dict[str, Any] = dict.fromkeys(["score", "difference", "low", "high", "p_holm"], float("nan"))
     score, difference = scores.get(row.id, missing), differences.get(row.id, missing)
     settings = {column["key"]: row.settings.get(column["key"], "-") for column in records.columns}
     factor = records.scale.factor
@@ -234,6 +249,7 @@ def _result_line(records: Records, row: TableRow, scores: Lines, differences: Li
         "difference_low": factor * difference["low"],
         "difference_high": factor * difference["high"],
         "p_holm": difference["p_holm"],
+        "verdict": difference.get("verdict", ""),
         "n_seeds": len({trial.seed for trial in records.of(row.id) if trial.folder is not None}),
         "paper": float("nan") if row.paper is None else float(row.paper),
         "state": row_state(records, row.id),
@@ -243,8 +259,3 @@ def _result_line(records: Records, row: TableRow, scores: Lines, differences: Li
 def by_row(table: pd.DataFrame) -> Lines:
     """The lines of a table by row id."""
     return {str(line["row"]): {str(key): value for key, value in line.items()} for line in table.to_dict("records")}
-
-
-def units(scores: pd.DataFrame) -> np.ndarray:
-    """The independent unit of each item of a table as :func:`item_scores` gives it."""
-    return statistics.sampling_units(scores["category"].to_numpy(), scores.index.to_numpy())

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from cnd import paper
+from cnd import paper, statistics
 from cnd.statistics import clopper_pearson
 from reports.ceilings import far_under
 from reports.collect import Records, TableRow
@@ -24,6 +24,16 @@ class Badge(NamedTuple):
     text: str
 
 
+VERDICTS: tuple[statistics.Verdict, ...] = ("better", "worse", "equivalent", "undecided")
+UNREPEATED = (
+    "Nothing is concluded about any row as a method, and nothing is ranked: each was trained once, and another "
+    "training gives another result. Scores and intervals hold for these trained models only. A verdict needs two "
+    "training seeds or more, such as --seeds 3."
+)
+UNTRAINED = (
+    "Nothing is concluded about any row as a method, and nothing is ranked: there is one run of each. Scores and "
+    "intervals hold for these reconstructions only."
+)
 PUBLISHED = [line._replace(protocol=f"{line.source}: {line.protocol}") for line in paper.PUBLISHED]
 
 
@@ -72,13 +82,48 @@ def headline(records: Records, scores: pd.DataFrame, differences: pd.DataFrame, 
     told = sentences(records, states(records))
     late = any("NOT CONVERGED" in sentence for sentence in told)
     return [
+        *_conclusion(records, differences),
         *(told if late else []),
         *_level(records, table),
         *([] if late else told),
         *_controls(records, table, differences_of),
         *_without_phase1(records, differences_of),
-        *_ranking(records, differences, plan),
+        *_noise(records, differences, plan),
     ]
+
+
+def _conclusion(records: Records, differences: pd.DataFrame) -> list[str]:
+    """What may be concluded of the table's rows, by verdict."""
+    rows = differences[~differences["control"].astype(bool)]
+    if rows.empty:
+        return []
+    judged = rows[rows["verdict"].ne("")]
+    if judged.empty:
+        return [UNREPEATED if trained(records) else UNTRAINED]
+    by_verdict = [(words(records, v), judged.loc[judged["verdict"] == v, "title"].tolist()) for v in VERDICTS]
+    told = "; ".join(f"{word}: {_listed(titles)}" for word, titles in by_verdict)
+    n_seeds = sorted({int(n) for n in judged["n_seeds"]})
+    seeds = f"{n_seeds[0]}" if len(n_seeds) == 1 else f"{n_seeds[0]} to {n_seeds[-1]}"
+    open_rows = rows.loc[rows["verdict"].eq(""), "title"].tolist()
+    missing = f" Not judged, with one seed: {_listed(open_rows)}." if open_rows else ""
+    return [f"Against row {records.reference}, over {seeds} training seeds: {told}.{missing}"]
+
+
+def words(records: Records, verdict: str) -> str:
+    """A verdict as it is printed."""
+    if verdict == "equivalent":
+        return f"equivalent within {records.scale.difference(records.margin, signed=False)}"
+    return verdict
+
+
+def _listed(titles: list[str]) -> str:
+    """``rows 1, 2 and 5``; rows with names by these."""
+    numbers = [title.removeprefix("Row ").split(":")[0] for title in titles]
+    if len(numbers) > 1 and all(number.isdecimal() for number in numbers):
+        return f"rows {', '.join(numbers[:-1])} and {numbers[-1]}"
+    return (
+        ", ".join(title.replace("Row", "row", 1) if title.startswith("Row ") else title for title in titles) or "none"
+    )
 
 
 def _level(records: Records, table: Lines) -> list[str]:
@@ -86,6 +131,8 @@ def _level(records: Records, table: Lines) -> list[str]:
     chance = f"The score is {facts.title}; chance is {facts.scale.score(level)}."
     if not math.isfinite(level):
         chance = f"The score is {facts.title}, {'higher' if facts.higher_is_better else 'lower'} is better."
+    if len(records.subjects) > 1:
+        chance += f" Scores are means over {len(records.subjects)} subjects."
     if records.reference not in table:
         return [chance, f"The reference row {records.reference} has no result yet, so no differences are shown."]
     return [chance, f"The reference row {records.reference} reaches {_score(table[records.reference], facts.scale)}."]
@@ -105,12 +152,17 @@ def _controls(records: Records, table: Lines, differences: Lines) -> list[str]:
         elif row.role == "floor":
             sentences.append(f"{_named(row)}, a floor, reaches {_score(line, records.scale)}.")
         elif difference is not None:
-            better = _better(records)
-            verdict = _verdict(difference, *(better if _up(records) else (better[1], better[0], better[2])))
-            sentences.append(
-                f"{_named(row)} {verdict}: {_difference(difference, records.scale)} against the reference row."
-            )
+            change = f"{_difference(difference, records.scale)} against the reference row"
+            verdict = _of_rival(records, difference["verdict"])
+            sentences.append(f"{_named(row)} {verdict}: {change}.")
     return sentences
+
+
+def _of_rival(records: Records, verdict: str) -> str:
+    reference = f"row {records.reference}"
+    told = {"better": f"beats {reference}", "worse": f"does not beat {reference}", "undecided": "is undecided"}
+    told["equivalent"] = f"is {words(records, 'equivalent')}"
+    return told.get(verdict, "was compared in single trainings, so without a verdict")
 
 
 def _ceilings(records: Records) -> dict[str, float]:
@@ -127,15 +179,6 @@ def _named(row: TableRow) -> str:
     return f"The control '{row.title}'"
 
 
-def _up(records: Records) -> bool:
-    return records.facts(records.metric).higher_is_better
-
-
-def _better(records: Records) -> tuple[str, str, str]:
-    row = f"row {records.reference}"
-    return f"beats {row}", f"does not beat {row}", f"cannot be told apart from {row}"
-
-
 def _against_chance(line: dict[str, Any]) -> str:
     if not math.isfinite(line["chance"]):
         return "which no chance level tells anything of: trained on the right pairs a decoder must do better"
@@ -148,42 +191,36 @@ def _against_chance(line: dict[str, Any]) -> str:
 
 
 def _without_phase1(records: Records, differences: Lines) -> list[str]:
+    told = {
+        "better": "Phase 1 makes the score worse",
+        "worse": "Phase 1 helps",
+        "equivalent": f"Phase 1 changes it by less than {records.scale.difference(records.margin, signed=False)}",
+        "undecided": "neither an effect of Phase 1 nor its absence is shown",
+        "": "single trainings, which say nothing of Phase 1 as such",
+    }
     sentences = []
     for row in [row for row in records.rows if not row.control and row.id in differences]:
         experiments = [trial.experiment for trial in records.of(row.id) if trial.folder is not None]
         if all(_setting(e, "decoder", "phase1", "enabled") is False for e in experiments):
             line = differences[row.id]
-            unclear = "no effect of Phase 1 can be shown after Holm's correction"
-            verdict = unclear
-            if line["p_holm"] <= 0.05:
-                verdict = _verdict(line, "Phase 1 makes the score worse", "Phase 1 helps", unclear)
-            sentences.append(
-                f"Without Phase 1 (row {row.id}) the score changes by {_difference(line, records.scale)}: {verdict}."
-            )
+            change = _difference(line, records.scale)
+            sentences.append(f"Without Phase 1 (row {row.id}) the score changes by {change}: {told[line['verdict']]}.")
     return sentences
 
 
-def _ranking(records: Records, differences: pd.DataFrame, plan: Design) -> list[str]:
-    compared = differences[~differences["control"].astype(bool)]
-    if compared.empty:
+def _noise(records: Records, differences: pd.DataFrame, plan: Design) -> list[str]:
+    """What goes unseen, and how far equal rows lie apart; nothing where no row is judged."""
+    compared = differences[~differences["control"].astype(bool) & differences["verdict"].ne("")]
+    if compared.empty or not math.isfinite(plan.detectable):
         return []
-    n_different = int((compared["p_holm"] <= 0.05).sum())
-    count = {0: "none differs", 1: "one differs"}.get(n_different, f"{n_different} differ")
-    others = f"Of the {len(compared)} other rows" if len(compared) > 1 else "Of the one other row"
-    sentences = [f"{others} {count} from the reference after Holm's correction."]
-    if len(records.subjects) > 1:
-        sentences.append(f"Scores are means over {len(records.subjects)} subjects; no interval here includes subjects.")
-    if len(records.seeds) == 1 and trained(records):
-        sentences.append("Each row was trained once, so a difference may be the luck of one training: see --seeds.")
-    if math.isfinite(plan.detectable):
-        sentences.append(
-            f"With {plan.n_units} {_units(plan)} as the sample, a single comparison finds a true difference of "
-            f"{records.scale.difference(plan.detectable, signed=False)} four times out of five; smaller ones mostly go "
-            "unseen."
-        )
+    sentences = [
+        f"With {plan.n_units} {_units(plan)} and {plan.n_seeds} seeds a single comparison finds a true difference of "
+        f"{records.scale.difference(plan.detectable, signed=False)} four times out of five; smaller ones mostly go "
+        "unseen."
+    ]
     if plan.n_rows > 2 and math.isfinite(plan.expected_spread):
         sentences.append(
-            f"{plan.n_rows} equally good models would be expected to spread over "
+            f"{plan.n_rows} equally good methods would be expected to spread over "
             f"{records.scale.difference(plan.expected_spread, signed=False)} by noise alone; these spread over "
             f"{records.scale.number(plan.observed_spread)}. "
             "An order within that noise means nothing."
@@ -199,23 +236,39 @@ def statistics_notes(records: Records, plan: Design) -> list[str]:
         alone = plan.n_items == records.items["category"].nunique()
         no_category = "each has a category of its own" if alone else "there are too few categories to be a sample"
         why = f"{no_category}; samples of one item are averaged first"
-    seeds = (
-        f"{len(records.seeds)} training seeds are averaged per item first. Intervals generalise over {_units(plan)} "
-        "only: training seeds are a second source of variance, shown as the standard deviation between seeds."
-        if len(records.seeds) > 1
-        else "One training seed: a rerun with another seed would move every row, and no interval here includes that."
-    )
+    several = len(records.seeds) > 1
+    factors = [f"the {unit}", *(["the training seed"] if several else [])]
+    factors += ["the subject"] if len(records.subjects) > 1 else []
+    together = factors[0] if len(factors) == 1 else f"{', '.join(factors[:-1])} and {factors[-1]}, crossed"
     return [
         *dict.fromkeys(m.note for m in records.metrics if m.note),
         f"{plan.n_items} test items, {plan.n_samples} sample{'s' if plan.n_samples != 1 else ''} each.",
-        f"The sampling unit is the {unit} ({plan.n_units} of them): {why}. 95 % intervals of scores are those of a "
-        "randomly weighted mean that allows for the skew of scores near chance (cnd/statistics/bounded.py).",
-        f"Differences are paired by item; their intervals are t intervals with cluster-robust variance. p-values come "
-        f"from flipping the sign of each {unit}'s difference; Holm's correction runs over all table rows but the "
-        "reference. Controls are not part of that family.",
-        *([seeds] if trained(records) else []),
+        f"The sampling unit is the {unit} ({plan.n_units} of them): {why}. Sources of chance in the intervals: "
+        f"{together}. 95 % intervals of scores are those of a randomly weighted mean that allows for the skew of "
+        "scores near chance (cnd/statistics/bounded.py).",
+        *(_of_seeds(records, unit) if several else [_of_one_seed()] if trained(records) else []),
         *([_for_scale()] if records.scale.percent else []),
     ]
+
+
+def _of_seeds(records: Records, unit: str) -> list[str]:
+    margin = records.scale.difference(records.margin, signed=False)
+    return [
+        f"Differences are paired by item and seed. Their intervals and p-values hold for other {_plural(unit)} and "
+        "other trainings: the error is item / n + seed / s + (item x seed) / (n s), each part with its own degrees of "
+        "freedom (cnd/statistics/crossed.py).",
+        "A row is better or worse where p of no difference is at most 0.05 after Holm's correction over all table rows "
+        f"but the reference; equivalent where two one-sided tests against {margin} (--margin), corrected likewise, "
+        "are; else undecided, which is not the same as no effect. Rivals are a family of their own; other controls get "
+        "no verdict.",
+    ]
+
+
+def _of_one_seed() -> str:
+    return (
+        "One training seed: intervals hold for these trained models. A rerun with another seed would move every row, "
+        "which no interval here includes, so no p-value, no verdict and no order is given."
+    )
 
 
 def _for_scale() -> str:
@@ -227,7 +280,11 @@ def _for_scale() -> str:
 
 
 def _units(plan: Design) -> str:
-    return "categories" if plan.unit == "category" else "items"
+    return _plural(plan.unit)
+
+
+def _plural(unit: str) -> str:
+    return "categories" if unit == "category" else "items"
 
 
 def _setting(experiment: dict[str, Any], *path: str) -> Any:
@@ -243,9 +300,3 @@ def _score(row: dict[str, Any], scale: Scale) -> str:
 
 def _difference(row: dict[str, Any], scale: Scale) -> str:
     return f"{scale.difference(row['difference'])} ({scale.signed(row['low'])} to {scale.signed(row['high'])})"
-
-
-def _verdict(row: dict[str, Any], above: str, below: str, neither: str) -> str:
-    if row["low"] > 0:
-        return above
-    return below if row["high"] < 0 else neither

@@ -51,6 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=1, metavar="N", help="how many training seeds (default: 1)")
     add("--subjects", metavar="LIST", help="subjects of the data source, e.g. 1,2,3; each row is run on each")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. data.path=FILE")
+    add(
+        "--margin",
+        type=float,
+        metavar="M",
+        help="rows count as equivalent within M of the reference: points of an accuracy (default: 5), else in units "
+        "of the score (default: 0.05)",
+    )
     add("--until-converged", action="store_true", help="train each row on until its validation score is flat")
     add(
         "--analysis",
@@ -119,6 +126,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and not value >= least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    if options.margin is not None and not 0 < options.margin < float("inf"):
+        raise UserError(f"--margin {options.margin:g}: must be positive, e.g. 5 for five points")
     if options.rows is not None:
         options.rows = [row.strip() for row in options.rows.split(",") if row.strip()]
         if not options.rows:

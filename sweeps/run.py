@@ -234,7 +234,9 @@ def define(request: Request, chosen: list[Trial]) -> None:
     names = {trial.name for trial in chosen}
     everything = request.trials(None, seeds, subjects)
     kept = [trial for trial in everything if trial.name in names or request.folder.is_complete(trial)]
-    request.folder.define(definition(request, kept), in_table_order(request.sweep, kept))
+    asked = request.options.margin
+    margin = {"margin": before.get("margin") if asked is None else asked}
+    request.folder.define(definition(request, kept) | margin, in_table_order(request.sweep, kept))
 
 
 def definition(request: Request, trials: list[Trial]) -> dict[str, Any]:
@@ -342,6 +344,8 @@ def report(request: Request) -> int:
     from reports.build import build_report
 
     request.folder.definition()
+    if request.options.margin is not None:
+        request.folder.amend(margin=request.options.margin)
     path = build_report(request.folder.output, request.folder.path)
     print(json.dumps({"report": str(path)}) if request.options.json else path)
     return 0

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from reports.scale import Scale
 
+UNJUDGED = "One seed: these are single trained models; no row is ranked. Two seeds or more give verdicts (--seeds 3)."
 MARKS = {"no": "NOT CONVERGED", "at chance": "flat at chance"}
 
 
@@ -58,7 +59,8 @@ def result_text(sweep: Sweep, table: pd.DataFrame, warnings: list[str]) -> str:
     scale: Scale = table.attrs["scale"]
     compared = table["paper"].notna().any()
     head = [f"{scale.title}{' %' if scale.percent else ''} [95 %]", f"vs row {sweep.reference} [95 %]"]
-    head += ["paper %"] if compared else []
+    judged = table["verdict"].ne("").any()
+    head += [*(["verdict"] if judged else []), *(["paper %"] if compared else [])]
     lines = [["row", "", *(column.title for column in sweep.columns), *head, ""]]
     for _, line in table.iterrows():
         shown = [str(line[column.key]) for column in sweep.columns]
@@ -66,8 +68,10 @@ def result_text(sweep: Sweep, table: pd.DataFrame, warnings: list[str]) -> str:
         difference = _interval(line["difference"], line["difference_low"], line["difference_high"], scale.digits, "+")
         state = [text for text in (line["state"], MARKS.get(line["converged"], "")) if text]
         paper = ["" if line["paper"] != line["paper"] else f"{line['paper']:g}"] if compared else []
-        lines.append([str(line["row"]), line["label"], *shown, score, difference, *paper, ", ".join(state)])
-    return f"{columns(lines)}\n{_lines(warnings)}".rstrip()
+        verdict = [line["verdict"]] if judged else []
+        lines.append([str(line["row"]), line["label"], *shown, score, difference, *verdict, *paper, ", ".join(state)])
+    told = "" if judged or len(table) < 2 else f"{UNJUDGED}\n"
+    return f"{columns(lines)}\n{told}{_lines(warnings)}".rstrip()
 
 
 def _mark(converged: str | None) -> str:

@@ -219,7 +219,8 @@ def test_the_result_table_as_text(finished: Path) -> None:
 
     request = _request(finished, "8,10")
     lines = result_text(request.sweep, result_table(finished, request.folder.path), ["Optimistic."]).splitlines()
-    assert [line.split()[0] for line in lines] == ["row", "8", "10", *CONTROLS, "Optimistic."]
+    assert [line.split()[0] for line in lines] == ["row", "8", "10", *CONTROLS, "One", "Optimistic."]
+    assert lines[-2].startswith("One seed: these are single trained models; no row is ranked.")
     assert "paper %" in lines[0] and lines[1].endswith("7.92") and "vs row 10" in lines[0]
 
 

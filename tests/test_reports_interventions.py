@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from report_records import ROWS, write_record, write_sweep, write_trial
 
-from cnd.statistics import paired_difference
+from cnd.statistics import crossed_mean
 from reports.build import build_report
 from reports.collect import Records, read_sweep
 from reports.interventions import difference_table, read, section
@@ -65,9 +65,9 @@ def test_differences_are_paired_by_item_and_averaged_over_seeds(sweep: tuple[Pat
     by_seed = [
         pd.read_parquet(sweep[0] / "cache" / "interventions" / f"10-{seed}" / "scores.parquet") for seed in (0, 1)
     ]
-    means = pd.concat(by_seed).groupby(["variant", "item"])["value"].mean()
-    category = np.arange(24) % 12
-    expected = paired_difference(means["one part"], means["normal"], category)
+    wide = pd.concat(by_seed, keys=(0, 1), names=["seed"]).reset_index("seed")
+    wide = wide.pivot(index=["variant", "item"], columns="seed", values="value")
+    expected = crossed_mean(wide.loc["one part"] - wide.loc["normal"], np.arange(24) % 12)
     assert found["difference"] == pytest.approx(expected.estimate) == pytest.approx(-0.2, abs=0.02)
     assert (found["low"], found["high"]) == (pytest.approx(expected.low), pytest.approx(expected.high))
     assert set(table.index.get_level_values("row")) == {"0", "10"}

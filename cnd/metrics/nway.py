@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
 from cnd.errors import UserError
-from cnd.protocols import ImageArray, Metric, Truth
+from cnd.protocols import ImageArray, Metric, Pairings, Truth
 from cnd.settings import Positive
 
 
@@ -62,17 +62,37 @@ class NWay(Metric):
 
     def score(self, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> NDArray[np.float64]:
         """Expected success of each reconstruction, [item, sample]; NaN for an item of none of ``classes``."""
+        scored, place, probabilities = self._judged(truth)
+        scores = np.full(images.shape[:2], np.nan)
+        scores[scored] = self._accuracy(probabilities, np.repeat(place, images.shape[1]))
+        return scores
+
+    def pairings(self, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> Pairings | None:
+        """Against every class that is some item's true one; None where no item is of one of ``classes``."""
+        scored, place, probabilities = self._judged(truth)
+        if not len(scored):
+            return None
+        classes, target = np.unique(place, return_inverse=True)
+        n = probabilities.shape[0] * probabilities.shape[1]
+        scores = [self._accuracy(probabilities, np.full(n, c)).mean(1) for c in classes]
+        return Pairings(scored, target, np.stack(scores, axis=1))
+
+    def _judged(self, truth: Truth) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Items of one of ``classes`` [n]; its place among them [n]; what the judge gives these [n, sample, class]."""
         judgements = truth.judgements
         found = judgements[self.judge] if self.judge else next(iter(judgements.values()))
-        n_items, n_samples, n_classes = found.probabilities.shape
+        n_classes = found.probabilities.shape[2]
         among = np.array(self.classes or range(n_classes))
         if among.max() >= n_classes:
             raise UserError(f"evaluation.metrics: class {among.max()} is none of the judge's {n_classes} classes")
         scored, place = np.nonzero(found.truth[:, None] == among)
-        flat = found.probabilities[scored][..., among].reshape(-1, len(among))
-        scores = np.full((n_items, n_samples), np.nan)
-        scores[scored] = n_way_accuracy(flat, np.repeat(place, n_samples), self.n, self.top_k).reshape(-1, n_samples)
-        return scores
+        return scored, place, found.probabilities[scored][..., among]
+
+    def _accuracy(self, probabilities: NDArray[np.float64], target: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[n, sample] of probabilities [n, sample, class] and targets [n * sample]."""
+        n, n_samples, n_classes = probabilities.shape
+        flat = probabilities.reshape(n * n_samples, n_classes)
+        return n_way_accuracy(flat, target, self.n, self.top_k).reshape(n, n_samples)
 
 
 def n_way_accuracy(probabilities: ArrayLike, target: ArrayLike, n_way: int, top_k: int = 1) -> NDArray[np.float64]:

@@ -9,11 +9,12 @@ import numpy as np
 from cnd.errors import UserError
 from cnd.metrics.published import CONVENTIONS, ConventionName, need_stimuli
 from cnd.metrics.resizing import for_pixels
-from cnd.protocols import ImageArray, Metric, Truth
+from cnd.protocols import ImageArray, Metric, Pairings, Truth
 
 SIGMA, TRUNCATE = 1.5, 3.5  # of SSIM's Gaussian window: 11 pixels wide
 MARGIN = int(TRUNCATE * SIGMA + 0.5)  # pixels at the border whose window leaves the image
 C1, C2 = 0.01**2, 0.03**2  # for a data range of 1
+AT_ONCE = 2**16  # values of all images that are in memory in double precision together
 GREY = (0.2125, 0.7154, 0.0721)  # of red, green and blue: Rec. 709, as scikit-image's rgb2gray has it
 
 
@@ -48,6 +49,10 @@ class PixelMetric(Metric):
         Raises:
             UserError: no stimuli, or reconstructions of another size and no convention that would resize them.
         """
+        self._check(stimuli, images)
+        return np.stack([self.compare(*self._prepared(stimuli[i : i + 1], images[i])) for i in range(len(images))])
+
+    def _check(self, stimuli: ImageArray, images: np.ndarray) -> None:
         need_stimuli(stimuli.size, self.name)
         (h, w), (height, width) = stimuli.shape[-2:], images.shape[-2:]
         if self.convention is None and (h, w) != (height, width):
@@ -56,13 +61,13 @@ class PixelMetric(Metric):
                 f"{width}x{height}: set data.image_size, where the data has it, set the metric's convention "
                 f"({', '.join(CONVENTIONS)}), which resizes, or leave the metric out"
             )
-        return np.stack([self._item(np.asarray(stimuli[i]), images[i]) for i in range(len(images))])
 
-    def _item(self, stimulus: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    def _prepared(self, stimulus: ImageArray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A stimulus [c, h, w], given as [1, c, h, w], and samples [sample, c, h, w] in the sizes of the convention."""
         if self.convention is None:
-            return self.compare(stimulus, samples)
-        side = stimulus.shape[1:]
-        return self.compare(*(for_pixels(part, self.convention, side) for part in (stimulus[None], samples)))
+            return np.asarray(stimulus[0]), samples
+        side = stimulus.shape[2], stimulus.shape[3]
+        return for_pixels(stimulus, self.convention, side)[0], for_pixels(samples, self.convention, side)
 
 
 class PixelCorrelation(PixelMetric):
@@ -85,7 +90,19 @@ class PixelCorrelation(PixelMetric):
 
     def compare(self, stimulus: np.ndarray, samples: np.ndarray) -> np.ndarray:
         """0 for a constant image, which resembles nothing."""
-        return correlation(stimulus.reshape(-1, *stimulus.shape[-2:]), samples)
+        return correlation(stimulus, samples)
+
+    def pairings(self, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> Pairings | None:
+        """Against the stimulus of every item."""
+        self._check(stimuli, images)
+        units = [_units(*self._prepared(stimuli[i : i + 1], images[i])) for i in range(len(images))]
+        targets = np.stack([own[0].astype(np.float32) for own, _ in units])  # half the memory: these are images
+        drawn = np.stack([samples.mean(0).astype(np.float32) for _, samples in units])
+        scores, item = np.zeros((len(images), len(images))), np.arange(len(images))
+        for start in range(0, targets.shape[1], AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            scores += drawn[:, part].astype(np.float64) @ targets[:, part].astype(np.float64).T
+        return Pairings(item, item, np.clip(scores, -1.0, 1.0))
 
 
 class StructuralSimilarity(PixelMetric):
@@ -116,7 +133,7 @@ class StructuralSimilarity(PixelMetric):
                 f"evaluation.metrics: ssim needs {2 * MARGIN + 1}x{2 * MARGIN + 1} pixels or more, these are {w}x{h}; "
                 "set the metric's convention to mindeye2, which enlarges them, or leave it out"
             )
-        return structural_similarity(_grey(stimulus.reshape(-1, *stimulus.shape[-2:])), _grey(samples))
+        return structural_similarity(_grey(stimulus), _grey(samples))
 
 
 def correlation(stimulus: np.ndarray, samples: np.ndarray) -> np.ndarray:
@@ -126,11 +143,16 @@ def correlation(stimulus: np.ndarray, samples: np.ndarray) -> np.ndarray:
         stimulus: [channels, height, width].
         samples: [sample, channels, height, width]; where one of the two has a single channel, it counts as grey RGB.
     """
+    a, b = _units(stimulus, samples)
+    return np.clip((a * b).sum(1), -1.0, 1.0)
+
+
+def _units(stimulus: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of :func:`_unit` of the arguments of :func:`correlation`: [1, values] and [sample, values]."""
     channels = max(len(stimulus), samples.shape[1])
     stimulus = np.broadcast_to(stimulus, (channels, *stimulus.shape[1:]))
     samples = np.broadcast_to(samples, (len(samples), channels, *samples.shape[2:]))
-    a, b = _unit(stimulus[None]), _unit(samples)
-    return np.clip((a * b).sum(1), -1.0, 1.0)
+    return _unit(stimulus[None]), _unit(samples)
 
 
 def structural_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:

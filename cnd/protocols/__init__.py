@@ -25,7 +25,7 @@ from cnd.protocols.decoder import (
     no_progress,
 )
 from cnd.protocols.generator import Condition, DrawnLatents, Generator, GeneratorChoice, SamplingConfig
-from cnd.protocols.metric import Judge, JudgeChoice, Judgement, Metric, Truth
+from cnd.protocols.metric import Judge, JudgeChoice, Judgement, Metric, Pairings, Truth
 
 __all__ = [
     "Bench",
@@ -50,6 +50,7 @@ __all__ = [
     "Metric",
     "Noise",
     "OnProgress",
+    "Pairings",
     "Patterns",
     "Pool",
     "Reconstruction",

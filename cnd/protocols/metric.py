@@ -86,6 +86,24 @@ class Truth:
     judges: dict[str, Judge] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Pairings:
+    """What reconstructions score against other items than their own, for a test by permutation.
+
+    A target is what an item is judged by: its stimulus, or its true class, which several items may share.
+
+    Attributes:
+        item: int64 [n], the items that have a score.
+        target: int64 [n], the column of each item's own target.
+        scores: float64 [n, target], of the reconstructions of an item against each target, the mean over samples; in
+            an item's own column it is the mean of its scores.
+    """
+
+    item: np.ndarray
+    target: np.ndarray
+    scores: np.ndarray
+
+
 class Metric(Part):
     """One score of every reconstruction. Folds are pooled before it is asked, so it sees all test items at once."""
 
@@ -121,6 +139,15 @@ class Metric(Part):
             images: reconstructions, uint8 [item, sample, channels, height, width].
         """
         raise NotImplementedError
+
+    def pairings(self, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> Pairings | None:
+        """Scores of reconstructions against every item's target; None where the metric has none, or they cost much.
+
+        Args:
+            stimuli: as of :meth:`score`.
+            images: likewise.
+        """
+        return None
 
     def describe(self) -> dict[str, Any]:
         """What a reader of the scores needs: name, title, bounds, direction, chance, whether they are read in %."""

@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, special
 
 from cnd.statistics.checks import FloatArray, per_item, probability
-from cnd.statistics.intervals import Interval, limits, within
+from cnd.statistics.intervals import Interval, clustered_mean, limits, within
 from cnd.statistics.power import detectable_effect
 from cnd.statistics.units import by_unit
 
@@ -99,6 +99,11 @@ class Components:
     variance: Mapping[Effect, float]
     levels: Mapping[str, int]
 
+    @property
+    def ordered(self) -> list[str]:
+        """The factors from the fewest levels on."""
+        return sorted(self.levels, key=lambda name: self.levels[name])
+
     def error(self, **levels: int) -> Error:
         """Error of the mean that the components predict.
 
@@ -108,7 +113,7 @@ class Components:
         n = dict(self.levels) | levels
         left = dict(self.variance)
         parts = []
-        for factor in sorted(n, key=lambda name: n[name]):
+        for factor in Components(self.variance, n).ordered:
             own = [effect for effect in left if factor in effect]
             parts.append((sum(left.pop(effect) / _product(n, effect) for effect in own), float(n[factor] - 1)))
         variances, freedoms = zip(*parts, strict=True)
@@ -168,10 +173,40 @@ def crossed_mean(
         nan = float("nan")
         return CrossedMean(mean, nan, nan, len(sums), n_seeds, Error((nan,), (nan,)), None, nan, None)
     components, error = _analysed(values, units)
-    low, high = limits(by_item, sizes, error.standard, error.freedom((1 - level) / 2), level, bounds)
+    low, high = _limits(by_item, sizes, components, error, level, bounds)
     p = 2 * error.tail(abs(mean)) if n_seeds > 1 else None
     detectable = detectable_effect(error.standard, error.freedom())
     return CrossedMean(mean, low, high, len(sums), n_seeds, error, p, detectable, components)
+
+
+def _limits(
+    by_item: FloatArray,
+    sizes: FloatArray,
+    components: Components,
+    error: Error,
+    level: float,
+    bounds: tuple[float, float],
+) -> tuple[float, float]:
+    """Limits of the mean from those of its parts: half-widths add in squares, on either side for itself.
+
+    (Zou and Donner 2008, Stat. Med. 27:1693.) The items' part is as skewed as their scores are, so it has the limits of
+    :func:`~cnd.statistics.mean_interval`, shrunk to its share of the items' variance; what seeds and subjects add are
+    means over many items, and have those of t.
+
+    Args:
+        by_item: [n_units] sum over the items of each unit, seeds and subjects averaged.
+        sizes: [n_units] number of its items.
+    """
+    mean, alone, _ = clustered_mean(by_item, sizes, level)
+    low, high = limits(by_item, sizes, alone, len(sizes) - 1, level, bounds)
+    if len(components.levels) == 1:
+        return low, high
+    parts = dict(zip(components.ordered, zip(error.variances, error.freedoms, strict=True), strict=True))
+    own, _ = parts.pop("item")
+    share = own / alone**2 if alone > 0 else 1.0
+    added = Error(*zip(*parts.values(), strict=True)).half_width((1 - level) / 2)
+    below, above = (float(np.hypot(np.sqrt(share) * side, added)) for side in (mean - low, high - mean))
+    return max(mean - below, bounds[0]), min(mean + above, bounds[1])
 
 
 def variance_components(scores: ArrayLike, units: ArrayLike) -> Components:
@@ -208,7 +243,7 @@ def _analysed(values: FloatArray, units: ArrayLike) -> tuple[Components, Error]:
         variance[effect] = max(0.0, signed * _product(levels, effect) / table.size)
     components = Components(variance, levels)
     predicted = components.error()
-    first = min(levels, key=lambda name: levels[name])
+    first = components.ordered[0]
     return components, Error((squares[(first,)] / table.size, *predicted.variances[1:]), predicted.freedoms)
 
 

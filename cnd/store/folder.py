@@ -117,6 +117,14 @@ class SweepFolder:
             raise UserError(f"{self.path}: there is no such sweep; run it first, or give its --experiment and --output")
         return readable(content, self.path / DEFINITION)
 
+    def amend(self, **content: Any) -> None:
+        """Change how the sweep that was run here is told, such as its margin.
+
+        Raises:
+            UserError: as :meth:`definition`.
+        """
+        write_json(self.path / DEFINITION, self.definition() | content)
+
     def exists(self) -> bool:
         """Whether this sweep was run here.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnd.errors import UserError
 from cnd.json_files import write_json
-from cnd.metrics.evaluation import EvaluationConfig, mean_scores
+from cnd.metrics.evaluation import EvaluationConfig, mean_scores, score_table
 from cnd.protocols import (
     Bench,
     Conditioning,
@@ -27,7 +27,7 @@ from cnd.protocols import (
 )
 from cnd.workflow.lab import Laboratory
 from cnd.workflow.samples import SAMPLES, patterns
-from cnd.workflow.scoring import score_folds
+from cnd.workflow.scoring import judge_folds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +70,8 @@ def intervene(
     tables = {}
     for variant in drawn[0]:
         images = np.concatenate([images[variant] for images in drawn])
-        tables[variant], _ = score_folds(bench, evaluation, judges, datasets, labels, images)
+        stimuli, truth = judge_folds(bench, evaluation, judges, datasets, labels, images)
+        tables[variant] = score_table(evaluation.all_metrics(), stimuli, images, truth)
     scores = pd.concat([table.assign(variant=name) for name, table in tables.items()], ignore_index=True)
     scores.to_parquet(folder / "scores.parquet")
     summary = {

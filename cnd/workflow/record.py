@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnd.json_files import read_json, write_json
-from cnd.metrics.evaluation import EvaluationConfig, best_of_samples, mean_scores, rank_table, top_concepts
-from cnd.protocols import Bench, FmriDataset, JudgeChoice
+from cnd.metrics.evaluation import EvaluationConfig, best_of_samples, mean_scores, rank_table, score_table, top_concepts
+from cnd.protocols import Bench, FmriDataset, JudgeChoice, Pairings
 from cnd.steps import Step
 from cnd.workflow.samples import SAMPLES
-from cnd.workflow.scoring import score_folds
+from cnd.workflow.scoring import judge_folds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,8 @@ def write_record(
 
     ``items.parquet`` has a line for each test item, ``scores.parquet`` one for each item, sample and metric;
     ``history.parquet``, ``images.safetensors`` and, where there is a judge or attention, ``ranks.parquet`` and
-    ``attention.parquet`` stand beside them, with ``experiment.json`` and ``summary.json``.
+    ``attention.parquet`` stand beside them, with ``experiment.json`` and ``summary.json``. Where the first metric has
+    them, ``pairings.safetensors`` keeps its :class:`cnd.protocols.Pairings` in single precision.
 
     Args:
         trained: the decoder's own steps by fold.
@@ -50,21 +51,24 @@ def write_record(
     bench.report("evaluate", 0.0, 0, {})
     tested = [_tested(bench, needs, name) for name in names]
     datasets = [part["dataset"] for part in tested]
-    stimuli, images = _pictures(datasets, samples)
+    pictures, images = _pictures(datasets, samples)
     items = _items(tested, names)
     labels = None if tested[0]["labels"] is None else np.concatenate([part["labels"] for part in tested])
-    scores, judgements = score_folds(bench, evaluation, judges, datasets, labels, images)
+    stimuli, truth = judge_folds(bench, evaluation, judges, datasets, labels, images)
     metrics = evaluation.all_metrics()
-    if judgements:
-        items["truth"] = next(iter(judgements.values())).truth  # by the table's judge
-        rank_table(judgements).to_parquet(folder / "ranks.parquet")
+    scores = score_table(metrics, stimuli, images, truth)
+    if truth.judgements:
+        items["truth"] = next(iter(truth.judgements.values())).truth  # by the table's judge
+        rank_table(truth.judgements).to_parquet(folder / "ranks.parquet")
+    if (pairings := metrics[0].pairings(stimuli, images, truth)) is not None:
+        _pairings(pairings, metrics[0].name, folder)
     items.to_parquet(folder / "items.parquet")
     scores.to_parquet(folder / "scores.parquet")
     stages = _stages(bench, trained, samples)
     _history(stages).to_parquet(folder / "history.parquet")
     _curve(stages, folder)
     _attention(samples, experiment, folder)
-    save_file({"stimuli": stimuli, "reconstructions": images}, folder / "images.safetensors")
+    save_file({"stimuli": pictures, "reconstructions": images}, folder / "images.safetensors")
     write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
     summary = _summary(experiment, datasets[0], len(items), stages)
     summary |= {
@@ -113,6 +117,16 @@ def _items(tested: list[dict[str, Any]], folds: list[str]) -> pd.DataFrame:
         columns = dict(fold=int(fold), stimulus=list(test.stimulus), category=test.category, category_name=names)
         parts.append(pd.DataFrame(columns if test.seen is None else columns | {"seen": test.seen}))
     return pd.concat(parts, ignore_index=True).rename_axis("item").reset_index()
+
+
+def _pairings(pairings: Pairings, metric: str, folder: Path) -> None:
+    """Tensors item, target and scores as in :class:`cnd.protocols.Pairings`; the metric's name in the metadata."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    index = {name: np.ascontiguousarray(getattr(pairings, name), dtype=np.int64) for name in ("item", "target")}
+    scores = np.ascontiguousarray(pairings.scores, dtype=np.float32)
+    save_file(index | {"scores": scores}, folder / "pairings.safetensors", {"metric": metric})
 
 
 def _stages(bench: Bench, trained: list[dict[str, Step]], samples: list[Path]) -> list[tuple[int, str, Path]]:

@@ -8,26 +8,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnd.metrics.evaluation import EvaluationConfig, judge_all, mean_scores, score_table
-from cnd.protocols import Bench, FmriDataset, FmriSplit, JudgeChoice, Judgement, TrainingSet, Truth
+from cnd.protocols import Bench, FmriDataset, FmriSplit, JudgeChoice, TrainingSet, Truth
 from cnd.steps import Step
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def score_folds(
+def judge_folds(
     bench: Bench,
     evaluation: EvaluationConfig,
     judges: tuple[JudgeChoice, ...],
     datasets: Sequence[FmriDataset],
     labels: np.ndarray | None,
     images: np.ndarray,
-) -> tuple[pd.DataFrame, dict[str, Judgement]]:
-    """Scores of the test items of all folds together (:func:`score_table`), and what each judge says.
+) -> tuple[np.ndarray, Truth]:
+    """What metrics need besides reconstructions: stimuli and truth of the test items of all folds together.
 
     Args:
         labels: of the items, [item], where labels are the truth.
         images: uint8 [item, sample, c, h, w].
+
+    Returns:
+        Stimuli, uint8 [item, c, h, w], of size 0 where the data has labels only; and the rest.
     """
     tests = [dataset.test for dataset in datasets]
     known = all(test.images.size for test in tests)
@@ -35,8 +38,8 @@ def score_folds(
     loaded = {name: bench.judge(judge) for name, judge in zip(evaluation.judges, judges, strict=True)}
     judgements = judge_all(evaluation, loaded, stimuli, images, labels)
     names = [name for test in tests for name in test.stimulus]
-    truth = Truth(names, np.concatenate([test.category for test in tests]), datasets[0].class_names, judgements, loaded)
-    return score_table(evaluation.all_metrics(), stimuli, images, truth), judgements
+    category = np.concatenate([test.category for test in tests])
+    return stimuli, Truth(names, category, datasets[0].class_names, judgements, loaded)
 
 
 def test_scorer(

@@ -57,14 +57,17 @@ class MetricSuite:
         share = np.linspace(0.3, 1, N_SAMPLES)[None, :, None, None, None]
         return ((1 - share) * stimuli[:, None] + share * noise).astype(np.uint8)
 
-    def score(self, stimuli: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """With all that a run knows of its test items."""
+    def truth(self, stimuli: np.ndarray, images: np.ndarray) -> Truth:
+        """All that a run knows of its test items."""
         judges = {"embedded": ColourJudge()}
         judgements = judge_all(EvaluationConfig(), judges, stimuli, images, None)
         category = np.arange(len(stimuli)) // 2
         names = [f"stimulus {i}" for i in range(len(stimuli))]
-        truth = Truth(names, category, [str(c) for c in set(category)], judgements, judges)
-        return self.metric.score(stimuli, images, truth)
+        return Truth(names, category, [str(c) for c in set(category)], judgements, judges)
+
+    def score(self, stimuli: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """[item, sample]."""
+        return self.metric.score(stimuli, images, self.truth(stimuli, images))
 
     def test_it_describes_itself(self) -> None:
         told = json.loads(json.dumps(self.metric.describe()))
@@ -97,3 +100,19 @@ class MetricSuite:
         found = self.score(stimuli, images)
         alone = self.score(stimuli, images[:, 1:2])
         np.testing.assert_allclose(alone[:, 0], found[:, 1], rtol=1e-6)
+
+    def test_pairings_are_the_scores_of_every_reconstruction_against_every_item(
+        self, stimuli: np.ndarray, images: np.ndarray
+    ) -> None:
+        """By brute force: reconstructions moved on by one item after the other; unmoved, they are the scores."""
+        found = self.metric.pairings(stimuli, images, self.truth(stimuli, images))
+        if found is None:
+            return
+        assert found.scores.shape == (len(found.item), found.target.max() + 1)
+        place = {int(item): row for row, item in enumerate(found.item)}
+        for shift in range(N_ITEMS):
+            scores = self.score(stimuli, np.roll(images, shift, axis=0)).mean(axis=1)
+            assert set(np.flatnonzero(~np.isnan(scores))) == set(place)  # an item of no class has no score
+            for item, row in place.items():
+                if (of := (item - shift) % N_ITEMS) in place:
+                    assert found.scores[place[of], found.target[row]] == pytest.approx(scores[item], abs=1e-6)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from decoder_suite import SMOKE
 from metric_suite import MetricSuite
+from safetensors import safe_open
 
 from cnd import registry
 from cnd.data.simulated import SimulatedData
@@ -97,3 +98,9 @@ def test_folds_are_scored_together(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert asked == [4, 4]  # of 2 and of 5 ways
     assert list(items["fold"]) == [0, 0, 1, 1] and list(items["item"]) == [0, 1, 2, 3]
     assert list(items["truth"]) == list(items["category"]) == [0, 1, 1, 2]
+    with safe_open(record / "pairings.safetensors", framework="numpy") as kept:
+        assert kept.metadata() == {"metric": "nway2_top1"}
+        item, target, pairs = (kept.get_tensor(name) for name in ("item", "target", "scores"))
+    assert list(item) == [0, 1, 2, 3] and list(target) == [0, 1, 1, 2] and pairs.dtype == np.float32
+    scores = pd.read_parquet(record / "scores.parquet").query("metric == 'nway2_top1'").groupby("item")["value"].mean()
+    np.testing.assert_allclose(pairs[item, target], scores, rtol=1e-6)

@@ -135,12 +135,32 @@ def test_rows_without_any_difference_have_p_1_and_a_constant_one_is_certain() ->
     assert same.p_value == 1 and (same.low, same.high) == (0, 0) and other.p_value == 0
 
 
-def test_a_bounded_row_keeps_within_the_bounds_and_is_wider_than_without_seeds() -> None:
-    scores = np.random.default_rng(8).beta(1 / 49, 1, (50, 3)) + np.array([0, 0.01, 0.02])
-    scores = np.minimum(scores, 1)
-    with_seeds = s.crossed_mean(scores, CATEGORIES, bounds=(0, 1))
-    without = s.mean_interval(scores, CATEGORIES)
-    assert 0 <= with_seeds.low < without.low < without.high < with_seeds.high <= 1
+def test_limits_of_a_bounded_row_add_the_parts_of_items_and_seeds() -> None:
+    rng = np.random.default_rng(8)
+    items, seeds = rng.beta(1, 3, (50, 1)), np.array([0, 0.01, 0.02])
+    found, alone = (
+        s.crossed_mean(items + seeds, CATEGORIES, bounds=(0, 2)),
+        s.mean_interval(items + 0.01, CATEGORIES, bounds=(0, 2)),
+    )
+    added = stats.t.ppf(0.975, 2) * 0.01 / np.sqrt(3)  # no interaction: the two parts are the whole error
+    assert found.low == pytest.approx(found.estimate - np.hypot(alone.estimate - alone.low, added))
+    assert found.high == pytest.approx(found.estimate + np.hypot(alone.high - alone.estimate, added))
+    certain = s.crossed_mean(np.ones((50, 3)), CATEGORIES, bounds=(0, 1))
+    assert (certain.low, certain.high) == s.clopper_pearson(50, 50)
+
+
+@pytest.mark.parametrize("ability", [0.0, 3.0, 400.0])
+def test_limits_of_a_bounded_row_cover_other_items_and_seeds(ability: float) -> None:
+    """From chance to a ceiling; scores are the share of classes below the true one to a power, as 8-way accuracy is."""
+    rng = np.random.default_rng(15)
+
+    def scores(n_seeds: int) -> np.ndarray:
+        ease = rng.gamma(1, 1, (50, 1)) * np.exp(rng.normal(0, 0.3, (1, n_seeds)) + rng.normal(0, 0.5, (50, n_seeds)))
+        return (1 - rng.beta(1, 1 + ability * ease)) ** 7
+
+    truth = np.mean([scores(50).mean() for _ in range(400)])
+    found = [s.crossed_mean(scores(3), CATEGORIES, bounds=(0, 1)) for _ in range(200)]
+    assert np.mean([interval.low <= truth <= interval.high for interval in found]) == pytest.approx(0.95, abs=0.046)
 
 
 # ---------------------------------------------------------------- simulation with the components of `simulated`

@@ -15,7 +15,7 @@ from cnd.errors import UserError
 from cnd.metrics.features.sources import AnyFeatures, Extract, JudgeFeatures
 from cnd.metrics.nway import n_way_accuracy
 from cnd.metrics.published import need_stimuli
-from cnd.protocols import ImageArray, Metric, Truth
+from cnd.protocols import ImageArray, Metric, Pairings, Truth
 
 AT_ONCE = 64  # reconstructions whose features are in memory together
 DIGITS = 12  # of a similarity: equal features must tie, whatever the order in which a product was summed
@@ -94,9 +94,23 @@ class TwoWayIdentification(FeatureMetric):
 
     def compare(self, extract: Extract, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> np.ndarray:
         """Share of wins."""
-        n = len(images)
-        same = truth.category[:, None] == truth.category if self.accept == "category" else np.eye(n, dtype=bool)
-        return two_way(similarities(extract, stimuli, images, centre=True), same)
+        return two_way(similarities(extract, stimuli, images, centre=True), self._right(truth, len(images)))
+
+    def pairings(self, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> Pairings | None:
+        """Against every stimulus, or every category; None where the score is defined nowhere."""
+        need_stimuli(stimuli.size, self.name)
+        right = self._right(truth, len(images))
+        if self.features.missing() or right.all():
+            return None
+        similarity = similarities(self.features.extractor(truth), stimuli, images, centre=True)
+        _, first, target = np.unique(right, axis=0, return_index=True, return_inverse=True)
+        scores = [two_way(similarity, np.broadcast_to(right[i], right.shape)).mean(1) for i in first]
+        return Pairings(np.arange(len(images)), target.reshape(-1), np.stack(scores, axis=1))
+
+    def _right(self, truth: Truth, n_items: int) -> np.ndarray:
+        """Whether a stimulus is a right answer for an item, bool [item, stimulus]."""
+        by_category = self.accept == "category"
+        return truth.category[:, None] == truth.category if by_category else np.eye(n_items, dtype=bool)
 
 
 class FeatureDistance(FeatureMetric):

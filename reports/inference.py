@@ -1,0 +1,109 @@
+"""What the scores of two rows say about the methods behind them: other test items and other trainings included."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnd import statistics
+from reports.collect import Records
+
+Runs = set[tuple[str, int]]  # (subject, seed)
+NAN = float("nan")
+
+
+class Crossed(NamedTuple):
+    """Scores at complete items, seeds and subjects.
+
+    Attributes:
+        values: [n_items, n_seeds, n_subjects], means over samples.
+        units: [n_items] the independent unit of each.
+        items: [n_items] number of each.
+        seeds: [n_seeds].
+    """
+
+    values: NDArray[np.float64]
+    units: NDArray[Any]
+    items: NDArray[np.int64]
+    seeds: list[int]
+
+
+def finished_runs(records: Records, row: str) -> Runs:
+    """Subjects and seeds that a row has finished."""
+    return {(trial.subject or "", trial.seed) for trial in records.of(row) if trial.folder is not None}
+
+
+def crossed_scores(records: Records, row: str, column: str, runs: Runs | None = None) -> Crossed | None:
+    """The scores of one row where every item, seed and subject is there; None where nothing is.
+
+    Args:
+        column: of ``records.per_item``: a metric, or the best of its samples.
+        runs: take these only; None takes all that are finished.
+    """
+    subjects, seeds = _complete_grid(finished_runs(records, row) if runs is None else runs)
+    if row not in records.per_item.index or column not in records.per_item or not subjects:
+        return None
+    own = records.per_item.loc[row]
+    wide = own[column].unstack(["seed", "subject"])[[(seed, subject) for seed in seeds for subject in subjects]]
+    wide = wide.dropna()
+    if wide.empty:
+        return None
+    category = own["category"].groupby("item").first()[wide.index].to_numpy()
+    values = wide.to_numpy().reshape(len(wide), len(seeds), len(subjects))
+    items = wide.index.to_numpy()
+    return Crossed(values, statistics.sampling_units(category, items), items, seeds)
+
+
+def crossed_differences(records: Records, row: str) -> Crossed | None:
+    """The table's score of a row less that of the reference row, at equal items, seeds and subjects."""
+    # a subject or seed that only one of the two has finished would compare those, not rows
+    shared = finished_runs(records, row) & finished_runs(records, records.reference)
+    own, reference = (crossed_scores(records, r, records.metric, shared) for r in (row, records.reference))
+    if own is None or reference is None:
+        return None
+    items, first, second = np.intersect1d(own.items, reference.items, return_indices=True)
+    if not len(items):
+        return None
+    return Crossed(own.values[first] - reference.values[second], own.units[first], items, own.seeds)
+
+
+def _complete_grid(runs: Runs) -> tuple[list[str], list[int]]:
+    """The largest set of subjects that share seeds, with these; among equal ones that with the most seeds."""
+    seeds_of = {subject: {seed for s, seed in runs if s == subject} for subject, _ in runs}
+    best: tuple[list[str], list[int]] = [], []
+    for fewest in sorted({len(seeds) for seeds in seeds_of.values()}):
+        subjects = sorted(subject for subject, seeds in seeds_of.items() if len(seeds) >= fewest)
+        shared = sorted(set.intersection(*(seeds_of[subject] for subject in subjects)))
+        if shared and len(subjects) * len(shared) >= len(best[0]) * len(best[1]):
+            best = subjects, shared
+    return best
+
+
+def difference_line(found: Crossed, bounds: tuple[float, float], better: int, margin: float) -> dict[str, Any]:
+    """Everything about one row's difference from the reference but what depends on the other rows.
+
+    Args:
+        bounds: of the metric.
+        better: 1 where a higher score is better, else -1.
+        margin: within which two rows count as equivalent.
+    """
+    d = statistics.crossed_mean(found.values, found.units)
+    widest = bounds[1] - bounds[0]
+    line: dict[str, Any] = {
+        "difference": d.estimate,
+        "low": max(d.low, -widest),
+        "high": min(d.high, widest),
+    }  # NaN stays
+    line |= {"error": d.error.standard, "freedom": d.error.freedom() if d.n_units > 1 else NAN, "n_units": d.n_units}
+    line |= {"n_seeds": d.n_seeds, "detectable": d.detectable, "crossed": d}
+    equivalent = statistics.equivalence_p(d, margin)
+    line |= {"p": NAN if d.p_value is None else d.p_value, "p_equivalent": NAN if equivalent is None else equivalent}
+    improved = statistics.probability_of_improvement(better * found.values.mean(axis=2))
+    names = ("improved", "improved_low", "improved_high")
+    line |= dict(zip(names, (improved.estimate, improved.low, improved.high) if improved else (NAN,) * 3, strict=True))
+    needed = statistics.Needed(None, None)
+    if d.p_value is not None and d.components is not None:
+        needed = statistics.needed(d.components, margin)
+    return line | {"needed_seeds": needed.seeds, "needed_units": needed.units}
