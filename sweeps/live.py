@@ -54,8 +54,8 @@ class Board:
     names: Iterable[str]
     concurrency: int
     expected: float
-    more: int = 0
     stream: TextIO = field(default_factory=lambda: sys.stderr)
+    more: int = 0
 
     def __post_init__(self) -> None:
         self.lines = {name: BoardLine(name) for name in self.names}

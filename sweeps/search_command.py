@@ -228,7 +228,7 @@ def _search(request: SearchRequest) -> dict[int, str]:
         scribe, status = Scribe(folder, uri, local=not options.tracking_uri), "KILLED"
         seeds = request.search.seeds
         more = seeds * max(0, request.search.trials - sum(o.state != "open" for o in proposer.outcomes()))
-        board = Board(request.search.title, [], at_once, _expected_seconds(request), more)
+        board = Board(request.search.title, [], at_once, _expected_seconds(request), more=more)
         session = Session(folder, request.cache, proposer, board, scribe, validation_scores(request.names))
         try:
             if more:
