@@ -47,7 +47,7 @@ def on_front(values: np.ndarray, higher_is_better: list[bool]) -> np.ndarray:
     worth = values * np.where(higher_is_better, 1.0, -1.0)
     as_good = (worth[:, None] >= worth[None]).all(-1)  # [other, trial]
     better = (worth[:, None] > worth[None]).any(-1)
-    beaten: np.ndarray = (as_good & better).any(0)
+    beaten = np.asarray((as_good & better).any(0))
     return ~beaten
 
 

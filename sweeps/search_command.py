@@ -290,11 +290,11 @@ def plan(request: SearchRequest) -> int:
     missing = request.missing()
     if request.options.json:
         search = request.search
-        content = {"search": search.name, "experiment": request.base.name, "objectives": request.names}
-        content |= {"space": search.model_dump(mode="json")["space"], "trials": search.trials, "missing": missing}
-        print(
-            json.dumps(content | {"expected_minutes": round(_expected_minutes(request, _done(request)), 1)}, indent=1)
-        )
+        minutes = round(_expected_minutes(request, _done(request)), 1)
+        content: dict[str, Any] = {"search": search.name, "experiment": request.base.name}
+        content |= {"objectives": request.names, "space": search.model_dump(mode="json")["space"]}
+        content |= {"trials": search.trials, "missing": missing, "expected_minutes": minutes}
+        print(json.dumps(content, indent=1))
     else:
         print(_plan_text(request))
     for what in missing:

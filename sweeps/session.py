@@ -227,7 +227,7 @@ class Session:
         return at is not None and self.proposer.stops(self.trials[name], int(at), progress["metrics"][CHECKPOINT])
 
     def finished(self, name: str, record: Path, seconds: float) -> None:
-        trial = self.trials[name]
+        trial = self.trials.pop(name)  # a search may ask for thousands
         self.board.finished(name, table_score(record), seconds)
         extras = found_extras(self.cache, trial)
         done = {"state": "complete", "record": self.folder.record_name(record), "seconds": round(seconds, 3)}
@@ -236,7 +236,7 @@ class Session:
         self.proposer.tell(trial, self.scores(record))
 
     def stopped(self, name: str, seconds: float) -> None:
-        trial = self.trials[name]
+        trial = self.trials.pop(name)  # a search may ask for thousands
         self.board.pruned(name, seconds)
         self.folder.write(trial, state="pruned", seconds=round(seconds, 3))
         self.scribe.prune(trial)

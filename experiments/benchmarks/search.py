@@ -150,7 +150,11 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options.trials, options.ray, Path(folder))
-    print(json.dumps(found, indent=1, default=lambda value: round(float(value), 4)))
+    print(
+        json.dumps(
+            json.loads(json.dumps(found, default=float), parse_float=lambda text: round(float(text), 3)), indent=1
+        )
+    )
 
 
 if __name__ == "__main__":
