@@ -24,7 +24,23 @@ from matplotlib.figure import Figure
 from cnd import statistics
 from cnd.errors import UserError
 from cnd.keys import code_hash, content_hash, file_hash
-from reports import analysis, convergence, figures, interventions, provenance, sheets, subjects, text
+from reports import (
+    agreement,
+    analysis,
+    candidates,
+    convergence,
+    effects,
+    figures,
+    interventions,
+    metrics,
+    next_runs,
+    nulls,
+    provenance,
+    seeds,
+    sheets,
+    subjects,
+    text,
+)
 from reports.collect import Records, choose_items, read_attention, read_images, read_sweep
 from reports.scale import NOTHING
 from reports.tables import (
@@ -143,13 +159,20 @@ def _content(records: Records) -> dict[str, Any]:
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "badges": text.badges(records),
         "headline": text.headline(records, scores, differences, plan),
-        "statistics": text.statistics_notes(records, plan),
+        "statistics": [
+            *metrics.computed(text.statistics_notes(records, plan)),
+            *nulls.notes(records, scores, plan.unit),
+        ],
         "published": text.PUBLISHED if records.scale.percent else [],
         "plan": plan,
+        "notable": nulls.notable,
         "columns": records.columns,
         "metric": records.metric,
         "scale": records.scale,
-        "metrics": [{"key": m.name, "scale": m.scale, "chance": chance(records, m.name)} for m in records.metrics],
+        "metrics": [
+            {"key": m.name, "scale": m.scale, "chance": chance(records, m.name)} for m in metrics.shown(records)
+        ],
+        "all_metrics": metrics.section(records, scores),
         "has_paper": any(row.paper is not None for row in records.rows),
         "paper_title": (records.sweep.get("paper_metric") or {}).get("title", ""),
         "simulated": any(trial.summary.get("simulated") for trial in records.complete),
@@ -157,8 +180,13 @@ def _content(records: Records) -> dict[str, Any]:
         "judged": bool(differences["verdict"].ne("").any()),
         "verdicts": _verdicts(differences),
         "margin": records.scale.difference(records.margin, signed=False),
+        "next_runs": next_runs.section(records, differences, plan.unit),
         "forest": _forest(records, differences, plan),
         "factors": _factors(records, scores),
+        "candidates": _candidates(records),
+        "agreement": agreement.section(records, scores),
+        "seed_dots": _drawn(seeds.section(records), "Score of each row and training seed, with their means"),
+        "effects": _drawn(effects.section(records), "Effect of each setting and of pairs of them, with 95 % intervals"),
         "sheets": shown,
         "grid": _grid(records, shown.rows if shown else []),
         "attention": _attention(records, shown),
@@ -233,6 +261,11 @@ def _picture(figure: Figure, description: str) -> Picture:
     return Picture(f"data:image/png;base64,{encoded}", description, round(figure.get_figwidth() * 105))
 
 
+def _drawn(section: dict[str, Any] | None, description: str) -> dict[str, Any] | None:
+    """A section with its figure made ready for the template."""
+    return section and section | {"picture": _picture(section["figure"], description)}
+
+
 def _setting_titles(records: Records) -> dict[str, str]:
     """What tells the table's rows apart, padded into columns for the axis of a figure; controls by their name."""
     cells = {
@@ -264,6 +297,13 @@ def _factors(records: Records, scores: pd.DataFrame) -> Picture | None:
         return None
     figure = figures.factor_curves(points, records.scale)
     return _picture(figure, f"{records.scale.title} against each varied setting, with 95 % intervals")
+
+
+def _candidates(records: Records) -> Picture | None:
+    points = candidates.curves(records)
+    if points.empty:
+        return None
+    return _picture(candidates.candidate_curves(points), "n-way accuracy of every row over the number of candidates")
 
 
 def _grid(records: Records, elsewhere: Collection[str]) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from sweeps.spec import EXPERIMENTS, SCORE, SWEEPS, names_in
 
 ANALYSES = ("reference", "all", "none")
 COMMANDS = ("run", "plan", "status", "report", "verify", "clean", "export-best")
+AUTO, FEWEST, MOST = "auto", 2, 5  # of --seeds: the word, with how many seeds it begins, and ends by default
 OF_SCORE = ("stimuli", "reconstructions", "judge")
 OF_SEARCH = ("trials", "hours")
 
@@ -48,8 +49,15 @@ def _parser() -> argparse.ArgumentParser:
     add("words", nargs="+", metavar="[COMMAND] SWEEP", help="name of a sweep, or path of its YAML file")
     add("--experiment", metavar="NAME|PATH", help="base experiment (default: simulated)")
     add("--rows", metavar="IDS", help="only these rows, e.g. 0,10; all controls come along unless one is named")
-    add("--seeds", type=int, default=1, metavar="N", help="how many training seeds (default: 1)")
+    add(
+        "--seeds",
+        type=_seeds,
+        metavar="N|auto",
+        help="how many training seeds (default: 1, or what the sweep says); auto: two, then more for undecided rows",
+    )
+    add("--max-seeds", type=int, metavar="N", help=f"--seeds {AUTO}: no row gets more than these (default: {MOST})")
     add("--subjects", metavar="LIST", help="subjects of the data source, e.g. 1,2,3; each row is run on each")
+    add("--metrics", metavar="NAMES", help="further metrics as columns of the report's table, e.g. ssim,nway5_top1")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. data.path=FILE")
     add(
         "--margin",
@@ -91,6 +99,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seeds(given: str) -> int | str:
+    try:
+        return given if given == AUTO else int(given)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{given}' is neither a number nor '{AUTO}'") from None
+
+
+def _check_seeds(options: argparse.Namespace) -> None:
+    """Raises:
+    UserError: too few seeds, or a limit of seeds where none is asked for.
+    """
+    if options.seeds == AUTO:
+        options.max_seeds = MOST if options.max_seeds is None else options.max_seeds
+        if options.max_seeds < FEWEST:
+            raise UserError(f"--max-seeds {options.max_seeds}: must be at least {FEWEST}")
+    elif options.max_seeds is not None:
+        raise UserError(f"--max-seeds {options.max_seeds}: belongs to --seeds {AUTO}; leave it out (see --help)")
+    elif options.seeds is not None and options.seeds < 1:
+        raise UserError(f"--seeds {options.seeds}: must be at least 1")
+
+
 def _of_the_sweep(options: argparse.Namespace) -> None:
     """Raises:
     UserError: options of another sweep than the one named.
@@ -121,7 +150,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         raise UserError(f"expected one sweep, {found}{hint} (see --help)")
     options.command, options.sweep = command, rest[0]
     _of_the_sweep(options)
-    least_of = (("seeds", 1), ("max_concurrent", 1), ("fuse", 1), ("gpus_per_trial", 0), ("trials", 1), ("hours", 0))
+    _check_seeds(options)
+    least_of = (("max_concurrent", 1), ("fuse", 1), ("gpus_per_trial", 0), ("trials", 1), ("hours", 0))
     for name, least in least_of:
         value = getattr(options, name)
         if value is not None and not value >= least:
@@ -135,6 +165,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     options.subjects = [] if options.subjects is None else [s.strip() for s in options.subjects.split(",") if s.strip()]
     if len(set(options.subjects)) < len(options.subjects):
         raise UserError(f"--subjects {','.join(options.subjects)}: name each subject once")
+    if options.metrics is not None:
+        options.metrics = [name.strip() for name in options.metrics.split(",") if name.strip()]
     options.output = options.output.expanduser().absolute()
     options.cache = options.cache or options.output / "cache"
     return options

@@ -21,6 +21,7 @@ from cnd.store.folder import SweepFolder
 from cnd.workflow.cache import StageCache
 from sweeps import run as table
 from sweeps.confounds import differing
+from sweeps.options import AUTO
 from sweeps.search import (
     REFERENCE,
     OptunaSearch,
@@ -59,6 +60,8 @@ class SearchRequest:
         if options.fuse > 1 or options.until_converged:
             name = "fuse" if options.fuse > 1 else "until-converged"
             raise UserError(f"--{name}: trials of a search run each by itself, as long as its file says; leave it out")
+        if options.seeds == AUTO:
+            raise UserError(f"--seeds {AUTO}: belongs to tables; a search takes a number of training seeds a trial")
         self.search = self._asked_for()
         self.edits = parse_assignments(options.set)
         for key in self.edits:
@@ -76,7 +79,7 @@ class SearchRequest:
     def _asked_for(self) -> Search:
         search, options = load_search(self.options.sweep), self.options
         changes = {name: getattr(options, name) for name in ("trials", "hours") if getattr(options, name) is not None}
-        if options.seeds > 1:
+        if options.seeds is not None:
             changes["seeds"] = options.seeds
         return search.model_copy(update=changes)  # the options were checked already
 
@@ -188,6 +191,7 @@ def run(request: SearchRequest) -> int:
     if lacking := request.missing():
         raise UserError(lacking[0].splitlines()[0])
     request.check_same()
+    importlib.import_module(request.pipeline).check(request.blind)
     _say(_plan_text(request))
     began = time.monotonic()
     failed = _search(request)
@@ -417,7 +421,7 @@ class FinalRequest(table.Request):
         self.of, self.winners = request, chosen
         options = argparse.Namespace(**vars(request.options))
         options.seeds, options.analysis, options.interventions = request.search.final.seeds, "none", "none"
-        options.trials = options.hours = None
+        options.trials = options.hours = options.max_seeds = None
         super().__init__(options, request.pipeline)
 
     def _asked_for(self) -> tuple[Sweep, Experiment, list[str]]:

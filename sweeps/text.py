@@ -42,7 +42,8 @@ def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int) -> str:
         f"experiment {plan['experiment']}: {rows} and {_count(len(plan['controls']), 'control trial')}; "
         f"{n_done} of {len(trials)} are done\n"
         f"distinct steps: {stages}\n"
-        f"expected: {plan['expected_minutes']:g} minutes, {_count(at_once, 'trial')} at once\n"
+        f"{_further(plan, trials)}"
+        f"expected: {_expected(plan)} minutes, {_count(at_once, 'trial')} at once\n"
         f"{_known(plan['ceilings'])}"
         f"{_lines(plan['warnings'])}\n"
         f"{columns(lines)}\n"
@@ -72,6 +73,21 @@ def result_text(sweep: Sweep, table: pd.DataFrame, warnings: list[str]) -> str:
         lines.append([str(line["row"]), line["label"], *shown, score, difference, *verdict, *paper, ", ".join(state)])
     told = "" if judged or len(table) < 2 else f"{UNJUDGED}\n"
     return f"{columns(lines)}\n{told}{_lines(warnings)}".rstrip()
+
+
+def _further(plan: dict[str, Any], trials: list[dict[str, Any]]) -> str:
+    """What seeds spent row by row may come to."""
+    if (most := plan.get("at_most")) is None:
+        return ""
+    return (
+        f"at least {len(trials)} trials, at most {most['trials']}: further seeds, up to {most['seeds']} a row, only "
+        "where a verdict is undecided\n"
+    )
+
+
+def _expected(plan: dict[str, Any]) -> str:
+    least, most = plan["expected_minutes"], plan.get("at_most", {}).get("minutes", plan["expected_minutes"])
+    return f"{least:g}" if most == least else f"{least:g} to {most:g}"
 
 
 def _mark(converged: str | None) -> str:

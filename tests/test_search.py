@@ -356,6 +356,7 @@ def test_what_does_not_compare_is_refused(mine: str, tmp_path: Path, capsys: pyt
         (["--set", f"{DEPTH}=3"], "has no effect"),
         (["--rows", "1"], "--rows: belongs to tables"),
         (["--fuse", "2"], "--fuse"),
+        (["--seeds", "auto"], "belongs to tables"),
     ):
         assert command(output, "run", mine, *words) == 2
         error = capsys.readouterr().err
