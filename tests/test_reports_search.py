@@ -91,7 +91,7 @@ def test_the_page_shows_every_part_and_escapes_what_it_is_told(tmp_path: Path, o
     assert path == tmp_path / "reports" / "mine-smoke.html"
     assert "&lt;b&gt;Mine" in page and "<b>Mine" not in page and "<top-1>" not in page
     assert "SIMULATED DATA" in page and "Test data were not looked at yet." in page
-    assert "12 trials are complete, 1 were stopped early, 1 are open" in page
+    assert "12 trials are complete, 1 stopped early, 1 are open" in page
     assert page.count("data:image/png") == 4 + (objectives > 1) and ("Pareto front" in page) == (objectives > 1)
     best = max(trials[:12], key=lambda t: t["values"][0])
     assert f"Trial {best['number']:04d} as a row of a table" in page and "mask_ratio" in page
