@@ -99,7 +99,7 @@ class RecordedTrial:
     experiment: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # known by identity, so that what is computed from it can be kept
 class Records:
     """All that a report is computed from.
 

@@ -101,7 +101,7 @@ def difference_table(records: Records) -> pd.DataFrame:
             line = {"row": row.id, "title": row.title, "control": row.control, "role": row.role}
             lines.append(line | difference_line(found, facts.bounds, better, records.margin))
     columns = ["row", "title", "control", "role", *DIFFERENCE]
-    return _judged(pd.DataFrame(lines, columns=columns), facts.higher_is_better, records.sweep)
+    return judged(pd.DataFrame(lines, columns=columns), facts.higher_is_better, records.sweep)
 
 
 DIFFERENCE = [
@@ -110,7 +110,7 @@ DIFFERENCE = [
 ]  # fmt: skip
 
 
-def _judged(table: pd.DataFrame, higher_is_better: bool, sweep: dict[str, Any]) -> pd.DataFrame:
+def judged(table: pd.DataFrame, higher_is_better: bool, sweep: dict[str, Any]) -> pd.DataFrame:
     """The table with adjusted p-values and verdicts."""
     table = table.assign(p_holm=float("nan"), p_equivalent_holm=float("nan"), verdict="")
     control, known = table["control"].astype(bool), table["p"].notna()

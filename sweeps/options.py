@@ -10,7 +10,7 @@ from cnd.errors import UserError, nearest
 from sweeps.spec import EXPERIMENTS, SCORE, SWEEPS, names_in
 
 ANALYSES = ("reference", "all", "none")
-COMMANDS = ("run", "plan", "status", "report", "verify", "clean", "export-best")
+COMMANDS = ("run", "plan", "status", "report", "verify", "compare", "clean", "export-best")
 AUTO, FEWEST, MOST = "auto", 2, 5  # of --seeds: the word, with how many seeds it begins, and ends by default
 OF_SCORE = ("stimuli", "reconstructions", "judge")
 OF_SEARCH = ("trials", "hours")
@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python sweeps/run.py",
         usage="%(prog)s [plan|status|report|verify|clean] SWEEP [options]\n"
+        "       %(prog)s compare A B ... [options]\n"
         "       %(prog)s export-best SEARCH FILE [options]\n"
         "       %(prog)s [...] score --stimuli DIR --reconstructions A=DIR_A B=DIR_B [options]",
         description="Run every trial of a sweep that is not done yet, in parallel, and report.",
@@ -37,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
         "\nplan    the trials, the stages they share and the expected time; runs nothing\n"
         "status  the state of every trial\n"
         "report  build the HTML report again\n"
-        "verify  check the files of every result against the hashes written with them\n"
+        "verify  check the files of every result against the hashes written with them, and every number of the report\n"
+        "compare sweeps side by side, also of other experiments and output folders: A and B are NAME-EXPERIMENT below\n"
+        "        --output, the folder of a sweep, or either with :ROW; differences are from the first one's reference\n"
         "clean   list what the sweep alone uses, and delete it with --force\n"
         "export-best   write the best trial of a search as a base experiment\n"
         "\nThe same command again goes on where it stopped. Exit code 0: complete, 1: some trials failed,\n"
@@ -144,6 +147,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     options.file = Path(rest.pop()).expanduser().absolute() if command == "export-best" and len(rest) == 2 else None
     if command == "export-best" and options.file is None:
         raise UserError("export-best: name a search and the file to write, e.g. export-best search best.yaml")
+    if command == "compare":
+        if len(rest) < 2:
+            raise UserError(
+                "compare: expected two sweeps or more, NAME-EXPERIMENT, a sweep's folder or either with :ROW"
+            )
+        options.sweeps, rest = rest, [""]
     if len(rest) != 1:
         found = f"found {' '.join(rest)}" if rest else "none is given"
         hint = nearest(rest[0], COMMANDS) if len(rest) > 1 else f"; sweeps: {', '.join(names_in(SWEEPS))}"

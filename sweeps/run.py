@@ -31,6 +31,7 @@ from cnd.store.convergence import verdict
 from cnd.store.folder import SweepFolder, damaged
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
+from sweeps.compare import compare
 from sweeps.options import AUTO, OF_SEARCH, parse
 from sweeps.rounds import begun, by_records, most, rounds
 from sweeps.space import is_search
@@ -407,19 +408,26 @@ def report(request: Request) -> int:
 
 
 def verify(request: Request) -> int:
-    """Check every result's files; exit code 1 when some are damaged."""
-    request.folder.definition()
-    stages = request.folder.stages()
+    """Check every result's files, and every number of the report; exit code 1 when some are wrong."""
+    from reports.verify import verify_report
+
+    folder = request.folder
+    folder.definition()
+    stages = folder.stages()
     problems = damaged(request.cache, stages)
     there = sum(request.cache.path(*stage).exists() for stage in stages)
+    report = verify_report(folder.output, folder.path)
     if request.options.json:
-        print(json.dumps({"checked": there, "damaged": problems}, indent=1))
+        told = {"numbers": report.numbers, "problems": report.problems}
+        print(json.dumps({"checked": there, "damaged": problems, "report": told}, indent=1))
     else:
         print("".join(f"{name}: {problem}\n" for name, problem in problems.items()), end="")
+        print("".join(f"{problem}\n" for problem in report.problems), end="")
         print(f"{there} results checked, {len(problems)} damaged")
+        print(f"{report.numbers:,} numbers of the report recomputed, {len(report.problems)} problems")
     if problems:
         _say("run the sweep again: it moves damaged results aside and makes them anew")
-    return 1 if problems else 0
+    return 1 if problems or report.problems else 0
 
 
 def clean(request: Request) -> int:
@@ -429,13 +437,14 @@ def clean(request: Request) -> int:
     with folder.locked():
         stages = [stage for stage in folder.own_stages() if request.cache.path(*stage).exists()]
         paths = [request.cache.path(*stage) for stage in stages]
-        paths += [path for path in (folder.path, *folder.reports) if path.exists()]
+        paths += [path for path in (folder.path, *folder.reports, folder.tables) if path.exists()]
         size = sum(f.stat().st_size for path in paths for f in [path, *path.rglob("*")] if f.is_file())
         for stage in folder.own_stages() if force else []:
             request.cache.remove(*stage)
         if force:
             for page in folder.reports:
                 page.unlink(missing_ok=True)
+            shutil.rmtree(folder.tables, ignore_errors=True)
             shutil.rmtree(folder.path)
     if request.options.json:
         print(json.dumps({"deleted": force, "paths": [str(path) for path in paths], "bytes": size}, indent=1))
@@ -468,6 +477,8 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     try:
         options = parse(argv)
+        if options.command == "compare":
+            return compare(options)
         if is_search(options.sweep):
             from sweeps.search_command import search
 

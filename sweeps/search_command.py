@@ -17,7 +17,7 @@ import yaml
 from cnd.errors import UserError
 from cnd.experiment import Experiment, override, parse_assignments, today
 from cnd.json_files import read_json, write_json
-from cnd.store.folder import SweepFolder
+from cnd.store.folder import SweepFolder, damaged
 from cnd.workflow.cache import StageCache
 from sweeps import run as table
 from sweeps.confounds import differing
@@ -174,12 +174,12 @@ def _first_difference(before: Any, now: Any, at: str = "") -> str:
 
 def search(options: argparse.Namespace, pipeline: str) -> int:
     """A command on a search; returns its exit code."""
-    commands = {"run": run, "plan": plan, "status": status, "report": report, "export-best": export_best}
+    commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify}
     request = SearchRequest(options, pipeline)
-    if options.command in commands:
-        return commands[options.command](request)
-    shared: dict[str, Callable[[Any], int]] = {"verify": table.verify, "clean": table.clean}
-    return shared[options.command](request)
+    if options.command == "clean":
+        return table.clean(request)  # type: ignore[arg-type]  # it asks for folder, cache and options only
+    commands["export-best"] = export_best
+    return commands[options.command](request)
 
 
 # ---------------------------------------------------------------- commands
@@ -402,6 +402,20 @@ def report(request: SearchRequest) -> int:
     path = write_report(request)
     print(json.dumps({"report": str(path)}) if request.options.json else path)
     return 0
+
+
+def verify(request: SearchRequest) -> int:
+    """Check every result's files; exit code 1 when some are damaged. The final table has a verify of its own."""
+    request.folder.definition()
+    stages = request.folder.stages()
+    problems = damaged(request.cache, stages)
+    there = sum(request.cache.path(*stage).exists() for stage in stages)
+    if request.options.json:
+        print(json.dumps({"checked": there, "damaged": problems}, indent=1))
+    else:
+        print("".join(f"{name}: {problem}\n" for name, problem in problems.items()), end="")
+        print(f"{there} results checked, {len(problems)} damaged")
+    return 1 if problems else 0
 
 
 def write_report(request: SearchRequest) -> Path:

@@ -65,8 +65,8 @@ def result_text(sweep: Sweep, table: pd.DataFrame, warnings: list[str]) -> str:
     lines = [["row", "", *(column.title for column in sweep.columns), *head, ""]]
     for _, line in table.iterrows():
         shown = [str(line[column.key]) for column in sweep.columns]
-        score = _interval(line["score"], line["low"], line["high"], scale.digits)
-        difference = _interval(line["difference"], line["difference_low"], line["difference_high"], scale.digits, "+")
+        score = interval(line["score"], line["low"], line["high"], scale.digits)
+        difference = interval(line["difference"], line["difference_low"], line["difference_high"], scale.digits, "+")
         state = [text for text in (line["state"], MARKS.get(line["converged"], "")) if text]
         paper = ["" if line["paper"] != line["paper"] else f"{line['paper']:g}"] if compared else []
         verdict = [line["verdict"]] if judged else []
@@ -105,7 +105,7 @@ def _lines(texts: list[str]) -> str:
     return "".join(f"{text}\n" for text in texts)
 
 
-def _interval(value: float, low: float, high: float, digits: int, sign: str = "") -> str:
+def interval(value: float, low: float, high: float, digits: int, sign: str = "") -> str:
     form = f"{sign}.{digits}f"
     return "" if value != value else f"{value:{form}} [{low:{form}}, {high:{form}}]"
 

@@ -63,8 +63,14 @@ def test_section_holds_what_a_reader_needs(built: tuple[Path, Path]) -> None:
 
 def test_interactive_page_lies_beside_the_report(built: tuple[Path, Path]) -> None:
     output, path = built
-    assert sorted(p.name for p in (output / "reports").iterdir()) == ["table-fake-cortex.html", "table-fake.html"]
-    outside = [link for link in Page(path).links if not link.startswith(("#", "data:image/png;base64,"))]
+    assert sorted(p.name for p in (output / "reports").iterdir()) == [
+        "table-fake-cortex.html",
+        "table-fake-tables",
+        "table-fake.html",
+    ]
+    outside = [
+        link for link in Page(path).links if not link.startswith(("#", "data:image/png;base64,", "table-fake-tables/"))
+    ]
     assert outside == ["table-fake-cortex.html"]
     assert "alert(&#39;x&#39;)&lt;/script&gt;: Row 10" in (output / "reports" / "table-fake-cortex.html").read_text()
 
