@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from cnd.errors import UserError
-from cnd.store.folder import readable
+from cnd.store.folder import SweepFolder, readable
 from reports.scale import Scale
 
 UNSEEN = "unseen stimuli"  # the metric without what generator and judge were probably trained on
@@ -194,6 +194,10 @@ def read_sweep(output: Path, sweep_dir: Path) -> Records:
     rows = [_row(entry) for entry in sweep["rows"]]
     subjects, seeds = sweep.get("subjects") or [None], [int(seed) for seed in sweep.get("seeds", [0])]
     found = _trial_files(sweep_dir / "trials")
+    if not SweepFolder(output, sweep_dir.name).in_use():
+        killed = [content for content in found.values() if content.get("state") == "running"]
+        for content in killed:
+            content["state"] = "interrupted"
     asked = {(str(t["row"]), t.get("subject"), int(t["seed"])) for t in sweep.get("trials", [])}
     trials, items, history = [], [], []
     metrics: dict[str, MetricFacts] = {}

@@ -20,6 +20,7 @@ from reports.inference import Crossed, crossed_differences, crossed_scores, diff
 STATE_WORDS = {
     "pending": "not started",
     "running": "running",
+    "interrupted": "interrupted: the same command goes on",
     "failed": "failed",
     "unreadable": "record unreadable",
 }

@@ -96,7 +96,7 @@ def headline(records: Records, scores: pd.DataFrame, differences: pd.DataFrame, 
 def _conclusion(records: Records, differences: pd.DataFrame) -> list[str]:
     """What may be concluded of the table's rows, by verdict."""
     rows = differences[~differences["control"].astype(bool)]
-    if rows.empty:
+    if rows.empty and (len(records.seeds) > 1 or len(records.rows) < 2):
         return []
     judged = rows[rows["verdict"].ne("")]
     if judged.empty:

@@ -23,6 +23,7 @@ from scipy import stats
 from cnd.errors import UserError
 from cnd.metrics.nway import NWay
 from cnd.statistics import crossed_mean, holm, mean_interval, probability_of_improvement
+from cnd.store.folder import SweepFolder
 from reports import figures, inference, tables, text
 from reports.build import build_report, main, result_table
 from reports.collect import choose_items, read_images, read_sweep
@@ -335,7 +336,9 @@ def test_unfinished_rows_are_shown_as_such(tmp_path: Path) -> None:
         "oracle": 0,
     }
     assert table.at["10", "state"] == ""
-    assert table.at["11", "state"] == "1 of 2 seeds; others running"
+    assert table.at["11", "state"] == "1 of 2 seeds; others interrupted: the same command goes on"
+    with SweepFolder(tmp_path, sweep_dir.name).locked():
+        assert result_table(tmp_path, sweep_dir).set_index("row").at["11", "state"] == "1 of 2 seeds; others running"
     assert table.at["12", "state"] == "0 of 2 seeds; others failed, not started"
     assert table.at["0", "state"] == "0 of 2 seeds; others not started, record unreadable"
     assert np.isfinite(table.at["11", "difference"]) and np.isnan(table.at["12", "score"])
