@@ -193,10 +193,8 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Trials run here in place of Ray's workers; ``names`` are those that ran, and the process ends after ``left``."""
     state = SimpleNamespace(names=[], left=10**6)
 
-    def run_jobs(
-        groups: list[list[Any]], cache: Path, folder: Path, resources: Any, watcher: Any, pipeline: str
-    ) -> None:
-        for job in (job for group in groups for job in group):
+    def run_jobs(cache: Path, folder: Path, resources: Any, watcher: Any, pipeline: str) -> None:
+        for job in (job for group in iter(watcher.next_group, None) for job in group):
             if not state.left:
                 raise Killed
             state.left -= 1
@@ -258,16 +256,21 @@ def test_the_same_command_goes_on_after_a_crash(tmp_path: Path, computed: Simple
 
 @pytest.mark.usefixtures("unreported")
 def test_a_row_that_fails_does_not_stop_the_others(tmp_path: Path, computed: SimpleNamespace) -> None:
-    failing = session.run_jobs
+    healthy = session.run_jobs
 
-    def run_jobs(
-        groups: list[list[Any]], cache: Path, folder: Path, resources: Any, watcher: Any, pipeline: str
-    ) -> None:
-        lost = [job for group in groups for job in group if job.name == "8-seed1"]
-        for job in lost:
-            watcher.started(job.name)
-            watcher.failed(job.name, "out of memory")
-        failing([[job] for group in groups for job in group if job not in lost], cache, folder, None, watcher, pipeline)
+    def run_jobs(cache: Path, folder: Path, resources: Any, watcher: Any, pipeline: str) -> None:
+        groups = iter(watcher.next_group, None)
+
+        def next_group() -> list[Any] | None:
+            for group in groups:
+                if group[0].name != "8-seed1":
+                    return group
+                watcher.started(group[0].name)
+                watcher.failed(group[0].name, "out of memory")
+            return None
+
+        seen = SimpleNamespace(next_group=next_group, started=watcher.started, finished=watcher.finished)
+        healthy(cache, folder, None, seen, pipeline)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "run_jobs", run_jobs)
