@@ -163,6 +163,7 @@ class Session:
             trial.name,
             trial.experiment.model_dump(mode="json"),
             self.folder.traceback_file(trial.name),
+            trial.key,
             tuple(part for part, stage in EXTRAS.items() if trial.keys(stage)),
             tuple(stage for stage in trial.stages if needed[stage] == 1),
         )

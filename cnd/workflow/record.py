@@ -10,6 +10,7 @@ from cnd.json_files import read_json, write_json
 from cnd.metrics.evaluation import EvaluationConfig, best_of_samples, mean_scores, rank_table, score_table, top_concepts
 from cnd.protocols import Bench, FmriDataset, JudgeChoice, Pairings
 from cnd.steps import Step
+from cnd.workflow.origin import origin
 from cnd.workflow.samples import SAMPLES
 from cnd.workflow.scoring import judge_folds
 
@@ -77,6 +78,7 @@ def write_record(
         "metrics": [metric.describe() for metric in metrics],
         "classifiers": evaluation.judges,
         "versions": dict(python=platform.python_version(), torch=torch.__version__, machine=platform.machine()),
+        "code": origin().described(),
     }
     write_json(folder / "summary.json", summary)
 
