@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from cnd import statistics
 from cnd.errors import UserError
 from cnd.keys import code_hash, content_hash, file_hash
-from reports import analysis, convergence, figures, interventions, provenance, sheets, subjects, text
+from reports import analysis, candidates, convergence, figures, interventions, provenance, sheets, subjects, text
 from reports.collect import Records, choose_items, read_attention, read_images, read_sweep
 from reports.scale import NOTHING
 from reports.tables import (
@@ -149,6 +149,7 @@ def _content(records: Records) -> dict[str, Any]:
         "columns": records.columns,
         "metric": records.metric,
         "scale": records.scale,
+        "candidates": candidates.sentence(records),
         "metrics": [{"key": m.name, "scale": m.scale, "chance": chance(records, m.name)} for m in records.metrics],
         "has_paper": any(row.paper is not None for row in records.rows),
         "paper_title": (records.sweep.get("paper_metric") or {}).get("title", ""),

@@ -24,7 +24,7 @@ class Origin:
     """The code of a process.
 
     Attributes:
-        code: hash of what a run executes, by the rules of keys: comments and layout do not count, Python's version does.
+        code: hash of what a run executes, by the rules of keys: comments do not count, the version of Python does.
         folder: that the package lies in.
         commit: that is checked out there, with "and changes" where files differ from it; None: no git repository.
     """
