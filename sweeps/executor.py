@@ -157,7 +157,7 @@ def _worker_environment(resources: Resources) -> dict[str, str]:
 
 def _import_path() -> list[str]:
     """Where this process imports from, so that a worker that searches there finds the same packages."""
-    path = [os.path.abspath(entry) for entry in sys.path]  # "" is the working directory
+    path = [os.path.abspath(entry) for entry in sys.path if os.path.exists(entry or ".")]  # "": the working directory
     for name in PACKAGES:
         ours = importlib.import_module(name).__file__
         found = importlib.machinery.PathFinder.find_spec(name, path)

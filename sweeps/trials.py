@@ -142,8 +142,8 @@ def _check_scores(sweep: Sweep, trials: Sequence[Trial]) -> None:
     for row, name in leading.items():
         if first is not None and name != leading[first]:
             raise UserError(
-                f"{sweep.where(row)}: the table's score would be {name}, and {leading[first]} in row {first}; a table has "
-                "one score: measure it in every row and name it as evaluation.headline"
+                f"{sweep.where(row)}: the table's score would be {name}, and {leading[first]} in row {first}; a table "
+                "has one score: measure it in every row and name it as evaluation.headline"
             )
 
 

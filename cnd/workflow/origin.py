@@ -60,14 +60,14 @@ def commit(package: Path) -> str | None:
     known = _git(package, "rev-parse", "--show-toplevel", "HEAD")
     if known is None or len(known) != 2 or Path(known[0]).resolve() != package.parent:
         return None
-    changed = _git(package, "status", "--porcelain", "--untracked-files=no", "--", str(package))
+    changed = _git(package, "status", "--porcelain", "--", str(package))
     return f"{known[1][:12]} and changes" if changed else known[1][:12]
 
 
 def _git(folder: Path, *words: str) -> list[str] | None:
     """Lines that git answers; None where it cannot."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as in a hook
-    command = ["git", "-C", str(folder), *words]
+    command = ["git", "--no-optional-locks", "-C", str(folder), *words]  # the user's own git may be at work there
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=True)
     except (OSError, ValueError, subprocess.SubprocessError):

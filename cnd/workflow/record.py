@@ -41,8 +41,8 @@ def write_record(
 
     Args:
         trained: the decoder's own steps by fold.
-        needs: ``sample<fold>``, ``data<fold>``; where labels are the truth ``classes<fold>``; where a score asks for the
-            classes of the data set ``own<fold>``.
+        needs: ``sample<fold>``, ``data<fold>``; where labels are the truth ``classes<fold>``; where a score asks for
+            the data set's classes ``own<fold>``.
     """
     import numpy as np
     import torch
