@@ -100,7 +100,7 @@ class RecordedTrial:
     experiment: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # known by identity, so that what is computed from it can be kept
 class Records:
     """All that a report is computed from.
 
@@ -194,9 +194,12 @@ def read_sweep(output: Path, sweep_dir: Path) -> Records:
     rows = [_row(entry) for entry in sweep["rows"]]
     subjects, seeds = sweep.get("subjects") or [None], [int(seed) for seed in sweep.get("seeds", [0])]
     found = _trial_files(sweep_dir / "trials")
+    asked = {(str(t["row"]), t.get("subject"), int(t["seed"])) for t in sweep.get("trials", [])}
     trials, items, history = [], [], []
     metrics: dict[str, MetricFacts] = {}
     for row, subject, seed in product(rows, subjects, seeds):
+        if "max_seeds" in sweep and (row.id, subject, seed) not in asked:
+            continue  # seeds were spent row by row: not asked for is not missing
         content = found.get((row.id, subject, seed), {})
         trial = _trial(output, row.id, subject, seed, content)
         if trial.state == "complete":

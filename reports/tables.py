@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from cnd import statistics
-from reports import candidates
+from reports import looks, nulls, pools
 from reports.collect import Records, TableRow, read_sweep
 from reports.convergence import states
 from reports.inference import Crossed, crossed_differences, crossed_scores, difference_line, finished_runs
@@ -59,6 +59,7 @@ def score_table(records: Records) -> pd.DataFrame:
     """One line per finished row and metric: row, metric, score, low, high, n_units, best_of, seed_sd, chance.
 
     The limits hold for other items; with two or more seeds also for other trainings, with several subjects for others.
+    Beside these the columns of :func:`reports.nulls.against_permuted`: permuted and p_chance.
     """
     lines = []
     for row in records.rows:
@@ -69,8 +70,9 @@ def score_table(records: Records) -> pd.DataFrame:
                 line = {"row": row.id, "metric": metric.name} | _mean(found, metric.bounds)
                 spread = found.values.mean(axis=(0, 2)).std(ddof=1) if len(found.seeds) > 1 else float("nan")
                 line |= {"best_of": best.values.mean(), "seed_sd": spread, "chance": chance(records, metric.name)}
+                line |= nulls.against_permuted(records, row, metric.name)
                 lines.append(line)
-    columns = ["row", "metric", "score", "low", "high", "n_units", "best_of", "seed_sd", "chance"]
+    columns = ["row", "metric", "score", "low", "high", "n_units", "best_of", "seed_sd", "chance", *nulls.COLUMNS]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -99,7 +101,7 @@ def difference_table(records: Records) -> pd.DataFrame:
             line = {"row": row.id, "title": row.title, "control": row.control, "role": row.role}
             lines.append(line | difference_line(found, facts.bounds, better, records.margin))
     columns = ["row", "title", "control", "role", *DIFFERENCE]
-    return _judged(pd.DataFrame(lines, columns=columns), facts.higher_is_better)
+    return judged(pd.DataFrame(lines, columns=columns), facts.higher_is_better, records.sweep)
 
 
 DIFFERENCE = [
@@ -108,13 +110,14 @@ DIFFERENCE = [
 ]  # fmt: skip
 
 
-def _judged(table: pd.DataFrame, higher_is_better: bool) -> pd.DataFrame:
+def judged(table: pd.DataFrame, higher_is_better: bool, sweep: dict[str, Any]) -> pd.DataFrame:
     """The table with adjusted p-values and verdicts."""
     table = table.assign(p_holm=float("nan"), p_equivalent_holm=float("nan"), verdict="")
     control, known = table["control"].astype(bool), table["p"].notna()
     for family in (~control & known, control & known & table["role"].eq("rival")):
         for p in ("p", "p_equivalent"):
-            table.loc[family, f"{p}_holm"] = statistics.holm(table.loc[family, p].astype(float))
+            own = looks.corrected(sweep, table.loc[family, p].astype(float), table.loc[family, "n_seeds"])
+            table.loc[family, f"{p}_holm"] = statistics.holm(own)
     verdicts = [
         statistics.verdict(d, p, equivalent, higher_is_better) if p == p else None
         for d, p, equivalent in zip(table["crossed"], table["p_holm"], table["p_equivalent_holm"], strict=True)
@@ -217,7 +220,7 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
     difference_high, p_holm, verdict (better, worse, equivalent, undecided; "" with one seed and for controls but
     rivals), n_seeds, paper, state ("" when complete), converged (yes, no, at chance, not measured, no training; ""
     without a result). Missing numbers are NaN.
-    ``attrs["scale"]`` says how the score is read, such as in %, and ``attrs["candidates"]`` what it was decided among.
+    ``attrs["scale"]`` says how the score is read, such as in %, and ``attrs["pools"]`` what it was decided among.
 
     Raises:
         UserError: there is no readable sweep.json.
@@ -229,7 +232,7 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
     known = states(records)
     table = pd.DataFrame([_result_line(records, row, scores_of, differences_of) for row in records.rows])
     table["converged"] = [known[row.id].state if row.id in known else "" for row in records.rows]
-    table.attrs["scale"], table.attrs["candidates"] = records.scale, candidates.sentence(records)
+    table.attrs["scale"], table.attrs["pools"] = records.scale, pools.sentence(records)
     return table
 
 

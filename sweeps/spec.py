@@ -7,7 +7,15 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from cnd import registry
 from cnd.errors import UserError, nearest
@@ -51,6 +59,15 @@ class Column(Config):
 Role = Literal["floor", "ceiling", "rival", "null"]
 
 
+NOT_OF_A_ROW = {
+    "seed": "a row's seeds follow from --seeds; first_seed, beside set, says where in their stream its own begin",
+    "name": "it names the base experiment; a row has an id and a label",
+    "description": "it describes the base experiment; a row has a label",
+    "minutes_per_trial": "the plan expects the base experiment's figure of every row",
+}
+"""Settings of the base experiment that a row would set without effect, and why."""
+
+
 class Line(Config):
     """One line of the table: edits to the base experiment.
 
@@ -64,10 +81,20 @@ class Line(Config):
     role: Role | None = None
     set: dict[str, Any] = Field(default_factory=dict)  # dotted key of the experiment: value
 
+    @field_validator("set")
+    @classmethod
+    def _can_be_set(cls, edits: dict[str, Any]) -> dict[str, Any]:
+        for key in edits:
+            if key in NOT_OF_A_ROW:
+                raise ValueError(f"a row cannot set '{key}': {NOT_OF_A_ROW[key]}")
+        return edits
+
 
 class Row(Line):
     """A row of the paper's table."""
 
+    # of the stream of training seeds: rows with 0 and 3 that are run with three seeds share none; controls follow
+    first_seed: Annotated[int, Field(ge=0)] = 0
     paper: float | None = None  # the paper's score in %
     published: str | None = None  # method of cnd.paper.PUBLISHED whose scores stand beside it, subject by subject
     show: dict[str, str] = Field(default_factory=dict)  # column key: text, where the setting does not apply
@@ -101,6 +128,7 @@ class Sweep(Config):
     title: str
     description: str = ""
     reference: Id  # row that differences are taken from
+    seeds: Annotated[int, Field(ge=1)] = 1  # how many training seeds where --seeds is not given
     subjects: tuple[Id, ...] = ()  # of the data source; none: the base experiment's
     paper_metric: AnyMetric | None = (
         None  # what the paper's column measures, and the table's score where it is measured

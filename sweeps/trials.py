@@ -34,6 +34,8 @@ class Trial:
     """One row on one subject with one seed.
 
     Attributes:
+        seed: its place in the row's stream of seeds, counted from the base experiment's seed: rows are paired by it.
+            The experiment's own seed is as much higher as the row's ``first_seed``.
         role: of a control, None for a row of the table and for a control without one.
         subject: None: the base experiment's.
         settings: what the table shows, by column key.
@@ -117,7 +119,7 @@ def resolve(
     for (line, row), subject in product(lines, named):
         edited = _edited(sweep, base, line, row, subject)
         for seed in range(base.seed, base.seed + seeds):
-            experiment = override(edited, {"seed": seed}, "--seeds")
+            experiment = override(edited, {"seed": seed + row.first_seed}, "--seeds")
             means = ("all", "reference") if line.id == sweep.reference else ("all",)
             first = seed == base.seed and subject == named[0]
             analyse = analysis in means and first and can_be_analysed(experiment)

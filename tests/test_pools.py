@@ -18,7 +18,7 @@ from cnd.experiment import Experiment, load_experiment, override
 from cnd.store.convergence import chance_level
 from cnd.workflow.plan import steps
 from cnd.workflow.run import check
-from reports import candidates
+from reports import pools
 from reports.build import build_report, result_table
 from reports.collect import read_sweep
 from sweeps.session import table_score
@@ -49,7 +49,7 @@ def test_every_table_tells_what_its_scores_were_decided_among(tmp_path: Path) ->
     sweep = finished(tmp_path, [JUDGE, OWN])
     records = read_sweep(tmp_path, sweep)
     told = f"8-way top-1: among {JUDGE}. 50-way top-1: among {OWN}."
-    assert candidates.sentence(records) == told
+    assert pools.sentence(records) == told
     page = unescape(build_report(tmp_path, sweep).read_text())
     assert page.count(told) == 2  # the table and the sheets of images, which show scores too
     table = result_table(tmp_path, sweep)
@@ -62,9 +62,9 @@ def _columns(table: Any) -> dict[str, str]:
 
 def test_scores_of_one_pool_are_told_together_and_older_records_of_none(tmp_path: Path) -> None:
     records = read_sweep(tmp_path / "new", finished(tmp_path / "new", [JUDGE, JUDGE]))
-    assert candidates.sentence(records) == f"8-way top-1, 50-way top-1: among {JUDGE}."
+    assert pools.sentence(records) == f"8-way top-1, 50-way top-1: among {JUDGE}."
     old = read_sweep(tmp_path / "old", finished(tmp_path / "old", ["", ""]))
-    assert candidates.sentence(old) == ""
+    assert pools.sentence(old) == ""
 
 
 def test_the_running_table_the_curves_and_the_report_have_one_score(tmp_path: Path) -> None:
