@@ -268,7 +268,7 @@ class LatentDiffusion(nn.Module):
         null = self.null_condition(condition)
         both = Condition(torch.cat([null.context, condition.context]), torch.cat([null.pooled, condition.pooled]))
         latents = start
-        for timestep, before in zip(timesteps, [*timesteps[1:], None], strict=True):
+        for timestep, before in zip(timesteps, [*timesteps[1:], None], strict=False):  # none where all are left out
             if guidance == 1:
                 predicted = self.predict_noise(latents, timestep.expand(len(latents)), condition)
             else:
