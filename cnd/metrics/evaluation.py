@@ -149,8 +149,9 @@ def candidates_of(judgement: Judgement, among: str) -> tuple[np.ndarray, np.ndar
     """
     if among == "judge":
         return judgement.probabilities, judgement.truth
-    own = own_of(judgement)
-    return judgement.probabilities[..., own], np.searchsorted(own, judgement.own_truth)
+    own, true_class = own_of(judgement), judgement.own_truth
+    assert true_class is not None  # it comes with them
+    return judgement.probabilities[..., own], np.searchsorted(own, true_class)
 
 
 def rank_table(judgements: dict[str, Judgement], among: str = "judge") -> pd.DataFrame:
