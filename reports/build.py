@@ -325,8 +325,9 @@ def _picture(figure: Figure, description: str, photographs: bool = False) -> Pic
 
 
 def _drawn(section: dict[str, Any] | None, description: str) -> dict[str, Any] | None:
-    """A section with its figure made ready for the template."""
-    return section and section | {"picture": _picture(section["figure"], description)}
+    """A section with its figure, where there is one, made ready for the template."""
+    figure = section and section["figure"]
+    return section and section | {"picture": _picture(figure, description) if figure else None}
 
 
 def _setting_titles(records: Records) -> dict[str, str]:

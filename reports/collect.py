@@ -81,8 +81,8 @@ class MetricFacts:
 class RecordedTrial:
     """One row x subject x seed. ``folder`` is its record, None unless the trial is complete and the record readable.
 
-    ``analysis`` is the folder of its linear decoding analysis, ``interventions`` that of the scores of its decoder with
-    parts of it replaced; None where none ran.
+    ``analysis`` is the folder of its linear decoding analysis, ``figures`` that of its pictures, ``interventions`` that
+    of the scores of its decoder with parts of it replaced; None where none ran.
     """
 
     row: str
@@ -95,6 +95,7 @@ class RecordedTrial:
     seconds: float | None = None
     folder: Path | None = None
     analysis: Path | None = None
+    figures: Path | None = None
     interventions: Path | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     experiment: dict[str, Any] = field(default_factory=dict)
@@ -251,7 +252,8 @@ def _trial_files(folder: Path) -> dict[tuple[str, str | None, int], dict[str, An
 
 
 def _trial(output: Path, row: str, subject: str | None, seed: int, content: dict[str, Any]) -> RecordedTrial:
-    analysis, interventions = content.get("analysis"), content.get("interventions")
+    named = {name: content.get(name) for name in ("analysis", "figures", "interventions")}
+    folders: dict[str, Any] = {name: output / str(folder) for name, folder in named.items() if folder}
     return RecordedTrial(
         row,
         subject,
@@ -261,8 +263,7 @@ def _trial(output: Path, row: str, subject: str | None, seed: int, content: dict
         key=content.get("key"),
         run_id=content.get("run_id"),
         seconds=content.get("seconds"),
-        analysis=output / str(analysis) if analysis else None,
-        interventions=output / str(interventions) if interventions else None,
+        **folders,
     )
 
 

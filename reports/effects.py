@@ -81,6 +81,7 @@ def section(records: Records) -> dict[str, Any] | None:
         return None
     steps = effects.one_at_a_time(table.codes)
     titles = {row.id: row.title for row in table.rows}
+    shown = lines.assign(title=lines["title"].map(_short))
     return {
         "base": titles[table.base],
         "n_rows": len(table.rows),
@@ -94,7 +95,7 @@ def section(records: Records) -> dict[str, Any] | None:
         ),
         "left_out": table.left_out,
         "one_at_a_time": None if steps is None else _steps(table, steps),
-        "figure": effect_plot(lines.assign(title=lines["title"].map(_short)), records.scale, records.margin),
+        "figure": None if lines.empty else effect_plot(shown, records.scale, records.margin),
     }
 
 

@@ -10,9 +10,10 @@ from cnd.errors import UserError, nearest
 from sweeps.spec import EXPERIMENTS, SCORE, SWEEPS, names_in
 
 ANALYSES = ("reference", "all", "none")
-COMMANDS = ("run", "plan", "status", "report", "verify", "compare", "clean")
+COMMANDS = ("run", "plan", "status", "report", "verify", "compare", "clean", "export-best")
 AUTO, FEWEST, MOST = "auto", 2, 5  # of --seeds: the word, with how many seeds it begins, and ends by default
 OF_SCORE = ("stimuli", "reconstructions", "judge")
+OF_SEARCH = ("trials", "hours")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python sweeps/run.py",
         usage="%(prog)s [plan|status|report|verify|clean] SWEEP [options]\n"
         "       %(prog)s compare A B ... [options]\n"
+        "       %(prog)s export-best SEARCH FILE [options]\n"
         "       %(prog)s [...] score --stimuli DIR --reconstructions A=DIR_A B=DIR_B [options]",
         description="Run every trial of a sweep that is not done yet, in parallel, and report.",
         epilog="".join(f"{what}: {', '.join(found) or 'none'}\n" for what, found in names.items())
@@ -40,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         "compare sweeps side by side, also of other experiments and output folders: A and B are NAME-EXPERIMENT below\n"
         "        --output, the folder of a sweep, or either with :ROW; differences are from the first one's reference\n"
         "clean   list what the sweep alone uses, and delete it with --force\n"
+        "export-best   write the best trial of a search as a base experiment\n"
         "\nThe same command again goes on where it stopped. Exit code 0: complete, 1: some trials failed,\n"
         "2: wrong settings or usage, 130: interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -85,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--stimuli", type=Path, metavar="DIR", help="score: folder of the stimuli, an image each")
     add("--reconstructions", nargs="+", metavar="NAME=DIR", help="score: of each program, a folder or an .npz file")
     add("--judge", metavar="NAME", help="score: ImageNet classifier of timm for n-way accuracy")
+    add("--trials", type=int, metavar="N", help="search: how many trials in all (default: as its file says)")
+    add("--hours", type=float, metavar="H", help="search: begin no trial after this time")
     add("--output", type=Path, default=Path("runs"), metavar="DIR", help="everything goes here (default: runs/)")
     add("--cache", type=Path, metavar="DIR", help="where stage results are kept (default: OUTPUT/cache)")
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: one a CPU core, or as GPUs allow)")
@@ -139,6 +144,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """
     options = _parser().parse_intermixed_args(argv)
     command, *rest = options.words if options.words[0] in COMMANDS else ["run", *options.words]
+    options.file = Path(rest.pop()).expanduser().absolute() if command == "export-best" and len(rest) == 2 else None
+    if command == "export-best" and options.file is None:
+        raise UserError("export-best: name a search and the file to write, e.g. export-best search best.yaml")
     if command == "compare":
         if len(rest) < 2:
             raise UserError(
@@ -152,7 +160,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     options.command, options.sweep = command, rest[0]
     _of_the_sweep(options)
     _check_seeds(options)
-    for name, least in (("max_concurrent", 1), ("fuse", 1), ("gpus_per_trial", 0)):
+    least_of = (("max_concurrent", 1), ("fuse", 1), ("gpus_per_trial", 0), ("trials", 1), ("hours", 0))
+    for name, least in least_of:
         value = getattr(options, name)
         if value is not None and not value >= least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")

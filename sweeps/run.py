@@ -32,8 +32,9 @@ from cnd.store.folder import SweepFolder, damaged
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
 from sweeps.compare import compare
-from sweeps.options import AUTO, parse
+from sweeps.options import AUTO, OF_SEARCH, parse
 from sweeps.rounds import begun, by_records, most, rounds
+from sweeps.space import is_search
 from sweeps.spec import SCORE, Line, Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
 from sweeps.trials import Trial, count_stages, in_table_order, resolve
@@ -52,7 +53,13 @@ class Request:
         self.cache = StageCache(options.cache)
 
     def _asked_for(self) -> tuple[Sweep, Experiment, list[str]]:
-        """Sweep, base experiment and what to say of them beforehand."""
+        """Sweep, base experiment and what to say of them beforehand.
+
+        Raises:
+            UserError: unknown names, wrong settings, or options that only searches have.
+        """
+        if given := [name for name in OF_SEARCH if getattr(self.options, name) is not None]:
+            raise UserError(f"--{given[0]}: belongs to searches, and '{self.options.sweep}' is none; leave it out")
         if self.options.sweep != SCORE:
             return load_sweep(self.options.sweep), load_base(self.options.experiment, self.edits), []
         from sweeps.score import scoring
@@ -202,6 +209,7 @@ def run(request: Request) -> int:
     from reports.metrics import check as check_metrics
     from sweeps.executor import Resources
     from sweeps.live import Board
+    from sweeps.proposers import Table
     from sweeps.session import Scribe, Session, adopt
 
     options, folder = request.options, request.folder
@@ -225,7 +233,7 @@ def run(request: Request) -> int:
                 missing = adopt(folder, request.cache, trials, scribe)
                 names = [trial.name for trial in missing]
                 board = Board(request.sweep.title, names, at_once, request.expected_seconds())
-                session = Session(folder, request.cache, missing, board, scribe)
+                session = Session(folder, request.cache, Table(missing), board, scribe)
                 if missing:
                     session.run(resources, request.pipeline, options.fuse)
                 failed = failed or bool(session.failed_trials)
@@ -319,6 +327,7 @@ def _paper(sweep: Sweep, line: Line, subjects: list[str]) -> float | None:
 
 
 def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
+    from reports import noops
     from reports.build import build_report, result_table
     from reports.collect import read_sweep
     from reports.looks import saved
@@ -338,6 +347,8 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
         if trial["state"] == "failed":
             name = trial["name"]
             _say(f"failed: {name}: {trial['error']} ({folder.traceback_file(name)})")
+    for warning in noops.find(known, folder.output, request.sweep.reference):
+        _say(f"warning: {warning}")
     if path:
         _say(f"report: {path}")
     where = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1" if "sqlite" in uri else uri
@@ -443,6 +454,13 @@ def clean(request: Request) -> int:
     return 0
 
 
+def no_search(request: Request) -> int:
+    """Raises:
+    UserError: a table has no best trial to be exported.
+    """
+    raise UserError(f"{request.options.command}: '{request.sweep.name}' is a table; name a search")
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -455,11 +473,16 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
             ``intervene`` and ``analyse``.
     """
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
+    commands["export-best"] = no_search
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     try:
         options = parse(argv)
         if options.command == "compare":
             return compare(options)
+        if is_search(options.sweep):
+            from sweeps.search_command import search
+
+            return search(options, pipeline)
         return commands[options.command](Request(options, pipeline))
     except UserError as error:
         _say(f"error: {error}")

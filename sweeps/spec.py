@@ -24,6 +24,7 @@ from cnd.paper import PUBLISHED, published
 from cnd.protocols import Metric
 from cnd.reading import explain, read_yaml
 from cnd.settings import Config
+from sweeps.grids import expand
 
 if TYPE_CHECKING:
     AnyMetric = Metric
@@ -137,8 +138,15 @@ class Sweep(Config):
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     controls: tuple[Control, ...] = ()
     factors: tuple[Factor, ...] = ()
+    # dotted settings, or groups of them, in which rows may differ from the reference; none: nothing is looked at
+    varies: tuple[str, ...] = ()
     _source: str = PrivateAttr("")  # the file, for messages
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)  # where each row's edits stand in it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expanded(cls, content: Any) -> Any:
+        return expand(content)
 
     @model_validator(mode="after")
     def _consistent(self) -> Sweep:
@@ -209,10 +217,12 @@ def load_sweep(name: str) -> Sweep:
     except ValidationError as error:
         raise explain(error, Sweep, where) from error
     sweep._source = str(path)
+    n_generated = len(sweep.rows) - len(content.get("rows") or [])  # by grid or leave_one_out
     for part, listed in (("rows", sweep.rows), ("controls", sweep.controls)):
         for index, line in enumerate(listed):
-            at = (part, str(index))
-            sweep._lines[line.id] = lines.get((*at, "set"), lines[at])
+            at = (part, str(index - n_generated if part == "rows" else index))
+            if (*at,) in lines:
+                sweep._lines[line.id] = lines.get((*at, "set"), lines[at])
     return sweep
 
 

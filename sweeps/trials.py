@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from cnd.errors import UserError
 from cnd.experiment import Experiment, override, today
 from cnd.workflow.plan import can_be_analysed, has_interventions
+from sweeps.confounds import check
 from sweeps.spec import Column, Control, Line, Row, Sweep
 
 
@@ -115,6 +116,10 @@ def resolve(
     by_id = {row.id: row for row in sweep.rows}
     lines: list[tuple[Line, Row]] = [*((row, row) for row in rows), *((c, by_id[c.base]) for c in controls)]
     _check_columns(sweep, [_edited(sweep, base, row, row, None) for row in {row.id: row for _, row in lines}.values()])
+    if sweep.varies:
+        ours = _edited(sweep, base, by_id[sweep.reference], by_id[sweep.reference], None)
+        for row in rows:
+            check(_edited(sweep, base, row, row, None), ours, sweep.varies, sweep.where(row.id))
     trials = []
     for (line, row), subject in product(lines, named):
         edited = _edited(sweep, base, line, row, subject)
