@@ -257,6 +257,7 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "n_way":                      Stated("Figure 3a, Table 1", (50, 100), (50,)),
         "top_k":                      Stated("sec. 4.3", 1),
         "truth":                      Stated("sec. 4.3, 8.1", "classifier", told="the classifier's class of the image"),
+        "candidates":                 Stated("sec. 8.1", "judge", told="judge, the classifier's classes"),
         "classifiers":                Ours("those behind the first stand beside the paper's"),
         "metrics":                    Ours("beside n-way accuracy"),
         "headline":                   Ours("which score leads the table"),
@@ -275,7 +276,11 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "n":                          Ours("beside n-way accuracy"),
         "top_k":                      Ours("beside n-way accuracy"),
         "judge":                      Ours("beside n-way accuracy"),
+        "candidates":                 Ours("beside n-way accuracy"),
         "classes":                    Ours("beside n-way accuracy"),
+    },
+    "Accuracy": {
+        "judge":                      Ours("beside n-way accuracy"),
     },
     "PixelMetric": {
         "convention":                 Ours("beside n-way accuracy"),

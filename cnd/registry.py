@@ -33,6 +33,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     ),
     "cnd.metrics": (
         "cnd.metrics.nway:NWay",
+        "cnd.metrics.accuracy:Accuracy",
         "cnd.metrics.pixels:PixelCorrelation",
         "cnd.metrics.pixels:StructuralSimilarity",
         "cnd.metrics.features.comparison:TwoWayIdentification",

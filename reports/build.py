@@ -40,6 +40,7 @@ from reports import (
     metrics,
     next_runs,
     nulls,
+    pools,
     provenance,
     seeds,
     sheets,
@@ -223,6 +224,7 @@ def _content(records: Records) -> dict[str, Any]:
         "columns": records.columns,
         "metric": records.metric,
         "scale": records.scale,
+        "pools": pools.sentence(records),
         "metrics": [
             {"key": m.name, "scale": m.scale, "chance": chance(records, m.name)} for m in metrics.shown(records)
         ],

@@ -65,6 +65,7 @@ class MetricFacts:
     higher_is_better: bool = True
     percent: bool = False
     note: str = ""
+    among: str = ""
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -108,7 +109,7 @@ class Records:
         items: one line per row x subject x seed x item x sample, with a column for each metric.
         history: learning curves with columns row, subject, seed and those of the record.
         metrics: what was measured, the table's score of the records first.
-        metric: the table's score: the paper's metric if it was measured, else the first of the records.
+        metric: the table's score, the first of the records (``evaluation.headline``, else the first that is asked for).
     """
 
     sweep: dict[str, Any]
@@ -308,10 +309,12 @@ def _with_unseen(items: pd.DataFrame, metrics: list[MetricFacts]) -> tuple[pd.Da
 
 
 def _table_metric(sweep: dict[str, Any], metrics: list[MetricFacts]) -> str:
-    """The paper's metric if measured, else the first of the records."""
-    names = [m.name for m in metrics]
+    """The first of the records, which trainings were scored by and which the running table showed.
+
+    Without any record the paper's, so that the empty table has a head.
+    """
     paper = (sweep.get("paper_metric") or {}).get("name", "")
-    return paper if paper in names else next(iter(names), paper)
+    return next((m.name for m in metrics), paper)
 
 
 # ---------------------------------------------------------------- images and attention

@@ -368,7 +368,8 @@ def _notes(sides: list[Side], metric: MetricFacts, table: pd.DataFrame) -> list[
     else:
         found.append(f"Nothing is concluded against {against}: a verdict needs two training seeds of both, or more.")
     level = "" if metric.chance is None else f"; chance is {metric.scale.score(metric.chance)}"
-    found.append(f"The score is {metric.title}{level}.")
+    among = " or ".join(dict.fromkeys(told for s in sides if (told := s.records.facts(metric.name).among)))
+    found.append(f"The score is {metric.title}{among and f', among {among}'}{level}.")
     others = [f"of {s.label} {s.records.scale.title}" for s in sides if s.records.metric != metric.name]
     if others:
         found.append(f"The score of their own tables is another one: {', '.join(others)}.")

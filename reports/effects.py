@@ -70,13 +70,15 @@ class Table:
 
 
 def section(records: Records) -> dict[str, Any] | None:
-    """What the template prints; None where the finished rows differ in one setting only."""
+    """What the template prints; None where the finished rows differ in one setting only, or tell no effect apart."""
     table = effect_table(records)
     if table is None:
         return None
     main, twofold = effects.main_effects(table.codes), effects.interactions(table.codes)
     up = records.facts(records.metric).higher_is_better
     lines = effect_lines(table, main, twofold, records.margin, up)
+    if lines.empty:
+        return None
     steps = effects.one_at_a_time(table.codes)
     titles = {row.id: row.title for row in table.rows}
     shown = lines.assign(title=lines["title"].map(_short))

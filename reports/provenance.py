@@ -97,12 +97,19 @@ def provenance(records: Records) -> dict[str, Any]:
     return {
         "command": command(records),
         "seeds": ", ".join(map(str, records.seeds)),
-        "versions": reference.summary.get("versions", {}) if reference else {},
+        "versions": reference.summary.get("versions", {}) | _code(reference) if reference else {},
         "config": json.dumps(reference.experiment, indent=2) if reference else "",
         "config_row": reference.row if reference else "",
         "trials": [_trial_line(trial, base) for trial in records.trials],
         "wall_seconds": sum(trial.seconds or 0.0 for trial in records.trials),
     }
+
+
+def _code(trial: RecordedTrial) -> dict[str, str]:
+    """What code made a record, as its summary names it; nothing of older ones."""
+    code = trial.summary.get("code", {})
+    known = {"CnD commit": code.get("commit"), "CnD code": str(code.get("hash") or "")[:12]}
+    return {name: value for name, value in known.items() if value}
 
 
 def _described(records: Records) -> RecordedTrial | None:

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from cnd import statistics
-from reports import looks, nulls
+from reports import looks, nulls, pools
 from reports.collect import Records, TableRow, read_sweep
 from reports.convergence import states
 from reports.inference import Crossed, crossed_differences, crossed_scores, difference_line, finished_runs
@@ -221,7 +221,7 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
     difference_high, p_holm, verdict (better, worse, equivalent, undecided; "" with one seed and for controls but
     rivals), n_seeds, paper, state ("" when complete), converged (yes, no, at chance, not measured, no training; ""
     without a result). Missing numbers are NaN.
-    ``attrs["scale"]`` says how the score is read, such as in %.
+    ``attrs["scale"]`` says how the score is read, such as in %, and ``attrs["pools"]`` what it was decided among.
 
     Raises:
         UserError: there is no readable sweep.json.
@@ -233,7 +233,7 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
     known = states(records)
     table = pd.DataFrame([_result_line(records, row, scores_of, differences_of) for row in records.rows])
     table["converged"] = [known[row.id].state if row.id in known else "" for row in records.rows]
-    table.attrs["scale"] = records.scale
+    table.attrs["scale"], table.attrs["pools"] = records.scale, pools.sentence(records)
     return table
 
 

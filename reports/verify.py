@@ -171,7 +171,7 @@ def plain_means(output: Path, sweep_dir: Path, page: Page) -> list[str]:
             found = {cell.text: factor * own.to_numpy().mean()}
             by_seed = own.mean().groupby(level="seed").mean()
             found |= {line[8:]: factor * by_seed.std(ddof=1) for line in cell.lines if line.startswith("seeds ± ")}
-            if metric["name"] == _table_metric(sweep, metrics) and "difference" in heads:
+            if metric["name"] == next(iter(metrics)) and "difference" in heads:
                 reference = wide.get((str(sweep.get("reference")), metric["name"]))
                 if reference is not None and row["id"] != sweep["reference"]:
                     difference = _paired(own, reference)
@@ -223,11 +223,6 @@ def _scores(
         if runs.groupby("subject")["seed"].apply(frozenset).nunique() == 1:
             found[str(row), str(metric)] = means.dropna()
     return found, metrics
-
-
-def _table_metric(sweep: dict[str, Any], metrics: dict[str, dict[str, Any]]) -> str:
-    paper = (sweep.get("paper_metric") or {}).get("name", "")
-    return paper if paper in metrics else next(iter(metrics), "")
 
 
 def _paired(own: pd.DataFrame, reference: pd.DataFrame) -> float:

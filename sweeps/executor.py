@@ -11,10 +11,12 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import importlib.machinery
 import logging
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -23,11 +25,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from cnd.errors import UserError
 from cnd.generators.shared import SharedRunError
 from cnd.json_files import read_json, write_json
 
 ENTRY = "cnd"  # our part of a Tune result; Tune adds keys of its own
 SECONDS_BETWEEN_REPORTS = 1.0
+PACKAGES = ("cnd", "reports", "sweeps")  # ours; a worker imports them from where the command did
 OBJECT_STORE_BYTES = 100 * 2**20  # results travel by file, so Ray's shared memory stays small
 
 
@@ -38,6 +42,7 @@ class Job:
     Attributes:
         experiment: as JSON values.
         traceback: where to write the traceback of a failure.
+        key: of its record.
         extras: what follows the run: ``intervene``, ``analyse``.
         own: name and key of each step that no other trial needs.
     """
@@ -45,6 +50,7 @@ class Job:
     name: str
     experiment: dict[str, Any]
     traceback: Path
+    key: str
     extras: tuple[str, ...] = ()
     own: tuple[tuple[str, str], ...] = ()
 
@@ -136,12 +142,15 @@ def _start_ray(resources: Resources) -> None:
     if resources.address is None:
         settings |= {"num_cpus": resources.concurrency or 1, "object_store_memory": OBJECT_STORE_BYTES}
         settings |= {"include_dashboard": False}
-    ray.init(
-        **settings,
-        runtime_env={"env_vars": _worker_environment(resources)},
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with tempfile.TemporaryDirectory() as empty:
+        # Without a working directory of their own Ray puts the user's, and that of the script, before everything else
+        # on the workers' path: a folder there named cnd, or a file torch.py, would be what they import.
+        ray.init(
+            **settings,
+            runtime_env={"env_vars": _worker_environment(resources), "working_dir": empty},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     for name in ("ray", "ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by the table, with their tracebacks
 
@@ -150,10 +159,21 @@ def _worker_environment(resources: Resources) -> dict[str, str]:
     threads = "1" if not resources.gpus else str(max(1, (os.cpu_count() or 1) // (resources.concurrency or 1)))
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     environment = dict.fromkeys(names, threads)
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    environment["PYTHONPATH"] = os.pathsep.join(_import_path())
     if not resources.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray no longer hides GPUs from tasks that asked for none
     return environment
+
+
+def _import_path() -> list[str]:
+    """Where this process imports from, so that a worker that searches there finds the same packages."""
+    path = [os.path.abspath(entry) for entry in sys.path if os.path.exists(entry or ".")]  # "": the working directory
+    for name in PACKAGES:
+        ours = importlib.import_module(name).__file__
+        found = importlib.machinery.PathFinder.find_spec(name, path)
+        if ours and (found is None or found.origin != ours):  # an editable installation has finders of its own
+            path.insert(0, str(Path(ours).parents[1]))
+    return path
 
 
 def _stop_ray() -> None:
@@ -183,6 +203,8 @@ def _tune(
 ) -> list[Job]:
     """Run groups of trials as they are given; the trials that a group failed are returned."""
     from ray import tune
+
+    from cnd.workflow.origin import origin
 
     waiting, alone = dict[str, Job](), list[Job]()
     jobs = folder / "jobs"
@@ -231,7 +253,14 @@ def _tune(
                 else:
                     watcher.failed(job.name, "its process died (out of memory, or killed)")
 
-    trainable = tune.with_parameters(_train, jobs=str(jobs), cache=str(cache), pipeline=pipeline)
+    trainable = tune.with_parameters(
+        _train,
+        jobs=str(jobs),
+        cache=str(cache),
+        pipeline=pipeline,
+        began_in=os.getcwd(),
+        driver=asdict(origin(pipeline)),
+    )
     tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": resources.gpus}),
         tune_config=tune.TuneConfig(
@@ -282,9 +311,24 @@ class Stopped(Exception):
     """The driver wants no more of this trial."""
 
 
-def _train(config: dict[str, Any], jobs: str, cache: str, pipeline: str) -> None:
-    """One group of trials, in a worker process that serves one after another."""
+def _train(
+    config: dict[str, Any],
+    jobs: str,
+    cache: str,
+    pipeline: str,
+    began_in: str,
+    driver: dict[str, Any],
+) -> None:
+    """One group of trials, in a worker process that serves one after another.
+
+    Args:
+        began_in: the command's working directory, where relative paths begin.
+        driver: the code of the command, :class:`cnd.workflow.origin.Origin`.
+    """
     from ray import tune
+
+    with contextlib.suppress(OSError):  # another machine of a cluster may not have it
+        os.chdir(began_in)
 
     def tell(name: str, event: dict[str, Any]) -> None:
         tune.report({ENTRY: {"trial": name} | event})
@@ -293,7 +337,7 @@ def _train(config: dict[str, Any], jobs: str, cache: str, pipeline: str) -> None
     group = {
         name: Teller(read_json(_job_file(folder, name)), tell, _stop_file(folder, name)) for name in config["trials"]
     }
-    errors = _run(group, Path(cache), importlib.import_module(pipeline))
+    errors = refuse_other_code(group, pipeline, driver) or _run(group, Path(cache), importlib.import_module(pipeline))
     _return_memory()
     if errors:
         raise errors[0]  # Tune then starts a fresh process: after a CUDA error this one would be of no use
@@ -342,6 +386,37 @@ class Teller:
         self._tell(self.name, {"record": str(record), "seconds": seconds})
 
 
+def refuse_other_code(group: dict[str, Teller], pipeline: str, driver: dict[str, Any]) -> list[Exception]:
+    """What is wrong, told of every trial, where this process runs other code than the command that asked for them."""
+    try:
+        from cnd.workflow.origin import Origin, origin
+
+        here, there = origin(pipeline), Origin(**driver)
+        if here.code == there.code:
+            return []
+        told = f"the worker runs {here}, the command {there}"
+    except (ImportError, TypeError) as error:  # so different that it cannot even be asked
+        told = f"the worker's code is not the command's in {driver['folder']} ({one_line(error)})"
+    problem = UserError(f"{told}; install the same version, for the same Python, on every machine")
+    for teller in group.values():
+        teller.failed(problem, alone=False)
+    return [problem]
+
+
+def refuse_other_key(module: Any, experiment: Any, job: dict[str, Any]) -> None:
+    """Refuse to put a result under the key of another.
+
+    Raises:
+        UserError: what this process would compute has another key than what the command planned.
+    """
+    *_, record = module.steps(experiment)
+    if record.key != job["key"]:
+        raise UserError(
+            f"{job['name']}: code, data files or parts of your own differ from those that the command planned with "
+            f"(key {job['key'][:12]}, here {record.key[:12]}); run the command again"
+        )
+
+
 def _run(group: dict[str, Teller], cache_root: Path, module: Any) -> list[Exception]:
     """Run trials, then what follows each; what went wrong is told, and returned."""
     from filelock import FileLock
@@ -364,12 +439,15 @@ def _run(group: dict[str, Teller], cache_root: Path, module: Any) -> list[Except
             del experiments[name]
             group[name].failed(error, alone=len(group) > 1 and isinstance(error, SharedRunError))
 
+    for name, teller in group.items():
+        with attempt(name):
+            refuse_other_key(module, experiments[name], teller.job)
     module.warm_up()
     cache_root.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_root / ".prepare.lock"):  # the first trial prepares with every core, the others wait
-        for name, teller in group.items():
+        for name in list(experiments):
             with attempt(name):
-                module.prepare(experiments[name], cache, teller.progress)
+                module.prepare(experiments[name], cache, group[name].progress)
     start = time.monotonic()
     for name, outcome in _outcomes(group, dict(experiments), cache, module):
         with attempt(name):

@@ -211,6 +211,7 @@ class Session:
             trial.name,
             trial.experiment.model_dump(mode="json"),
             self.folder.traceback_file(trial.name),
+            trial.key,
             tuple(part for part, stage in EXTRAS.items() if trial.keys(stage)),
             tuple(stage for stage in trial.stages if needed and needed[stage] == 1),
         )
@@ -279,8 +280,8 @@ def _entries(folder: SweepFolder, extras: dict[str, Path]) -> dict[str, str]:
 
 
 def table_score(record: Path) -> str:
-    """The table's score of a record with its unit, "" where it has none."""
+    """The table's score of a record with its unit and name, "" where it has none."""
     summary = json.loads((record / "summary.json").read_text(encoding="utf-8"))
     first: dict[str, Any] = next(iter(summary["metrics"]), {})
     score = summary["scores"].get(first.get("name"))
-    return "" if score is None else Scale(percent=first["percent"]).score(float(score))
+    return "" if score is None else f"{Scale(percent=first['percent']).score(float(score))} {first['title']}"

@@ -71,7 +71,8 @@ def result_text(sweep: Sweep, table: pd.DataFrame, warnings: list[str]) -> str:
         paper = ["" if line["paper"] != line["paper"] else f"{line['paper']:g}"] if compared else []
         verdict = [line["verdict"]] if judged else []
         lines.append([str(line["row"]), line["label"], *shown, score, difference, *verdict, *paper, ", ".join(state)])
-    told = "" if judged or len(table) < 2 else f"{UNJUDGED}\n"
+    told = f"{table.attrs['pools']}\n" if table.attrs.get("pools") else ""
+    told += "" if judged or len(table) < 2 else f"{UNJUDGED}\n"
     return f"{columns(lines)}\n{told}{_lines(warnings)}".rstrip()
 
 

@@ -105,7 +105,8 @@ def resolve(
         subjects: of the data source; none leaves the base experiment's, or those of the sweep.
 
     Raises:
-        UserError: a row does not exist, its edits are not valid, or ``--set`` names what every row sets itself.
+        UserError: a row does not exist, its edits are not valid, ``--set`` names what every row sets itself, or rows
+            would have different scores.
     """
     rows, controls = select(sweep, wanted)
     named: list[str | None] = list(subjects or sweep.subjects) or [None]
@@ -135,7 +136,22 @@ def resolve(
                     tuple((stage.name, stage.key) for stage in found),
                 )
             )  # fmt: skip
+    _check_scores(sweep, trials)
     return in_running_order(trials, sweep.reference)
+
+
+def _check_scores(sweep: Sweep, trials: Sequence[Trial]) -> None:
+    """Raises:
+    UserError: two rows would be told by different scores, which one table cannot compare.
+    """
+    leading = {trial.row: trial.experiment.evaluation.all_metrics()[0].name for trial in trials}
+    first = next(iter(leading), None)
+    for row, name in leading.items():
+        if first is not None and name != leading[first]:
+            raise UserError(
+                f"{sweep.where(row)}: the table's score would be {name}, and {leading[first]} in row {first}; a table "
+                "has one score: measure it in every row and name it as evaluation.headline"
+            )
 
 
 def _edited(sweep: Sweep, base: Experiment, line: Line, row: Row, subject: str | None) -> Experiment:

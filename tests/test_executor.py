@@ -23,19 +23,26 @@ from sweeps import executor
 from sweeps.live import Board, clock
 
 ROOT = Path(__file__).resolve().parents[1]
+DECOYS = ("cnd/__init__.py", "reports/__init__.py", "sweeps/__init__.py", "torch.py", "pandas.py", "ray.py")
 DRIVER = "import sys; from sweeps.run import main; sys.exit(main(sys.argv[1:], 'fake_pipeline'))"
 
 
 class Command:
-    """``run.py ablation_table1`` on some rows, in a process of its own, into one output folder."""
+    """``run.py ablation_table1`` on some rows, in a process of its own, into one output folder.
+
+    It starts in that folder, where packages and a module lie that must not be imported instead of those of the command.
+    """
 
     def __init__(self, output: Path, rows: str, *more: str) -> None:
         self.output, self.errors = output, output / "stderr.txt"
         self.cache = output / "cache"
         self.cache.mkdir()
+        for name in DECOYS:
+            (output / name).parent.mkdir(exist_ok=True)
+            (output / name).write_text("raise SystemExit('imported from the working directory')\n")
         self.folder = output / "sweeps" / "ablation_table1-smoke"
         words = ["ablation_table1", "--experiment", "smoke", "--rows", rows, "--max-concurrent", "2", "--json", *more]
-        self.words = [sys.executable, "-c", DRIVER, *words, "--output", str(output)]
+        self.words = [sys.executable, "-P", "-c", DRIVER, *words, "--output", str(output)]
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
     def start(self) -> subprocess.Popen[str]:

@@ -107,6 +107,7 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.workflow.lab": {"sample"},
     "cnd.workflow.samples": {"sample"},
     "cnd.workflow.record": {"record"},
+    "cnd.workflow.origin": {"record"},
     "cnd.workflow.analysis": {"analysis"},
     "cnd.workflow.figures": {"figures"},
 }

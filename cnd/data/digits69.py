@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from cnd.data.files import FileSource
 from cnd.data.tables import zscore
 from cnd.errors import UserError
-from cnd.protocols import FmriDataset, FmriSplit
+from cnd.protocols import FmriDataset, FmriSplit, OccurringClasses
 
 WHOLE = "bring the original digit69_28x28.mat"
 SIGN = "digit69*.mat"
@@ -69,6 +69,10 @@ class Digits69Data(FileSource):
             UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
         """
         read(self)
+
+    def classes(self) -> OccurringClasses:
+        """Six and nine."""
+        return OccurringClasses(["6", "9"], [])
 
     def load(self, fold: int, images: Path | None = None) -> FmriDataset:
         """Training and test set of one fold; voxels are z-scored with the statistics of the training items."""

@@ -48,7 +48,7 @@ from cnd.data.folder_layout import SETUP, Table, beside, both_paths, classes, ke
 from cnd.data.images import ImageFiles
 from cnd.data.tables import keys_of, read, zscore
 from cnd.errors import UserError
-from cnd.protocols import FmriDataset, FmriSplit
+from cnd.protocols import FmriDataset, FmriSplit, OccurringClasses
 from cnd.settings import Positive
 
 MIN_RUN = 8  # training items that make a run's own mean worth removing
@@ -95,6 +95,15 @@ class FolderData(FileSource):
             UserError: a file is missing or malformed, or the two files disagree.
         """
         load(self)
+
+    def classes(self) -> OccurringClasses:
+        """Those of the labels; without labels every stimulus is its own.
+
+        Raises:
+            UserError: as :meth:`check_files`.
+        """
+        names, category = classes(self, read_both(self))
+        return OccurringClasses([names[c] for c in np.unique(np.concatenate(category))], [])
 
     def load(self, fold: int, images: Path | None = None) -> FmriDataset:
         """The data set of one subject; the split is that of the files, so there is one fold.

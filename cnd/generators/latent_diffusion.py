@@ -72,7 +72,8 @@ def load_scheduler(folder: Path) -> DDIMScheduler:
         scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot load it ({_reason(error)}); get or convert it again") from error
-    for key, expected in {"prediction_type": "epsilon", "num_train_timesteps": 1000}.items():  # eq. 2
+    expectations = {"prediction_type": "epsilon", "num_train_timesteps": 1000, "thresholding": False}  # eq. 2
+    for key, expected in expectations.items():
         if scheduler.config[key] != expected:
             found = scheduler.config[key]
             raise UserError(f"{path}: {key}: expected {expected}, found {found}; use cin256-v2 or DiT-XL-2-256")
@@ -248,12 +249,14 @@ class LatentDiffusion(nn.Module):
         return Condition(self.null_class.expand_as(like.context), self.null_class.expand_as(like.pooled))
 
     def timesteps(self, steps: int) -> Int[Tensor, " steps"]:
-        """Set the sampler to ``steps`` steps of DDIM; its time-steps, from the noisiest on."""
-        self.scheduler.set_timesteps(steps, device=self.device)
+        """Time-steps of DDIM, from the noisiest on: :func:`leading`, or as the folder of the model spaces them."""
+        if self.scheduler.config.timestep_spacing != "leading":
+            self.scheduler.set_timesteps(steps, device=self.device)
+            return self.scheduler.timesteps
+        found = torch.tensor(leading(steps, len(self.alphas_cumprod)), device=self.device)
+        found += self.scheduler.config.steps_offset
         # LDM counts time-steps from 1: with all 1000 of them the first would lie beyond the schedule
-        if self.scheduler.timesteps[0] >= len(self.alphas_cumprod):
-            self.scheduler.timesteps -= 1
-        return self.scheduler.timesteps
+        return found - 1 if found[0] >= len(self.alphas_cumprod) else found
 
     @torch.no_grad()
     def sample(self, condition: Condition, start: Tensor, steps: int, guidance: float, skip: int = 0) -> Tensor:
@@ -265,12 +268,37 @@ class LatentDiffusion(nn.Module):
         null = self.null_condition(condition)
         both = Condition(torch.cat([null.context, condition.context]), torch.cat([null.pooled, condition.pooled]))
         latents = start
-        for timestep in timesteps:
+        for timestep, before in zip(timesteps, [*timesteps[1:], None], strict=False):  # none where all are left out
             if guidance == 1:
                 predicted = self.predict_noise(latents, timestep.expand(len(latents)), condition)
             else:
                 doubled = torch.cat([latents, latents])
                 without, with_condition = self.predict_noise(doubled, timestep.expand(len(doubled)), both).chunk(2)
                 predicted = without + guidance * (with_condition - without)
-            latents = self.scheduler.step(predicted, timestep, latents, eta=0.0).prev_sample
+            latents = self._denoised(latents, predicted, timestep, before)
         return latents
+
+    def _denoised(self, latents: Tensor, predicted: Tensor, at: Tensor, before: Tensor | None) -> Tensor:
+        """Latents of time-step ``at`` brought to time-step ``before``, None being the end (Song et al. 2021, eq. 12).
+
+        Not the scheduler's own step: that takes the distance to the next time-step for 1000 // steps, whatever it is.
+        """
+        kept = self.scheduler.alphas_cumprod  # in single precision, whatever the model's is
+        alpha, next_alpha = kept[at], self.scheduler.final_alpha_cumprod if before is None else kept[before]
+        clean = (latents - (1 - alpha) ** 0.5 * predicted) / alpha**0.5
+        if self.scheduler.config.clip_sample:
+            clean = clean.clamp(-self.scheduler.config.clip_sample_range, self.scheduler.config.clip_sample_range)
+        return next_alpha**0.5 * clean + (1 - next_alpha) ** 0.5 * predicted
+
+
+def leading(steps: int, of: int = 1000) -> list[int]:
+    """Time-steps from the noisiest on, at most one stride under the last of the schedule.
+
+    Where ``steps`` divides ``of`` these are LDM's and diffusers': every c-th from 0 on, c = of // steps. Elsewhere LDM
+    takes more steps than it is asked for, and diffusers stops early, with 501 of 1000 steps at time-step 500, and
+    calls pure noise what the model expects to be half an image. Here every c-th is taken as long as less than one
+    stride is left over, and beyond that the same number of steps spread evenly.
+    """
+    stride = of // steps
+    even = of - steps * stride >= stride
+    return [k * of // steps if even else k * stride for k in reversed(range(steps))]

@@ -122,9 +122,8 @@ class Seat:
         self._open: list[tuple[Tensor, Condition, Run, slice]] = []
 
     def share(self, generator: Generator) -> Generator:
-        """The generator as this trial sees it: all of it is shared but the sampler, which remembers its time-steps."""
+        """The generator as this trial sees it: all of it is shared, and works for it in its turn."""
         twin: Any = copy.copy(generator)
-        twin.scheduler = copy.deepcopy(twin.scheduler)
         twin.predict_noise = lambda *given: self.predict_noise(generator, *given)
         twin.backward = self.backward
         shared: Generator = twin

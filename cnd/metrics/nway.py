@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
 from cnd.errors import UserError
-from cnd.protocols import ImageArray, Metric, Pairings, Truth
+from cnd.protocols import ImageArray, Judgement, Metric, Pairings, Truth
 from cnd.settings import Positive
 
 
@@ -29,25 +29,34 @@ class NWay(Metric):
     n: Annotated[int, Field(ge=2)] = 50
     top_k: Positive = 1
     judge: str | None = None  # name of the judge; None: the first one, the table's
-    classes: tuple[Annotated[int, Field(ge=0)], ...] = ()  # trials are drawn among these of its classes; none: all
+    candidates: Literal["judge", "dataset"] = "judge"  # trials are drawn among its classes, or those of the data set
+    classes: tuple[Annotated[int, Field(ge=0)], ...] = ()  # or among these of its classes
 
     @model_validator(mode="after")
     def _fits(self) -> NWay:
         fits = self.top_k < self.n <= len(set(self.classes)) == len(self.classes)
         if self.classes and not fits:
             raise ValueError(f"classes: {self.n}-way top-{self.top_k} needs {self.n} different ones, or more")
+        if self.classes and self.own_classes:
+            raise ValueError("classes: cannot be named where candidates is 'dataset'; leave one of the two out")
         return self
 
     @property
+    def own_classes(self) -> bool:
+        """Where candidates are those of the data set."""
+        return self.candidates == "dataset"
+
+    @property
     def name(self) -> str:
-        """``nway50_top1``; among classes ``nway2_top1_of_6_9``; of another judge than the table's with ``/<judge>``."""
-        among = "".join(f"_{c}" for c in self.classes)
+        """``nway50_top1``; among classes ``nway2_top1_of_6_9``, or ``nway8_top1_of_dataset``; of another judge than the
+        table's with ``/<judge>``."""
+        among = "_dataset" if self.own_classes else "".join(f"_{c}" for c in self.classes)
         return f"nway{self.n}_top{self.top_k}" + (among and f"_of{among}") + (f"/{self.judge}" if self.judge else "")
 
     @property
     def title(self) -> str:
         """``50-way top-1``; among two classes ``6 or 9``."""
-        among = " or ".join(map(str, self.classes))
+        among = "the data's classes" if self.own_classes else " or ".join(map(str, self.classes))
         told = f"{self.n}-way top-{self.top_k}" + (among and f" among {among}")
         return told + (f", {self.judge}" if self.judge else "")
 
@@ -59,6 +68,15 @@ class NWay(Metric):
     def chance(self) -> float:
         """Of a constant prediction."""
         return self.top_k / self.n
+
+    def among(self, truth: Truth) -> str:
+        """``the 200 classes of judge 'embedded'``."""
+        if self.classes:
+            return f"the {len(self.classes)} classes {', '.join(map(str, self.classes))} of the judge"
+        name, found = of_judge(truth, self.judge)
+        if self.own_classes:
+            return f"the {len(own_of(found))} classes of the data set"
+        return f"the {found.probabilities.shape[2]} classes of judge '{name}'"
 
     def score(self, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> NDArray[np.float64]:
         """Expected success of each reconstruction, [item, sample]; NaN for an item of none of ``classes``."""
@@ -78,14 +96,19 @@ class NWay(Metric):
         return Pairings(scored, target, np.stack(scores, axis=1))
 
     def _judged(self, truth: Truth) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Items of one of ``classes`` [n]; its place among them [n]; what the judge gives these [n, sample, class]."""
-        judgements = truth.judgements
-        found = judgements[self.judge] if self.judge else next(iter(judgements.values()))
+        """Items of a candidate [n]; its place among them [n]; what the judge gives these [n, sample, candidate]."""
+        _, found = of_judge(truth, self.judge)
         n_classes = found.probabilities.shape[2]
-        among = np.array(self.classes or range(n_classes))
+        if self.own_classes:
+            among, true_class = own_of(found), found.own_truth
+            if self.n > len(among):
+                raise UserError(too_many_ways(self.n, len(among)))
+        else:
+            among, true_class = np.array(self.classes or range(n_classes)), found.truth
         if among.max() >= n_classes:
             raise UserError(f"evaluation.metrics: class {among.max()} is none of the judge's {n_classes} classes")
-        scored, place = np.nonzero(found.truth[:, None] == among)
+        assert true_class is not None  # it comes with the data set's own classes
+        scored, place = np.nonzero(true_class[:, None] == among)
         return scored, place, found.probabilities[scored][..., among]
 
     def _accuracy(self, probabilities: NDArray[np.float64], target: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -93,6 +116,32 @@ class NWay(Metric):
         n, n_samples, n_classes = probabilities.shape
         flat = probabilities.reshape(n * n_samples, n_classes)
         return n_way_accuracy(flat, target, self.n, self.top_k).reshape(n, n_samples)
+
+
+def of_judge(truth: Truth, name: str | None) -> tuple[str, Judgement]:
+    """Name and judgement of one judge; None: of the table's."""
+    name = next(iter(truth.judgements)) if name is None else name
+    return name, truth.judgements[name]
+
+
+def own_of(judgement: Judgement) -> NDArray[np.int64]:
+    """The judge's classes that occur in the data set.
+
+    Raises:
+        UserError: there are fewer than two, so that nothing is to be decided.
+    """
+    assert judgement.own is not None  # the evaluation asked for them
+    if len(judgement.own) < 2:
+        raise UserError("evaluation: the data set has one class, so there is nothing to decide; use another metric")
+    return judgement.own
+
+
+def too_many_ways(n_way: int, n_own: int) -> str:
+    """What is said where the data set has too few classes."""
+    return (
+        f"evaluation.n_way = {n_way} exceeds the {n_own} classes of the data set (evaluation.candidates = dataset); "
+        f"choose at most {n_own}, or candidates = judge"
+    )
 
 
 def n_way_accuracy(probabilities: ArrayLike, target: ArrayLike, n_way: int, top_k: int = 1) -> NDArray[np.float64]:

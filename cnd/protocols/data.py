@@ -146,6 +146,18 @@ class Stimuli(NamedTuple):
     shape: tuple[int, int, int]
 
 
+class OccurringClasses(NamedTuple):
+    """Classes of which a data set has items.
+
+    Attributes:
+        names: of each.
+        wnid: WordNet id of each, where they are known.
+    """
+
+    names: list[str]
+    wnid: list[str]
+
+
 class ImageSource(Protocol):
     """Images in files of their own, which are held once for all subjects."""
 
@@ -215,6 +227,14 @@ class DataSource(Part):
 
         Raises:
             UserError: a file is missing or malformed.
+        """
+        return None
+
+    def classes(self) -> OccurringClasses | None:
+        """The classes of which it has items; None where that takes loading the data.
+
+        Raises:
+            UserError: as :meth:`test_stimuli`.
         """
         return None
 

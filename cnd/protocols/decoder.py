@@ -170,6 +170,7 @@ class Given:
             positions in the training set, to the table's score of each item, for the curve of a decoder that leaves
             them out of its training; None where the items have nothing to be scored by.
         of_subject: the same for another subject of the data source.
+        own_classes: gives the classes that occur in the data set, int64; None where no score asks for them.
     """
 
     data: Step
@@ -184,6 +185,7 @@ class Given:
     seed: int
     drawn: Callable[[int], Step] = field(repr=False)
     of_subject: Callable[[Any], Given] = field(repr=False)
+    own_classes: Step | None = None
 
 
 class Decoder(Part):

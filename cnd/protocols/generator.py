@@ -50,7 +50,7 @@ class DrawnLatents(NamedTuple):
 class SamplingConfig(Config):
     """DDIM sampling of the test items (sec. 4.2, 5.2)."""
 
-    steps: Annotated[int, Field(ge=1, le=1000)] = 250
+    steps: Annotated[int, Field(ge=1, le=1000)] = 250  # few begin early: from pure noise, 2 at time-step 500 of 1,000
     guidance: Annotated[float, Field(ge=1)] = 1.0  # classifier-free guidance; 1 is none
     samples_per_item: Positive = 5
     batch_size: Positive = 50

@@ -62,10 +62,19 @@ class JudgeChoice(Part):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one judge says: class probabilities [item, sample, class] of reconstructions, and the true class [item]."""
+    """What one judge says.
+
+    Attributes:
+        probabilities: [item, sample, class], of reconstructions.
+        truth: int64 [item], the true class.
+        own: int64 [k], ascending, the judge's classes that occur in the data set; None where nothing asks for them.
+        own_truth: int64 [item], the true class among these: the label, or which of them the judge sees in the stimulus.
+    """
 
     probabilities: np.ndarray
     truth: np.ndarray
+    own: np.ndarray | None = None
+    own_truth: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,7 @@ class Metric(Part):
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     higher_is_better: ClassVar[bool] = True
     percent: ClassVar[bool] = False  # whether people read it in %, as they do accuracies
+    needs_labels: ClassVar[bool] = False  # as the truth (``evaluation.truth: label``)
 
     @property
     def name(self) -> str:
@@ -127,9 +137,18 @@ class Metric(Part):
         """How it is computed, in a sentence for the report; "" where its title says all."""
         return ""
 
+    @property
+    def own_classes(self) -> bool:
+        """Whether it decides among the classes that occur in the data set, for :attr:`Judgement.own`."""
+        return False
+
     def chance(self) -> float | None:
-        """Score of a decoder that knows nothing; None where there is no such number."""
+        """Score of a decoder that knows nothing; None where there is no such number, or the data decide it."""
         return None
+
+    def among(self, truth: Truth) -> str:
+        """What it decides among, with its number, as "the 200 classes of the judge"; "" where it decides nothing."""
+        return ""
 
     def score(self, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> np.ndarray:
         """Scores, float64 [item, sample]; NaN where one is not defined.
@@ -149,8 +168,13 @@ class Metric(Part):
         """
         return None
 
-    def describe(self) -> dict[str, Any]:
-        """What a reader of the scores needs: name, title, bounds, direction, chance, whether they are read in %."""
+    def describe(self, truth: Truth | None = None) -> dict[str, Any]:
+        """What a reader of the scores needs: name, title, bounds, direction, chance, whether they are read in %.
+
+        Args:
+            truth: of the items that were scored, for what they were decided among.
+        """
         low, high = self.bounds
         known = {"name": self.name, "title": self.title, "low": low, "high": high, "chance": self.chance()}
-        return known | {"higher_is_better": self.higher_is_better, "percent": self.percent, "note": self.note}
+        known |= {"higher_is_better": self.higher_is_better, "percent": self.percent, "note": self.note}
+        return known if truth is None else known | {"among": self.among(truth)}

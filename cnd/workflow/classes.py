@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cnd.errors import UserError
-from cnd.protocols import Bench, FmriDataset, FmriSplit, GeneratorChoice, JudgeChoice
+from cnd.protocols import Bench, FmriDataset, FmriSplit, GeneratorChoice, JudgeChoice, OccurringClasses
 from cnd.steps import Step
 
 
@@ -22,6 +22,30 @@ def find_classes(
     """
     dataset: FmriDataset = bench.value(data)
     return lambda items: by_label(generator, dataset, items, None if judge is None else lambda: bench.judge(judge))
+
+
+def find_own_classes(bench: Bench, generator: GeneratorChoice, data: Step) -> np.ndarray:
+    """The generator's classes that occur in a data set, int64, ascending.
+
+    Raises:
+        UserError: one of the data set's classes is none of the generator's.
+    """
+    dataset: FmriDataset = bench.value(data)
+    occurring = np.unique(np.concatenate([dataset.train.category, dataset.test.category]))
+    wnid = [dataset.wnid[c] for c in occurring] if dataset.wnid else []
+    return own_classes(generator, OccurringClasses([dataset.class_names[c] for c in occurring], wnid))
+
+
+def own_classes(generator: GeneratorChoice, occurring: OccurringClasses) -> np.ndarray:
+    """As :func:`find_own_classes`, of the classes that occur."""
+    found = generator.class_indices(*occurring)
+    if None in found:
+        name = occurring.names[found.index(None)]
+        raise UserError(
+            f"evaluation.candidates = dataset: class '{name}' of the data is none of the generator's; name classes as "
+            "the generator does (for ImageNet by WordNet id), or set candidates to judge"
+        )
+    return np.unique(np.array(found, dtype=np.int64))
 
 
 def by_label(

@@ -27,7 +27,7 @@ from cnd.protocols import (
 )
 from cnd.workflow.lab import Laboratory
 from cnd.workflow.samples import SAMPLES, patterns
-from cnd.workflow.scoring import judge_folds
+from cnd.workflow.scoring import all_own, judge_folds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,10 +67,11 @@ def intervene(
     labels = None
     if evaluation.truth == "label" and evaluation.classifiers:
         labels = np.concatenate([bench.value(f.given.classes)(d.test) for f, d in zip(folds, datasets, strict=True)])
+    own = all_own(bench, [fold.given.own_classes for fold in folds])
     tables = {}
     for variant in drawn[0]:
         images = np.concatenate([images[variant] for images in drawn])
-        stimuli, truth = judge_folds(bench, evaluation, judges, datasets, labels, images)
+        stimuli, truth = judge_folds(bench, evaluation, judges, datasets, labels, images, own)
         tables[variant] = score_table(evaluation.all_metrics(), stimuli, images, truth)
     scores = pd.concat([table.assign(variant=name) for name, table in tables.items()], ignore_index=True)
     scores.to_parquet(folder / "scores.parquet")

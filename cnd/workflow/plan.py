@@ -19,7 +19,7 @@ from cnd.settings import FileOf
 from cnd.steps import FORMAT, Step, upstream
 from cnd.workflow.analysis import analyse_run
 from cnd.workflow.cache import DESCRIPTION, StageCache
-from cnd.workflow.classes import find_classes
+from cnd.workflow.classes import find_classes, find_own_classes
 from cnd.workflow.drawn import load_drawn, make_drawn
 from cnd.workflow.figures import draw_figures
 from cnd.workflow.inputs import StoredImagesOf, load_data, make_data, store_images, stored_images
@@ -77,6 +77,10 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     first = e.evaluation.first()  # what only stands beside the table's score makes no decoder train again
     scoring = {"evaluation": first, "judges": judges[: len(first.classifiers)]}
     scored: dict[str, Step | None] = {"data": data, "classes": classes if _judged_by_label(e) else None}
+    own = None
+    if e.evaluation.own_classes:
+        own = Step("own_classes", find_own_classes, {"generator": e.generator}, {"data": data}, kept=False)
+        scored |= {"own": own} if first.own_classes else {}
     fold0 = Step("data", make_data, {"source": source, "fold": source.folds()[0]}, {"images": images}, load_data)
     occurring = Step("classes", find_classes, finding, {"data": fold0}, kept=False)
     drawing = {"generator": e.generator, "sampling": e.sampling}
@@ -97,6 +101,7 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
             "drawn", make_drawn, drawing | {"n": n}, {"data": fold0, "classes": occurring}, load_drawn
         ),
         of_subject=lambda subject: given_of(e, source.of_subject(subject), index),
+        own_classes=own,
     )
 
 
@@ -106,6 +111,12 @@ def _judges(e: Experiment) -> tuple[JudgeChoice, ...]:
 
 def _judged_by_label(e: Experiment) -> bool:
     return e.evaluation.truth == "label" and bool(e.evaluation.classifiers)
+
+
+def _own_classes(fold: FoldSteps) -> dict[str, Step]:
+    """A need of what is scored, where a score asks for the classes of the data set."""
+    own = fold.given.own_classes
+    return {} if own is None else {f"own{fold.index}": own}
 
 
 def all_folds(experiment: Experiment) -> list[FoldSteps]:
@@ -121,6 +132,7 @@ def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
         needs |= {f"sample{fold.index}": fold.sample, f"data{fold.index}": fold.given.data}
         if _judged_by_label(e):
             needs[f"classes{fold.index}"] = fold.given.classes
+        needs |= _own_classes(fold)
     settings = {"evaluation": e.evaluation, "judges": _judges(e)}
     make = partial(write_record, experiment=e, trained=[fold.own for fold in folds])
     return Step("record", make, settings, needs)
@@ -144,6 +156,7 @@ def interventions_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     needs: dict[str, Step | None] = {}
     for fold in folds:
         needs |= {f"sample{fold.index}": fold.sample, f"classes{fold.index}": fold.given.classes}
+        needs |= _own_classes(fold)
     return Step("interventions", partial(intervene, decoder=e.decoder, folds=folds), settings, needs)
 
 

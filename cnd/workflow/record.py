@@ -10,8 +10,9 @@ from cnd.json_files import read_json, write_json
 from cnd.metrics.evaluation import EvaluationConfig, best_of_samples, mean_scores, rank_table, score_table, top_concepts
 from cnd.protocols import Bench, FmriDataset, JudgeChoice, Pairings
 from cnd.steps import Step
+from cnd.workflow.origin import origin
 from cnd.workflow.samples import SAMPLES
-from cnd.workflow.scoring import judge_folds
+from cnd.workflow.scoring import all_own, judge_folds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,8 @@ def write_record(
 
     Args:
         trained: the decoder's own steps by fold.
-        needs: ``sample<fold>``, ``data<fold>`` and, where labels are the truth, ``classes<fold>``.
+        needs: ``sample<fold>``, ``data<fold>``; where labels are the truth ``classes<fold>``; where a score asks for
+            the data set's classes ``own<fold>``.
     """
     import numpy as np
     import torch
@@ -54,12 +56,14 @@ def write_record(
     pictures, images = _pictures(datasets, samples)
     items = _items(tested, names)
     labels = None if tested[0]["labels"] is None else np.concatenate([part["labels"] for part in tested])
-    stimuli, truth = judge_folds(bench, evaluation, judges, datasets, labels, images)
+    own = all_own(bench, [needs.get(f"own{name}") for name in names])
+    stimuli, truth = judge_folds(bench, evaluation, judges, datasets, labels, images, own)
     metrics = evaluation.all_metrics()
     scores = score_table(metrics, stimuli, images, truth)
     if truth.judgements:
-        items["truth"] = next(iter(truth.judgements.values())).truth  # by the table's judge
-        rank_table(truth.judgements).to_parquet(folder / "ranks.parquet")
+        table = next(iter(truth.judgements.values()))  # the table's judge
+        items["truth"] = table.truth if evaluation.candidates == "judge" else table.own_truth
+        rank_table(truth.judgements, evaluation.candidates).to_parquet(folder / "ranks.parquet")
     if (pairings := metrics[0].pairings(stimuli, images, truth)) is not None:
         _pairings(pairings, metrics[0].name, folder)
     items.to_parquet(folder / "items.parquet")
@@ -74,9 +78,10 @@ def write_record(
     summary |= {
         "scores": mean_scores(scores),
         "best_of_samples": best_of_samples(scores, metrics),
-        "metrics": [metric.describe() for metric in metrics],
+        "metrics": [metric.describe(truth) for metric in metrics],
         "classifiers": evaluation.judges,
         "versions": dict(python=platform.python_version(), torch=torch.__version__, machine=platform.machine()),
+        "code": origin().described(),
     }
     write_json(folder / "summary.json", summary)
 

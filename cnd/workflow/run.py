@@ -18,9 +18,11 @@ from cnd.errors import UserError
 from cnd.experiment import Experiment, override, parse_experiment
 from cnd.generators.shared import Meeting, Seat
 from cnd.json_files import read_json
+from cnd.metrics.nway import too_many_ways
 from cnd.protocols import Generator, GeneratorChoice
 from cnd.workflow.bench import Workbench
 from cnd.workflow.cache import DESCRIPTION, StageCache
+from cnd.workflow.classes import own_classes
 from cnd.workflow.lab import Laboratory
 from cnd.workflow.plan import (
     FoldSteps,
@@ -61,12 +63,16 @@ def check(experiment: Experiment) -> None:
     """Look at the experiment's files before anything runs.
 
     Raises:
-        UserError: a data file or a checkpoint is missing or malformed.
+        UserError: a data file or a checkpoint is missing or malformed, or scores ask for more classes than there are.
     """
     e = experiment
     generator = [e.generator] if e.decoder.uses_generator else []
     for part in (e.data, *generator, e.decoder, *e.evaluation.classifiers):
         part.check()
+    if e.evaluation.own_classes and (occurring := e.data.classes()) is not None:
+        n_own, most = len(own_classes(e.generator, occurring)), max(e.evaluation.n_way, default=0)
+        if most > n_own and e.evaluation.candidates == "dataset":
+            raise UserError(too_many_ways(most, n_own))
 
 
 def warm_up() -> None:

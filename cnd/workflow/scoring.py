@@ -22,12 +22,14 @@ def judge_folds(
     datasets: Sequence[FmriDataset],
     labels: np.ndarray | None,
     images: np.ndarray,
+    own: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Truth]:
     """What metrics need besides reconstructions: stimuli and truth of the test items of all folds together.
 
     Args:
         labels: of the items, [item], where labels are the truth.
         images: uint8 [item, sample, c, h, w].
+        own: classes that occur in the data set, int64, where a score asks for them (:func:`all_own`).
 
     Returns:
         Stimuli, uint8 [item, c, h, w], of size 0 where the data has labels only; and the rest.
@@ -36,10 +38,16 @@ def judge_folds(
     known = all(test.images.size for test in tests)
     stimuli = np.concatenate([test.images for test in tests]) if known else np.empty((len(images), 0, 0, 0), np.uint8)
     loaded = {name: bench.judge(judge) for name, judge in zip(evaluation.judges, judges, strict=True)}
-    judgements = judge_all(evaluation, loaded, stimuli, images, labels)
+    judgements = judge_all(evaluation, loaded, stimuli, images, labels, own)
     names = [name for test in tests for name in test.stimulus]
     category = np.concatenate([test.category for test in tests])
     return stimuli, Truth(names, category, datasets[0].class_names, judgements, loaded)
+
+
+def all_own(bench: Bench, steps: Sequence[Step | None]) -> np.ndarray | None:
+    """The classes that occur in the data set, of the step of each fold; None where no score asks for them."""
+    found = [bench.value(step) for step in steps if step is not None]
+    return np.unique(np.concatenate(found)) if found else None
 
 
 def test_scorer(
@@ -48,12 +56,13 @@ def test_scorer(
     judges: tuple[JudgeChoice, ...],
     data: Step,
     classes: Step | None,
+    own: Step | None = None,
 ) -> Callable[[np.ndarray], float]:
     """A function from reconstructions of the test items to the table's score."""
     dataset: FmriDataset = bench.value(data)
 
     def score(images: np.ndarray) -> float:
-        table = _table(bench, evaluation, judges, dataset, dataset.test, images, classes)
+        table = _table(bench, evaluation, judges, dataset, dataset.test, images, classes, own)
         return next(iter(mean_scores(table).values()))
 
     return score
@@ -66,6 +75,7 @@ def validation_scorer(
     data: Step,
     training: Step,
     classes: Step | None,
+    own: Step | None = None,
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
     """A function from reconstructions [item, sample, ...] of training items, and their positions, to scores [item].
 
@@ -77,7 +87,7 @@ def validation_scorer(
         return None
 
     def score(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        table = _table(bench, evaluation, judges, dataset, train.items.take(rows), images, classes)
+        table = _table(bench, evaluation, judges, dataset, train.items.take(rows), images, classes, own)
         return table.groupby("item")["value"].mean().to_numpy()
 
     return score
@@ -91,11 +101,12 @@ def _table(
     items: FmriSplit,
     images: np.ndarray,
     classes: Step | None,
+    own: Step | None,
 ) -> pd.DataFrame:
     """The table's score of each item and sample, in long form."""
     table = evaluation.first()
     labels = None if classes is None else bench.value(classes)(items)
     loaded = {name: bench.judge(judge) for name, judge in zip(table.judges, judges, strict=False)}
-    judgements = judge_all(table, loaded, items.images, images, labels)
+    judgements = judge_all(table, loaded, items.images, images, labels, None if own is None else bench.value(own))
     truth = Truth(items.stimulus, items.category, dataset.class_names, judgements, loaded)
     return score_table(table.all_metrics()[:1], items.images, images, truth)

@@ -60,7 +60,8 @@ class MetricSuite:
     def truth(self, stimuli: np.ndarray, images: np.ndarray) -> Truth:
         """All that a run knows of its test items."""
         judges = {"embedded": ColourJudge()}
-        judgements = judge_all(EvaluationConfig(), judges, stimuli, images, None)
+        own = np.unique(judges["embedded"].probabilities(stimuli).argmax(1))
+        judgements = judge_all(EvaluationConfig(), judges, stimuli, images, None, own)
         category = np.arange(len(stimuli)) // 2
         names = [f"stimulus {i}" for i in range(len(stimuli))]
         return Truth(names, category, [str(c) for c in set(category)], judgements, judges)
@@ -75,8 +76,13 @@ class MetricSuite:
         assert told["title"] and told["low"] < told["high"] and isinstance(told["higher_is_better"], bool)
         assert told["chance"] is None or told["low"] <= told["chance"] <= told["high"]
 
+    def test_what_it_decides_among_is_told_with_its_number(self, stimuli: np.ndarray, images: np.ndarray) -> None:
+        told = self.metric.describe(self.truth(stimuli, images))
+        assert told["among"] == "" or re.search(r"\d", told["among"])
+        assert told["among"] or told["chance"] is None  # a chance level is that of a choice
+
     def test_its_settings_survive_json(self) -> None:
-        config = EvaluationConfig(metrics=(self.metric,))
+        config = EvaluationConfig(metrics=(self.metric,), truth="label" if self.metric.needs_labels else "classifier")
         assert EvaluationConfig.model_validate(json.loads(config.model_dump_json())) == config
 
     def test_scores_are_by_item_and_sample_within_bounds(self, stimuli: np.ndarray, images: np.ndarray) -> None:

@@ -15,6 +15,8 @@ from cnd import registry
 from cnd.data.simulated import SimulatedData
 from cnd.experiment import override
 from cnd.generators.embedded import EmbeddedGenerator
+from cnd.json_files import read_json
+from cnd.metrics.accuracy import Accuracy
 from cnd.metrics.evaluation import best_of_samples, mean_scores, score_table
 from cnd.metrics.features.comparison import FeatureDistance, Retrieval, TwoWayIdentification
 from cnd.metrics.nway import NWay
@@ -30,6 +32,14 @@ class TestNWay(MetricSuite):
 
 class TestNWayAmongClasses(MetricSuite):
     metric = NWay(n=3, classes=tuple(range(0, 40, 3)))
+
+
+class TestNWayAmongTheDatasClasses(MetricSuite):
+    metric = NWay(n=3, candidates="dataset")
+
+
+class TestAccuracy(MetricSuite):
+    metric = Accuracy()
 
 
 class TestPixelCorrelation(MetricSuite):
@@ -104,3 +114,30 @@ def test_folds_are_scored_together(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(item) == [0, 1, 2, 3] and list(target) == [0, 1, 1, 2] and pairs.dtype == np.float32
     scores = pd.read_parquet(record / "scores.parquet").query("metric == 'nway2_top1'").groupby("item")["value"].mean()
     np.testing.assert_allclose(pairs[item, target], scores, rtol=1e-6)
+
+
+def test_the_classes_of_the_data_set_are_the_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all folds together: 0, 1 and 2 of the judge's 200. Scores and chance are counted by hand from what it says."""
+    monkeypatch.setattr(SimulatedData, "folds", lambda self: [0, 1])
+    monkeypatch.setattr(SimulatedData, "load", two_items)
+    edits = {"decoder.kind": "nearest_training_image", "evaluation.truth": "label", "evaluation.n_way": [2, 3]}
+    edits |= {"evaluation.candidates": "dataset", "evaluation.metrics": [{"kind": "nway", "n": 2}]}
+    config = override(SMOKE, edits, "test")
+    record = run(config, StageCache(tmp_path))
+    facts = {metric["name"]: metric for metric in read_json(record / "summary.json")["metrics"]}
+    own, judge = "the 3 classes of the data set", "the 200 classes of judge 'embedded'"
+    names = ["nway2_top1_of_dataset", "nway3_top1_of_dataset", "accuracy", "nway2_top1"]
+    assert [(name, facts[name]["among"]) for name in facts] == list(zip(names, [own, own, own, judge], strict=True))
+    assert facts["accuracy"]["chance"] == pytest.approx(1 / 3)
+    with safe_open(record / "images.safetensors", framework="numpy") as kept:
+        drawn = kept.get_tensor("reconstructions")[:, 0]
+    said = config.evaluation.classifiers[0].of(config.generator).load().probabilities(drawn)
+    label = pd.read_parquet(record / "items.parquet")["truth"].to_numpy()
+    assert list(label) == [0, 1, 1, 2]
+    scores = pd.read_parquet(record / "scores.parquet").pivot(index="item", columns="metric", values="value")
+    below = (said[:, :3] < said[np.arange(4), label][:, None]).sum(1)
+    np.testing.assert_array_equal(scores["accuracy"], below == 2)
+    np.testing.assert_array_equal(scores["nway3_top1_of_dataset"], scores["accuracy"])
+    np.testing.assert_allclose(scores["nway2_top1_of_dataset"], below / 2)
+    ranks = pd.read_parquet(record / "ranks.parquet")
+    assert set(ranks["n_classes"]) == {3} and list(ranks["above"]) == list(2 - below)

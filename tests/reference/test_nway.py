@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from itertools import combinations
 from math import comb
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 from scipy.stats import hypergeom
 
-from cnd.metrics.evaluation import EvaluationConfig, rank_table
+from cnd.errors import UserError
+from cnd.metrics.evaluation import EvaluationConfig, judge_all, rank_table
 from cnd.metrics.nway import NWay, n_way_accuracy, n_way_accuracy_monte_carlo, n_way_curve, rank_counts
 from cnd.protocols import Judgement, Truth
 
@@ -188,6 +190,77 @@ def test_among_some_classes_only_these_are_drawn(n_way: int, top_k: int) -> None
 def test_classes_that_do_not_fit_are_refused(settings: dict) -> None:
     with pytest.raises(ValidationError, match="classes"):
         NWay(**settings)
+
+
+@pytest.mark.parametrize("truth", ["label", "classifier"])
+def test_among_the_datas_own_classes_only_these_are_drawn(truth: str) -> None:
+    """Every draw, counted; the classifier's true class is what it sees in the stimulus among these."""
+    rng, own = np.random.default_rng(0), np.array([2, 4, 6, 9])
+    stimuli, images = rng.random((30, 10)), rng.integers(0, 5, (30, 2, 10)) / 5
+    labels = own[rng.integers(0, 4, 30)]
+    said = {30: stimuli, 60: images.reshape(60, 10)}
+    judge = SimpleNamespace(probabilities=lambda asked: said[len(asked)])
+    config = EvaluationConfig(n_way=(2, 4), truth=truth, candidates="dataset")
+    pictures = np.zeros((30, 2, 1, 1, 1), np.uint8)
+    judgements = judge_all(config, {"judge": judge}, pictures[:, 0], pictures, labels, own)
+    told = Truth([""] * 30, labels, [], judgements)
+    expected = labels if truth == "label" else [own[max(range(4), key=lambda i: row[own][i])] for row in stimuli]
+    np.testing.assert_array_equal(judgements["judge"].own_truth, expected)
+    metrics = {metric.name: metric for metric in config.all_metrics()}
+    assert ("accuracy" in metrics) is (truth == "label")  # plain accuracy beside n-way where labels are the truth
+    for n_way in (2, 4):
+        metric = metrics[f"nway{n_way}_top1_of_dataset"]
+        found = metric.score(pictures[:, 0], pictures, told)
+        for item, sample in np.ndindex(30, 2):
+            target = own.tolist().index(expected[item])
+            counted = enumerate_draws(images[item, sample][own].tolist(), target, n_way, 1)
+            assert found[item, sample] == pytest.approx(float(counted))
+        assert metric.among(told) == "the 4 classes of the data set"
+        if n_way == 4 and truth == "label":
+            np.testing.assert_array_equal(metrics["accuracy"].score(pictures[:, 0], pictures, told), found)
+    with pytest.raises(UserError, match=r"n_way = 5 exceeds the 4 classes of the data set .* choose at most 4"):
+        NWay(n=5, candidates="dataset").score(pictures[:, 0], pictures, told)
+    table = rank_table(judgements, "dataset")
+    assert set(table["n_classes"]) == {4}
+    curve = n_way_curve(table["above"].to_numpy(), table["tied"].to_numpy(), 4, (4,))
+    np.testing.assert_allclose(curve.reshape(30, 2), found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"metrics": [{"kind": "accuracy"}]}, "'accuracy' compares with labels; set truth to 'label'"),
+        ({"candidates": "dataset", "truth": "label", "n_way": [], "classifiers": []}, "because 'accuracy' asks it"),
+        ({"metrics": [{"kind": "nway", "n": 2, "classes": [6, 9], "candidates": "dataset"}]}, "leave one of the two"),
+    ],
+)
+def test_scores_by_label_and_by_class_need_these(settings: dict, told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        EvaluationConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"n_way": (8, 50)}, "nway8_top1"),
+        ({"n_way": (8, 50), "headline": "nway50_top1"}, "nway50_top1"),
+        ({"n_way": (8, 50), "metrics": (NWay(n=2, classes=(6, 9)),), "headline": "nway2_top1_of_6_9"}, None),
+        ({"n_way": (8, 50), "candidates": "dataset", "truth": "label", "headline": "accuracy"}, "accuracy"),
+        ({"n_way": (), "candidates": "dataset", "truth": "label"}, "accuracy"),
+        ({"n_way": (8,), "top_k": 2, "candidates": "dataset"}, "nway8_top2_of_dataset"),
+    ],
+)
+def test_what_trainings_are_scored_by_is_the_tables_score(settings: dict, name: str | None) -> None:
+    config = EvaluationConfig(**settings)
+    leading = config.all_metrics()[0]
+    assert leading.name == (name or config.headline)
+    assert config.first().all_metrics()[0] == leading
+    assert config.first().first() == config.first()
+
+
+def test_what_stands_beside_the_headline_makes_no_training_anew() -> None:
+    one, other = (EvaluationConfig(n_way=n, headline="nway50_top1").first() for n in ((8, 50), (50, 100)))
+    assert one == other == EvaluationConfig(n_way=(50,))
 
 
 def test_the_headline_leads_and_must_be_measured() -> None:

@@ -92,6 +92,10 @@ class TwoWayIdentification(FeatureMetric):
         """1/2; with several right answers it depends on how many an item has (:func:`two_way_chance`)."""
         return 0.5 if self.accept == "item" else None
 
+    def among(self, truth: Truth) -> str:
+        """All of them, once each."""
+        return f"the {len(truth.stimulus)} test items"
+
     def compare(self, extract: Extract, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> np.ndarray:
         """Share of wins."""
         return two_way(similarities(extract, stimuli, images, centre=True), self._right(truth, len(images)))
@@ -164,6 +168,10 @@ class Retrieval(FeatureMetric):
     def chance(self) -> float:
         """One over the pool."""
         return 1 / self.pool
+
+    def among(self, truth: Truth) -> str:
+        """What pools are drawn from."""
+        return f"{self.pool} of the {len(truth.stimulus)} test items"
 
     def compare(self, extract: Extract, stimuli: ImageArray, images: np.ndarray, truth: Truth) -> np.ndarray:
         """Raises:
