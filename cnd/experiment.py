@@ -55,6 +55,7 @@ class Experiment(Config):
     rivals: dict[str, dict[str, Any]] = Field(default_factory=dict)
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    label_map: Path | None = None  # file: the generator's class of each class of the data, where names do not tell
     analysis: AnalysisConfig = AnalysisConfig()
     minutes_per_trial: Rate = 1.0  # what the plan expects where no earlier run tells better
     seed: Annotated[int, Field(ge=0)] = 0

@@ -78,6 +78,15 @@ class Request:
         find = importlib.import_module(self.pipeline).missing
         return list(dict.fromkeys(line for trial in trials for line in find(trial.experiment)))
 
+    def examined(self, trials: list[Trial]) -> list[str]:
+        """What must be known of the trials' data, each sentence once.
+
+        Raises:
+            UserError: data, generator and judges of a trial do not go together, or a data file is malformed.
+        """
+        look = importlib.import_module(self.pipeline).examine
+        return list(dict.fromkeys(told for trial in trials for told in look(trial.experiment, self.cache)))
+
     def concurrency(self) -> int:
         """Trials at once.
 
@@ -109,7 +118,7 @@ class Request:
             ],
             "stages": count_stages(trials),
             "ceilings": ceilings,
-            "warnings": [*warnings_for(trials), *far_under(ceilings)],
+            "warnings": [*warnings_for(trials), *self.examined(trials), *far_under(ceilings)],
             "expected_minutes": round(len(missing) * self.expected_seconds() / 60 / at_once, 1),
         }
 
@@ -279,11 +288,12 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
     known = [{"name": trial.name} | folder.read(trial.name) for trial in trials]
     complete = any(trial["state"] == "complete" for trial in known)
     path = build_report(folder.output, folder.path, unless_current=True) if complete else None
+    told = [*warnings_for(trials), *request.examined(trials)]
     if request.options.json:
-        content = {"sweep": request.sweep.name, "experiment": request.base.name, "trials": known}
+        content = {"sweep": request.sweep.name, "experiment": request.base.name, "trials": known, "warnings": told}
         print(json.dumps(content | {"report": str(path) if path else None, "mlflow": uri}, indent=1))
     elif path:
-        print(result_text(request.sweep, result_table(folder.output, folder.path), warnings_for(trials)))
+        print(result_text(request.sweep, result_table(folder.output, folder.path), told))
     for trial in known:
         if trial["state"] == "failed":
             name = trial["name"]
@@ -387,7 +397,7 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
     """The command; returns its exit code.
 
     Args:
-        pipeline: module with ``missing``, ``steps``, ``check``, ``prepare``, ``run``,
+        pipeline: module with ``missing``, ``steps``, ``examine``, ``check``, ``prepare``, ``run``,
             ``intervene`` and ``analyse``.
     """
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}

@@ -12,9 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 from cnd.data.images import StoredImages
 from cnd.json_files import read_json, write_json
-from cnd.protocols import FmriDataset, FmriSplit, ImageArray
+from cnd.protocols import FmriDataset, FmriSplit, ImageArray, Twin
 
 SPLITS = ("train", "test")
+META = "meta.json"
 
 
 def save_dataset(dataset: FmriDataset, folder: Path) -> None:
@@ -40,8 +41,10 @@ def save_dataset(dataset: FmriDataset, folder: Path) -> None:
         surface=dataset.surface,
         wnid=dataset.wnid,
         facts=dataset.facts,
+        remarks=dataset.remarks,
+        twins=[list(twin) for twin in dataset.twins],
     )
-    write_json(folder / "meta.json", meta)
+    write_json(folder / META, meta)
 
 
 def load_dataset(folder: Path, images: Path | None = None) -> FmriDataset:
@@ -51,7 +54,8 @@ def load_dataset(folder: Path, images: Path | None = None) -> FmriDataset:
         images: the store of the data set's images (:func:`cnd.data.images.write_store`), where it has one.
     """
     arrays = load_file(folder / "arrays.safetensors")
-    meta = read_json(folder / "meta.json")
+    meta = read_json(folder / META)
+    meta["twins"] = [Twin(*twin) for twin in meta["twins"]]
 
     def pictures(name: str) -> ImageArray:
         if f"{name}_images" in arrays:

@@ -1,6 +1,7 @@
 """What each part must offer. A decoder, metric, data source, generator or judge is swapped by meeting these."""
 
 from cnd.protocols.data import (
+    Classes,
     DataSource,
     FmriDataset,
     FmriSplit,
@@ -10,6 +11,7 @@ from cnd.protocols.data import (
     Pool,
     Stimuli,
     TrainingSet,
+    Twin,
 )
 from cnd.protocols.decoder import (
     Bench,
@@ -24,11 +26,13 @@ from cnd.protocols.decoder import (
     Reconstruction,
     no_progress,
 )
-from cnd.protocols.generator import Condition, DrawnLatents, Generator, GeneratorChoice, SamplingConfig
+from cnd.protocols.generator import IMAGENET, Condition, DrawnLatents, Generator, GeneratorChoice, SamplingConfig
 from cnd.protocols.metric import Judge, JudgeChoice, Judgement, Metric, Pairings, Truth
 
 __all__ = [
+    "IMAGENET",
     "Bench",
+    "Classes",
     "Condition",
     "Conditioning",
     "DataSource",
@@ -58,5 +62,6 @@ __all__ = [
     "Stimuli",
     "TrainingSet",
     "Truth",
+    "Twin",
     "no_progress",
 ]

@@ -67,6 +67,20 @@ class FmriSplit:
         return FmriSplit(self.fmri[rows], self.images[rows], self.category[rows], names, *more)
 
 
+class Twin(NamedTuple):
+    """A test item whose stimulus is a training item's too.
+
+    Attributes:
+        item: its position among the test items.
+        how: what tells: equal names, equal pixels, or images that are nearly equal.
+        train: name of the training stimulus.
+    """
+
+    item: int
+    how: Literal["name", "pixels", "near"]
+    train: str
+
+
 @dataclass(frozen=True)
 class FmriDataset:
     """One training / test partition of one subject (a fold, where there is cross-validation).
@@ -80,6 +94,8 @@ class FmriDataset:
         surface: mesh that ``vertex`` counts in.
         xyz: float32 [voxels, 3], millimetres, for voxels of a volume; None where it is unknown.
         facts: numbers worth reporting, e.g. the noise ceiling.
+        remarks: what is allowed in the data but seldom meant, a sentence each.
+        twins: test items whose stimulus is trained on too; those of :mod:`cnd.data.findings` once it is stored.
     """
 
     train: FmriSplit
@@ -94,6 +110,8 @@ class FmriDataset:
     xyz: np.ndarray | None = None
     wnid: list[str] = field(default_factory=list)
     facts: dict[str, float] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    twins: list[Twin] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -144,6 +162,20 @@ class Stimuli(NamedTuple):
 
     names: list[str]
     shape: tuple[int, int, int]
+
+
+class Classes(NamedTuple):
+    """What is known of the classes of a data source before its fMRI is loaded.
+
+    Attributes:
+        names: of all classes, in their order.
+        wnids: their WordNet ids, "" for a class that is no synset; empty where none is.
+        pictured: whether there are images of the items.
+    """
+
+    names: list[str]
+    wnids: list[str]
+    pictured: bool
 
 
 class ImageSource(Protocol):
@@ -212,6 +244,14 @@ class DataSource(Part):
 
     def test_stimuli(self) -> Stimuli | None:
         """The test items of all folds; None where that takes loading the data.
+
+        Raises:
+            UserError: a file is missing or malformed.
+        """
+        return None
+
+    def classes(self) -> Classes | None:
+        """The classes; None where that takes loading the data.
 
         Raises:
             UserError: a file is missing or malformed.

@@ -9,30 +9,38 @@ import numpy as np
 
 from cnd.errors import UserError
 from cnd.protocols import Bench, FmriDataset, FmriSplit, GeneratorChoice, JudgeChoice
+from cnd.settings import FileOf
 from cnd.steps import Step
+from cnd.workflow.label_map import class_indices
 
 
 def find_classes(
-    bench: Bench, generator: GeneratorChoice, judge: JudgeChoice | None, data: Step
+    bench: Bench, generator: GeneratorChoice, judge: JudgeChoice | None, label_map: FileOf | None, data: Step
 ) -> Callable[[FmriSplit], np.ndarray]:
     """A function that gives the generator's class of each item: by label, else the judge's top-1 on the stimulus.
 
     Args:
-        judge: None where the evaluation asks none.
+        judge: of the generator's own classes; None where the evaluation asks none such.
+        label_map: what :attr:`cnd.experiment.Experiment.label_map` names.
     """
     dataset: FmriDataset = bench.value(data)
-    return lambda items: by_label(generator, dataset, items, None if judge is None else lambda: bench.judge(judge))
+    asked = None if judge is None else lambda: bench.judge(judge)
+    return lambda items: by_label(generator, dataset, items, label_map, asked)
 
 
 def by_label(
-    generator: GeneratorChoice, dataset: FmriDataset, items: FmriSplit, judge: Callable[[], Any] | None = None
+    generator: GeneratorChoice,
+    dataset: FmriDataset,
+    items: FmriSplit,
+    label_map: FileOf | None = None,
+    judge: Callable[[], Any] | None = None,
 ) -> np.ndarray:
     """The generator's class of each item, int64 [n].
 
     Raises:
         UserError: labels that the generator does not know, and no stimuli to judge.
     """
-    known = generator.class_indices(dataset.class_names, dataset.wnid)
+    known = class_indices(generator, dataset.class_names, dataset.wnid, label_map and label_map.path)
     found = [known[category] for category in items.category]
     unknown = np.array([index is None for index in found], dtype=bool)
     classes = np.array([-1 if index is None else index for index in found], dtype=np.int64)
@@ -41,8 +49,8 @@ def by_label(
             name = dataset.class_names[items.category[unknown.argmax()]]
             raise UserError(
                 f"data: class '{name}' is none of the generator's, and there are no stimuli to find its class by, or "
-                "no classifier to ask; name classes as the generator does (for ImageNet by WordNet id), or add images "
-                "and evaluation.classifiers"
+                "no classifier to ask; name classes as the generator does (for ImageNet by WordNet id), set label_map, "
+                "or add images and evaluation.classifiers"
             )
         classes[unknown] = judge().probabilities(items.images[np.flatnonzero(unknown)]).argmax(1)
     return classes

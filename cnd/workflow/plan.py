@@ -14,7 +14,7 @@ from cnd.data.splits import data_as_used, training_step
 from cnd.errors import UserError
 from cnd.experiment import Experiment
 from cnd.json_files import read_json
-from cnd.protocols import DataSource, Given, JudgeChoice
+from cnd.protocols import DataSource, GeneratorChoice, Given, JudgeChoice
 from cnd.settings import FileOf
 from cnd.steps import FORMAT, Step, upstream
 from cnd.workflow.analysis import analyse_run
@@ -71,7 +71,9 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     raw = Step("data", make_data, {"source": source, "fold": index}, {"images": images}, load_data)
     data = data_as_used(e.split, raw, e.seed)
     judges = _judges(e)
-    finding = {"generator": e.generator, "judge": judges[0] if judges else None}
+    mapped = {} if e.label_map is None else {"label_map": FileOf(path=e.label_map)}
+    told = [j for j, of in zip(judges, e.evaluation.classifiers, strict=True) if _same_classes(e.generator, of)]
+    finding = {"generator": e.generator, "judge": told[0] if told else None, "label_map": mapped.get("label_map")}
     classes = Step("classes", find_classes, finding, {"data": data}, kept=False)
     training = training_step(e.split, data, e.seed)
     first = e.evaluation.first()  # what only stands beside the table's score makes no decoder train again
@@ -84,7 +86,7 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
         data=data,
         training=training,
         classes=classes,
-        latents=Step("latents", make_latents, {"generator": e.generator}, {"data": raw}, load_latents),
+        latents=Step("latents", make_latents, {"generator": e.generator} | mapped, {"data": raw}, load_latents),
         pools=source.pools(raw),
         generator=e.generator,
         sampling=e.sampling,
@@ -102,6 +104,10 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
 
 def _judges(e: Experiment) -> tuple[JudgeChoice, ...]:
     return tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
+
+
+def _same_classes(generator: GeneratorChoice, judge: JudgeChoice) -> bool:
+    return judge.class_space(generator) == generator.class_space()
 
 
 def _judged_by_label(e: Experiment) -> bool:

@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnd.data.findings import one_of_a_kind, twins_told
 from cnd.json_files import read_json, write_json
 from cnd.metrics.evaluation import EvaluationConfig, best_of_samples, mean_scores, rank_table, score_table, top_concepts
 from cnd.protocols import Bench, FmriDataset, JudgeChoice, Pairings
@@ -70,7 +71,7 @@ def write_record(
     _attention(samples, experiment, folder)
     save_file({"stimuli": pictures, "reconstructions": images}, folder / "images.safetensors")
     write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
-    summary = _summary(experiment, datasets[0], len(items), stages)
+    summary = _summary(experiment, datasets, len(items), stages)
     summary |= {
         "scores": mean_scores(scores),
         "best_of_samples": best_of_samples(scores, metrics),
@@ -106,7 +107,8 @@ def _pictures(datasets: list[FmriDataset], samples: list[Path]) -> tuple[np.ndar
 
 
 def _items(tested: list[dict[str, Any]], folds: list[str]) -> pd.DataFrame:
-    """One line a test item: item, fold, stimulus, category, category_name, and ``seen`` where the data set knows."""
+    """One line a test item: item, fold, stimulus, category, category_name, ``in_training`` (how it is known that the
+    stimulus is trained on too: name, pixels, near; "" where it is not), and ``seen`` where the data set knows."""
     import pandas as pd
 
     parts = []
@@ -115,6 +117,8 @@ def _items(tested: list[dict[str, Any]], folds: list[str]) -> pd.DataFrame:
         test = dataset.test
         names = [dataset.class_names[c] for c in test.category]
         columns = dict(fold=int(fold), stimulus=list(test.stimulus), category=test.category, category_name=names)
+        how = {twin.item: twin.how for twin in dataset.twins}
+        columns["in_training"] = [how.get(i, "") for i in range(len(test))]
         parts.append(pd.DataFrame(columns if test.seen is None else columns | {"seen": test.seen}))
     return pd.concat(parts, ignore_index=True).rename_axis("item").reset_index()
 
@@ -173,7 +177,10 @@ def _attention(samples: list[Path], experiment: Experiment, folder: Path) -> Non
         pd.concat(found, ignore_index=True).to_parquet(folder / "attention.parquet")
 
 
-def _summary(e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tuple[int, str, Path]]) -> dict[str, Any]:
+def _summary(
+    e: Experiment, datasets: list[FmriDataset], n_items: int, stages: list[tuple[int, str, Path]]
+) -> dict[str, Any]:
+    dataset = datasets[0]
     once = {folder: name for _, name, folder in stages}  # folds may share a step
     infos = [{"stage": name} | read_json(folder / "info.json") for folder, name in once.items()]
     counted = next(({k: i[k] for k in ("trainable", "frozen")} for i in infos if "trainable" in i), {})
@@ -195,7 +202,8 @@ def _summary(e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tup
         training=_training(infos),
         facts=[i.get("facts", {}) | {k: i[k] for k in ("chosen_step",) if k in i} for i in infos],
         simulated=dataset.simulated,
-        remarks=remarks(e, dataset, max([i.get("n_left_out", 0) for i in infos])),
+        remarks=remarks(e, datasets, max([i.get("n_left_out", 0) for i in infos])),
+        warnings=[*e.warnings(), *([told] if (told := shared_stimuli(datasets)) else [])],
         data=dict(
             description=dataset.description,
             n_voxels=dataset.train.fmri.shape[1],
@@ -217,12 +225,19 @@ def _training(infos: list[dict[str, Any]]) -> dict[str, float]:
     return {"steps": longest["steps"], "samples_seen": longest["samples_seen"], "seconds_scoring": scoring}
 
 
-def remarks(e: Experiment, dataset: FmriDataset, n_left_out: int = 0) -> list[str]:
+def shared_stimuli(datasets: list[FmriDataset]) -> str | None:
+    """What to know of test items whose stimulus is trained on too, all folds together; None where there are none."""
+    return twins_told([dataset.test.stimulus for dataset in datasets], [dataset.twins for dataset in datasets])
+
+
+def remarks(e: Experiment, datasets: list[FmriDataset], n_left_out: int = 0) -> list[str]:
     """What a reader must know of the data besides its description.
 
     Args:
+        datasets: of all folds.
         n_left_out: training items that the decoder was not trained on.
     """
+    dataset = datasets[0]
     drawn = "Labels without images: latents of training items come from images that the generator drew of each class."
     labels_only = len(dataset.train) > 0 and not dataset.train.images.size
     left_out = (
@@ -230,4 +245,4 @@ def remarks(e: Experiment, dataset: FmriDataset, n_left_out: int = 0) -> list[st
         "without a training in steps learn from all."
     )
     notes = [*([drawn] if labels_only else []), *([left_out] if n_left_out else [])]
-    return [*notes, *e.data.notes()]
+    return [*notes, *e.data.notes(), *one_of_a_kind(told for dataset in datasets for told in dataset.remarks)]

@@ -2,8 +2,8 @@
 
 A step is a pure function of its settings, its inputs and its seed, and is kept under the hash of those and of its code
 (:mod:`cnd.steps`). Rows that share a step compute it once; a run that was killed goes on where it was. A sweep calls
-``missing``, ``steps``, ``check``, ``warm_up``, ``prepare``, ``run`` or ``run_together``, ``intervene`` and ``analyse``.
-Importing this loads no torch.
+``missing``, ``steps``, ``examine``, ``check``, ``warm_up``, ``prepare``, ``run`` or ``run_together``, ``intervene``
+and ``analyse``. Importing this loads no torch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cnd.json_files import read_json
 from cnd.protocols import Generator, GeneratorChoice
 from cnd.workflow.bench import Workbench
 from cnd.workflow.cache import DESCRIPTION, StageCache
+from cnd.workflow.examine import examine
 from cnd.workflow.lab import Laboratory
 from cnd.workflow.plan import (
     FoldSteps,
@@ -43,6 +44,7 @@ __all__ = [
     "analyse",
     "analyse_record",
     "check",
+    "examine",
     "export_record",
     "intervene",
     "intervene_record",
