@@ -167,8 +167,8 @@ def test_a_record_says_of_each_item_whether_it_is_trained_on():
     parts = [{"dataset": dataset}, {"dataset": other}]
     assert _items(parts, ["0", "1"])["in_training"].tolist() == ["", "pixels", "", "", "", "", "", ""]
     assert shared_stimuli([dataset, other]) == (
-        "Test stimuli in training: 1 of 8 test items show a stimulus of the training set (1 pixel by pixel; 'test 1' is "
-        "'train 5'), so scores say in part how well known images are recognised."
+        "Test stimuli in training: 1 of 8 test items show a stimulus of the training set (1 pixel by pixel; 'test 1' "
+        "is 'train 5'), so scores say in part how well known images are recognised."
     )
     assert shared_stimuli([other]) is None
     named = twins_told([["x", "y"]], [[Twin(0, "name", "x"), Twin(1, "near", "z")]])

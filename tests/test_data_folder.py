@@ -31,7 +31,7 @@ def content(n: int = N_TRAIN, seed: int = 0) -> Content:
         "images": rng.integers(0, 256, (n, 12, 16, 3), dtype=np.uint8),
         "roi": np.array(["L_V1", "R_V1"] * (N_VOXELS // 2)),
         "vertex": np.arange(N_VOXELS) * 5000,
-        "xyz": rng.normal(size=(N_VOXELS, 3)),
+        "xyz": np.random.default_rng(7).normal(size=(N_VOXELS, 3)),  # the same voxels in both files
     }
 
 
@@ -335,6 +335,8 @@ def test_broken_descriptions_are_explained(tmp_path):
     (tmp_path / "class_names.json").write_text("[1, 2]")
     explains(config, "expected a list of strings")
     (tmp_path / "class_names.json").unlink()
+    plain = {key: value for key, value in content().items() if key in ("fmri", "labels", "images")}
+    write(tmp_path / "train.npz", plain)
     write(tmp_path / "voxels.parquet", {"roi": ["V1"] * 4})
     explains(config, "voxels.parquet: roi has shape (4,), expected (10,)")
 

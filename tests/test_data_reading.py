@@ -335,7 +335,7 @@ def test_parquet_dates_and_dictionaries(tmp_path):
     (tmp_path / "pq").mkdir()
     for name, part in (("train", train), ("test", test)):
         columns = {"fmri": list(part["fmri"]), "labels": pa.array(part["labels"]).dictionary_encode()}
-        columns["run"] = pa.array(DAYS[part["run"]].tolist(), pa.timestamp("us"))
+        columns["run"] = pa.array(DAYS[part["run"]].astype("M8[us]"))
         pq.write_table(pa.table(columns), tmp_path / "pq" / f"{name}.parquet")
     given = FolderData(path=tmp_path / "pq").load(0)
     np.testing.assert_array_equal(given.train.fmri, right.train.fmri)
@@ -392,7 +392,10 @@ def shapes_of_images(folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("read", [pixels_of, lambda p: list(ImageFiles([p], 8).batches()), None])
 def test_images_that_cannot_become_rgb_are_refused(read, tmp_path):
     expected = dict.fromkeys(("alpha", "grey-alpha", "palette", "key"), "is partly transparent; save it as RGB")
-    expected |= {"frames": "holds 2 frames, expected one image", "floats": "is an image of mode F, expected grey or RGB"}
+    expected |= {
+        "frames": "holds 2 frames, expected one image",
+        "floats": "is an image of mode F, expected grey or RGB",
+    }
     files = shapes_of_images(tmp_path)
     for name, told in expected.items():
         with pytest.raises(UserError) as caught:

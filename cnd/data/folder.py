@@ -51,7 +51,18 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from cnd.data.files import FileSource
-from cnd.data.folder_layout import SETUP, Table, beside, both_paths, classes, kept, read_both, subjects, voxels
+from cnd.data.folder_layout import (
+    SETUP,
+    Table,
+    beside,
+    both_paths,
+    classes,
+    kept,
+    read_both,
+    same_voxels,
+    subjects,
+    voxels,
+)
 from cnd.data.images import ImageFiles
 from cnd.data.tables import keys_of, names, read, some_vary, vector, zscore
 from cnd.errors import UserError
@@ -133,6 +144,7 @@ def load(config: FolderData) -> FmriDataset:
     tables = read_both(config)
     class_names, category = classes(config, tables)
     known = voxels(config, tables[0])
+    same_voxels(*tables)
     keep = kept(config, tables[0], known.roi)
     runs = [table.arrays.get("run") for table in tables]
     some_vary(tables[0].path, "fmri", tables[0].arrays["fmri"][:, keep])

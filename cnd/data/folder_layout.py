@@ -143,7 +143,6 @@ def read_both(config: FolderData) -> tuple[Table, Table]:
         raise UserError(
             f"{test.path}: fmri has {widths[1]} voxels, expected {widths[0]} as in {train.path.name}; cut both alike"
         )
-    _same_voxels(train, test)
     for keys in ({"labels"}, {"images", "image_files"}):
         has = [bool(keys & table.arrays.keys()) for table in (train, test)]
         if has[0] != has[1]:
@@ -160,8 +159,12 @@ def read_both(config: FolderData) -> tuple[Table, Table]:
     return train, test
 
 
-def _same_voxels(train: Table, test: Table) -> None:
-    """Voxels and classes are told by the training file; where the test file tells them too, it must say the same."""
+def same_voxels(train: Table, test: Table) -> None:
+    """Voxels and classes are told by the training file; where the test file tells them too, it must say the same.
+
+    Raises:
+        UserError: it does not.
+    """
     for key in (*VOXEL_KEYS, "class_names"):
         here, there = train.arrays.get(key), test.arrays.get(key)
         if here is not None and there is not None and not np.array_equal(here, there):
