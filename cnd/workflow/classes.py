@@ -40,7 +40,7 @@ def by_label(
     Raises:
         UserError: labels that the generator does not know, and no stimuli to judge.
     """
-    known = class_indices(generator, dataset.class_names, dataset.wnid, label_map and label_map.path)
+    known = class_indices(generator, dataset.class_names, dataset.wnid, None if label_map is None else label_map.path)
     found = [known[category] for category in items.category]
     unknown = np.array([index is None for index in found], dtype=bool)
     classes = np.array([-1 if index is None else index for index in found], dtype=np.int64)
