@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ from report_records import ROWS, finished_sweep
 from test_data_folder import N_TEST, N_TRAIN, content, write_both
 
 from cnd.data.digits69 import Digits69Data
-from cnd.data.findings import one_of_a_kind, remarks, twins, twins_told
-from cnd.data.storage import load_dataset, save_dataset
-from cnd.protocols import FmriDataset, FmriSplit, Twin
-from cnd.workflow.inputs import examined
-from cnd.workflow.record import _items, shared_stimuli
+from cnd.data.findings import Twin, findings, one_of_a_kind, remarks, twins, twins_told
+from cnd.protocols import FmriDataset, FmriSplit
+from cnd.steps import Step
+from cnd.workflow.findings import load_findings, make_findings, told
+from cnd.workflow.record import _items
 from reports.build import build_report
 from sweeps.run import main
 
@@ -106,8 +107,8 @@ def test_real_figures_shown_again_are_found(digits69_file: Path | None):
     train, test = (
         np.round(255 * found[key]).astype(np.uint8).reshape(-1, 1, 28, 28) for key in ("stimTrn", "stimTest")
     )
-    told = twins(split(train, "train"), split(test, "test"))
-    assert len(told) == 12 and {twin.how for twin in told} == {"pixels"}
+    again = twins(split(train, "train"), split(test, "test"))
+    assert len(again) == 12 and {twin.how for twin in again} == {"pixels"}
     figures = np.unique(np.concatenate([train, test]), axis=0)
     assert len(figures) == 20 and twins(split(figures[:10], "a"), split(figures[10:], "b")) == []
 
@@ -123,7 +124,7 @@ def test_remarks_say_what_is_constant_or_of_another_scale():
     train.fmri[:, 2] = 0
     test.fmri[:] = 40 * test.fmri
     test.fmri[1] = train.fmri[1]
-    told = " | ".join(remarks(data_set(replace(train, category=np.zeros(20, int)), test)))
+    found = " | ".join(remarks(data_set(replace(train, category=np.zeros(20, int)), test)))
     for expected in (
         "1 of 5 voxels are constant in training and stand as 0.",
         "times the spread of training",
@@ -131,7 +132,7 @@ def test_remarks_say_what_is_constant_or_of_another_scale():
         "4 of 20 training images are of one colour.",
         "All training items are of one class, 'a'.",
     ):
-        assert expected in told
+        assert expected in found
     nothing = FmriSplit(np.zeros((0, 0), np.float32), images[:0], np.zeros(0, int), [])
     assert remarks(data_set(nothing, test)) == []
 
@@ -151,38 +152,38 @@ def shared() -> FmriDataset:
     train, test = split(photographs(20), "train"), split(photographs(4, seed=3), "test")
     test.images[1] = train.images[5]
     train.fmri[:, 2] = 0
-    return examined(data_set(train, test))
+    return replace(data_set(train, test), remarks=["Of the source."])
 
 
-def test_the_data_step_keeps_what_it_found(tmp_path):
-    dataset = shared()
-    assert dataset.twins == [Twin(1, "pixels", "train 5")] and len(dataset.remarks) == 1
-    save_dataset(dataset, tmp_path)
-    again = load_dataset(tmp_path)
-    assert again.twins == dataset.twins and again.remarks == dataset.remarks
+def test_what_was_found_is_kept(tmp_path):
+    step = Step("data", shared)
+    make_findings(SimpleNamespace(value=lambda asked: shared()), tmp_path, data=step)
+    kept = load_findings(SimpleNamespace(), tmp_path, data=step)
+    assert kept == findings(shared()) and kept.twins == [Twin(1, "pixels", "train 5")]
+    assert kept.remarks == ["Of the source.", "1 of 5 voxels are constant in training and stand as 0."]
 
 
 def test_a_record_says_of_each_item_whether_it_is_trained_on():
-    dataset = shared()
-    other = examined(data_set(split(photographs(20), "train"), split(photographs(4, seed=9), "test")))
-    parts = [{"dataset": dataset}, {"dataset": other}]
+    other = data_set(split(photographs(20), "train"), split(photographs(4, seed=9), "test"))
+    parts = [{"dataset": dataset, "findings": findings(dataset)} for dataset in (shared(), other)]
     assert _items(parts, ["0", "1"])["in_training"].tolist() == ["", "pixels", "", "", "", "", "", ""]
-    assert shared_stimuli([dataset, other]) == (
+    warnings, noted = told([part["findings"] for part in parts])
+    assert noted == parts[0]["findings"].remarks and warnings == [
         "Test stimuli in training: 1 of 8 test items show a stimulus of the training set (1 pixel by pixel; 'test 1' "
         "is 'train 5'), so scores say in part how well known images are recognised."
-    )
-    assert shared_stimuli([other]) is None
+    ]
+    assert told([findings(other)]) == ([], [])
     named = twins_told([["x", "y"]], [[Twin(0, "name", "x"), Twin(1, "near", "z")]])
     assert named is not None and "2 of 2 test items" in named and "(1 by name, 1 as a near-duplicate; 'x')" in named
 
 
 def test_the_report_shouts_it(tmp_path):
     sweep_dir = finished_sweep(tmp_path, ROWS[:2])
-    told = shared_stimuli([shared()])
+    warnings, _ = told([findings(shared())])
     for row in ROWS[:2]:
         record = tmp_path / "cache" / "record" / f"{row['id']}-0"
         summary = json.loads((record / "summary.json").read_text())
-        (record / "summary.json").write_text(json.dumps(summary | {"warnings": [told]}))
+        (record / "summary.json").write_text(json.dumps(summary | {"warnings": warnings}))
     page = build_report(tmp_path, sweep_dir).read_text()
     assert "TEST STIMULI IN TRAINING" in page and "1 of 4 test items show a stimulus of the training set" in page
 
@@ -202,9 +203,9 @@ def folder_with_a_twin(folder: Path) -> list[str]:
 def test_the_plan_tells_it_where_images_are_cheap_to_read(tmp_path, capsys):
     words = [*folder_with_a_twin(tmp_path / "mine"), "--output", str(tmp_path / "out"), "--rows", "0"]
     assert main(["plan", "ablation_table1", "--experiment", "smoke", "--json", *words]) == 0
-    told = json.loads(capsys.readouterr().out)["warnings"]
-    assert sum("Test stimuli in training: 1 of 6 test items" in line for line in told) == 1
-    assert f"Data: 1 of {10} voxels are constant in training and stand as 0." in told
+    lines = json.loads(capsys.readouterr().out)["warnings"]
+    assert sum("Test stimuli in training: 1 of 6 test items" in line for line in lines) == 1
+    assert "Data: 1 of 10 voxels are constant in training and stand as 0." in lines
     assert N_TRAIN > N_TEST and not (tmp_path / "out").exists()
 
 

@@ -10,16 +10,55 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from cnd.protocols import FmriDataset, FmriSplit, ImageArray, Twin
+from cnd.protocols import FmriDataset, FmriSplit, ImageArray
 
 THUMBNAIL = 16  # pixels a side
 ALIKE = 0.98  # correlation from which images count as one; different ones of real data sets had .95 at most, copies .98
 AT_ONCE = 64  # images in memory while they are compared
 WORDS = {"name": "by name", "pixels": "pixel by pixel", "near": "as a near-duplicate"}
+
+
+class Twin(NamedTuple):
+    """A test item whose stimulus is a training item's too.
+
+    Attributes:
+        item: its position among the test items.
+        how: what tells: equal names, equal pixels, or images that are nearly equal.
+        train: name of the training stimulus.
+    """
+
+    item: int
+    how: Literal["name", "pixels", "near"]
+    train: str
+
+
+class Findings(NamedTuple):
+    """What is to be known of one train / test partition.
+
+    Attributes:
+        stimulus: name of each test item.
+        twins: test items whose stimulus is trained on too.
+        remarks: what is allowed but seldom meant, a sentence each.
+    """
+
+    stimulus: list[str]
+    twins: list[Twin]
+    remarks: list[str]
+
+    @classmethod
+    def of(cls, stimulus: list[str], twins: list[list[Any]], remarks: list[str]) -> Findings:
+        """From JSON values."""
+        return cls(stimulus, [Twin(*twin) for twin in twins], remarks)
+
+
+def findings(dataset: FmriDataset) -> Findings:
+    """All there is to say of a data set; remarks of its source stand first."""
+    found = twins(dataset.train, dataset.test)
+    return Findings(dataset.test.stimulus, found, [*dataset.remarks, *remarks(dataset)])
 
 
 class Prints(NamedTuple):

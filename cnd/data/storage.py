@@ -12,10 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from cnd.data.images import StoredImages
 from cnd.json_files import read_json, write_json
-from cnd.protocols import FmriDataset, FmriSplit, ImageArray, Twin
+from cnd.protocols import FmriDataset, FmriSplit, ImageArray
 
 SPLITS = ("train", "test")
-META = "meta.json"
 
 
 def save_dataset(dataset: FmriDataset, folder: Path) -> None:
@@ -42,9 +41,8 @@ def save_dataset(dataset: FmriDataset, folder: Path) -> None:
         wnid=dataset.wnid,
         facts=dataset.facts,
         remarks=dataset.remarks,
-        twins=[list(twin) for twin in dataset.twins],
     )
-    write_json(folder / META, meta)
+    write_json(folder / "meta.json", meta)
 
 
 def load_dataset(folder: Path, images: Path | None = None) -> FmriDataset:
@@ -54,8 +52,7 @@ def load_dataset(folder: Path, images: Path | None = None) -> FmriDataset:
         images: the store of the data set's images (:func:`cnd.data.images.write_store`), where it has one.
     """
     arrays = load_file(folder / "arrays.safetensors")
-    meta = read_json(folder / META)
-    meta["twins"] = [Twin(*twin) for twin in meta["twins"]]
+    meta = read_json(folder / "meta.json")
 
     def pictures(name: str) -> ImageArray:
         if f"{name}_images" in arrays:

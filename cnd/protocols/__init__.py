@@ -11,7 +11,6 @@ from cnd.protocols.data import (
     Pool,
     Stimuli,
     TrainingSet,
-    Twin,
 )
 from cnd.protocols.decoder import (
     Bench,
@@ -62,6 +61,5 @@ __all__ = [
     "Stimuli",
     "TrainingSet",
     "Truth",
-    "Twin",
     "no_progress",
 ]

@@ -67,20 +67,6 @@ class FmriSplit:
         return FmriSplit(self.fmri[rows], self.images[rows], self.category[rows], names, *more)
 
 
-class Twin(NamedTuple):
-    """A test item whose stimulus is a training item's too.
-
-    Attributes:
-        item: its position among the test items.
-        how: what tells: equal names, equal pixels, or images that are nearly equal.
-        train: name of the training stimulus.
-    """
-
-    item: int
-    how: Literal["name", "pixels", "near"]
-    train: str
-
-
 @dataclass(frozen=True)
 class FmriDataset:
     """One training / test partition of one subject (a fold, where there is cross-validation).
@@ -94,8 +80,7 @@ class FmriDataset:
         surface: mesh that ``vertex`` counts in.
         xyz: float32 [voxels, 3], millimetres, for voxels of a volume; None where it is unknown.
         facts: numbers worth reporting, e.g. the noise ceiling.
-        remarks: what is allowed in the data but seldom meant, a sentence each.
-        twins: test items whose stimulus is trained on too; those of :mod:`cnd.data.findings` once it is stored.
+        remarks: what only the source knows and a reader must know too, a sentence each.
     """
 
     train: FmriSplit
@@ -111,7 +96,6 @@ class FmriDataset:
     wnid: list[str] = field(default_factory=list)
     facts: dict[str, float] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
-    twins: list[Twin] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

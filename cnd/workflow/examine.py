@@ -8,14 +8,13 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from cnd.data.findings import one_of_a_kind, remarks, twins, twins_told
-from cnd.data.storage import META
+from cnd.data.findings import findings
 from cnd.experiment import Experiment
-from cnd.json_files import read_json
-from cnd.protocols import Classes, DataSource, Twin
+from cnd.protocols import Classes, DataSource
 from cnd.workflow.cache import StageCache
 from cnd.workflow.class_spaces import check_classes
-from cnd.workflow.plan import all_folds
+from cnd.workflow.findings import read_findings, told
+from cnd.workflow.plan import all_folds, findings_step
 
 CHEAP = 100e6  # bytes of files that a plan reads; those of larger data are read when a run starts
 
@@ -30,7 +29,7 @@ def examine(experiment: Experiment, cache: StageCache) -> list[str]:
     if source.missing():
         check_classes(experiment, None)
         return []
-    steps = tuple((fold.index, fold.given.data.key) for fold in all_folds(experiment))
+    steps = tuple((fold.index, findings_step(fold).key) for fold in all_folds(experiment))
     check_classes(experiment, _classes(source, steps))
     return list(_told(source, steps, cache.root))
 
@@ -42,28 +41,19 @@ def _classes(source: DataSource, steps: tuple[tuple[int, str], ...]) -> Classes 
 
 @lru_cache(maxsize=64)
 def _told(source: DataSource, steps: tuple[tuple[int, str], ...], root: Path) -> tuple[str, ...]:
-    """Sentences on the folds (index and key of the data step) of a source, together."""
+    """Sentences on the folds (index and key of what was found of them) of a source, together."""
     cache = StageCache(root)
-    kept = [cache.path("data", key) / META for _, key in steps]
-    names: list[list[str]] = []
-    found: list[list[Twin]] = []
-    told: list[str] = []
-    if all(path.is_file() for path in kept):
-        for path in kept:
-            meta = read_json(path)
-            names.append(meta["test_stimulus"])
-            found.append([Twin(*twin) for twin in meta["twins"]])
-            told += meta["remarks"]
-    elif _is_cheap(source) and (source.stores_images or not source.has_fmri):
+    if all(cache.has("findings", key) for _, key in steps):
+        found = [read_findings(cache.path("findings", key)) for _, key in steps]
+    elif not _is_cheap(source):
+        return ()
+    elif source.stores_images or not source.has_fmri:
         _without_pools(source).check()
-    elif _is_cheap(source):
-        for index in source.folds():
-            dataset = source.load(index)
-            names.append(dataset.test.stimulus)
-            found.append(twins(dataset.train, dataset.test))
-            told += [*dataset.remarks, *remarks(dataset)]
-    shared = twins_told(names, found)
-    return (*([shared] if shared else []), *(f"Data: {sentence}" for sentence in one_of_a_kind(told)))
+        return ()
+    else:
+        found = [findings(source.load(index)) for index in source.folds()]
+    warnings, remarks = told(found)
+    return (*warnings, *(f"Data: {remark}" for remark in remarks))
 
 
 def _without_pools(source: DataSource) -> DataSource:

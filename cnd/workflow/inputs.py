@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cnd.data.findings import remarks, twins
 from cnd.data.images import STORE, write_store
 from cnd.protocols import Bench, DataSource, FmriDataset
 from cnd.settings import Config
@@ -39,19 +37,13 @@ def stored_images(bench: Bench, folder: Path, images: StoredImagesOf) -> Path:
 
 
 def make_data(bench: Bench, folder: Path, source: DataSource, fold: int, images: Step | None) -> None:
-    """Load one fold and write it, with what is to be known of it."""
+    """Load one fold and write it."""
     from cnd.data.storage import save_dataset
 
     bench.report("data", 0.0, 0, {})
     store = None if images is None else bench.value(images)
     with every_core():
-        save_dataset(examined(source.load(fold, store)), folder)
-
-
-def examined(dataset: FmriDataset) -> FmriDataset:
-    """The data set with its remarks, behind those of its source, and the test items whose stimulus is trained on."""
-    found = [*dataset.remarks, *remarks(dataset)]
-    return replace(dataset, remarks=found, twins=twins(dataset.train, dataset.test))
+        save_dataset(source.load(fold, store), folder)
 
 
 def load_data(bench: Bench, folder: Path, source: DataSource, fold: int, images: Step | None) -> FmriDataset:

@@ -22,6 +22,7 @@ from cnd.workflow.cache import DESCRIPTION, StageCache
 from cnd.workflow.classes import find_classes
 from cnd.workflow.drawn import load_drawn, make_drawn
 from cnd.workflow.figures import draw_figures
+from cnd.workflow.findings import load_findings, make_findings
 from cnd.workflow.inputs import StoredImagesOf, load_data, make_data, store_images, stored_images
 from cnd.workflow.interventions import intervene
 from cnd.workflow.latents import load_latents, make_latents
@@ -125,11 +126,17 @@ def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     needs: dict[str, Step | None] = {}
     for fold in folds:
         needs |= {f"sample{fold.index}": fold.sample, f"data{fold.index}": fold.given.data}
+        needs[f"findings{fold.index}"] = findings_step(fold)
         if _judged_by_label(e):
             needs[f"classes{fold.index}"] = fold.given.classes
     settings = {"evaluation": e.evaluation, "judges": _judges(e)}
     make = partial(write_record, experiment=e, trained=[fold.own for fold in folds])
     return Step("record", make, settings, needs)
+
+
+def findings_step(fold: FoldSteps) -> Step:
+    """What is to be known of the data of a fold."""
+    return Step("findings", make_findings, needs={"data": fold.given.data}, load=load_findings)
 
 
 def analysis_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:

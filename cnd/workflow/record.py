@@ -6,11 +6,11 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnd.data.findings import one_of_a_kind, twins_told
 from cnd.json_files import read_json, write_json
 from cnd.metrics.evaluation import EvaluationConfig, best_of_samples, mean_scores, rank_table, score_table, top_concepts
 from cnd.protocols import Bench, FmriDataset, JudgeChoice, Pairings
 from cnd.steps import Step
+from cnd.workflow.findings import told
 from cnd.workflow.samples import SAMPLES
 from cnd.workflow.scoring import judge_folds
 
@@ -41,7 +41,7 @@ def write_record(
 
     Args:
         trained: the decoder's own steps by fold.
-        needs: ``sample<fold>``, ``data<fold>`` and, where labels are the truth, ``classes<fold>``.
+        needs: ``sample<fold>``, ``data<fold>``, ``findings<fold>`` and, where labels are the truth, ``classes<fold>``.
     """
     import numpy as np
     import torch
@@ -71,10 +71,13 @@ def write_record(
     _attention(samples, experiment, folder)
     save_file({"stimuli": pictures, "reconstructions": images}, folder / "images.safetensors")
     write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
-    summary = _summary(experiment, datasets, len(items), stages)
+    warnings, noted = told([part["findings"] for part in tested])
+    summary = _summary(experiment, datasets[0], len(items), stages)
     summary |= {
         "scores": mean_scores(scores),
         "best_of_samples": best_of_samples(scores, metrics),
+        "remarks": [*summary["remarks"], *noted],
+        "warnings": [*experiment.warnings(), *warnings],
         "metrics": [metric.describe() for metric in metrics],
         "classifiers": evaluation.judges,
         "versions": dict(python=platform.python_version(), torch=torch.__version__, machine=platform.machine()),
@@ -83,13 +86,13 @@ def write_record(
 
 
 def _tested(bench: Bench, needs: dict[str, Step], name: str) -> dict[str, Any]:
-    """Data set of a fold and, where labels are the truth, the class of each test item."""
+    """Data set of a fold, what was found of it and, where labels are the truth, the class of each test item."""
     dataset: FmriDataset = bench.value(needs[f"data{name}"])
-    classes = needs.get(f"classes{name}")
-    if classes is None:
-        return {"dataset": dataset, "labels": None}
-    find: Callable[[Any], np.ndarray] = bench.value(classes)
-    return {"dataset": dataset, "labels": find(dataset.test)}
+    part = {"dataset": dataset, "findings": bench.value(needs[f"findings{name}"]), "labels": None}
+    if (classes := needs.get(f"classes{name}")) is not None:
+        find: Callable[[Any], np.ndarray] = bench.value(classes)
+        part["labels"] = find(dataset.test)
+    return part
 
 
 def _pictures(datasets: list[FmriDataset], samples: list[Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +120,7 @@ def _items(tested: list[dict[str, Any]], folds: list[str]) -> pd.DataFrame:
         test = dataset.test
         names = [dataset.class_names[c] for c in test.category]
         columns = dict(fold=int(fold), stimulus=list(test.stimulus), category=test.category, category_name=names)
-        how = {twin.item: twin.how for twin in dataset.twins}
+        how = {twin.item: twin.how for twin in part["findings"].twins}
         columns["in_training"] = [how.get(i, "") for i in range(len(test))]
         parts.append(pd.DataFrame(columns if test.seen is None else columns | {"seen": test.seen}))
     return pd.concat(parts, ignore_index=True).rename_axis("item").reset_index()
@@ -177,10 +180,7 @@ def _attention(samples: list[Path], experiment: Experiment, folder: Path) -> Non
         pd.concat(found, ignore_index=True).to_parquet(folder / "attention.parquet")
 
 
-def _summary(
-    e: Experiment, datasets: list[FmriDataset], n_items: int, stages: list[tuple[int, str, Path]]
-) -> dict[str, Any]:
-    dataset = datasets[0]
+def _summary(e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tuple[int, str, Path]]) -> dict[str, Any]:
     once = {folder: name for _, name, folder in stages}  # folds may share a step
     infos = [{"stage": name} | read_json(folder / "info.json") for folder, name in once.items()]
     counted = next(({k: i[k] for k in ("trainable", "frozen")} for i in infos if "trainable" in i), {})
@@ -202,8 +202,7 @@ def _summary(
         training=_training(infos),
         facts=[i.get("facts", {}) | {k: i[k] for k in ("chosen_step",) if k in i} for i in infos],
         simulated=dataset.simulated,
-        remarks=remarks(e, datasets, max([i.get("n_left_out", 0) for i in infos])),
-        warnings=[*e.warnings(), *([told] if (told := shared_stimuli(datasets)) else [])],
+        remarks=remarks(e, dataset, max([i.get("n_left_out", 0) for i in infos])),
         data=dict(
             description=dataset.description,
             n_voxels=dataset.train.fmri.shape[1],
@@ -225,19 +224,12 @@ def _training(infos: list[dict[str, Any]]) -> dict[str, float]:
     return {"steps": longest["steps"], "samples_seen": longest["samples_seen"], "seconds_scoring": scoring}
 
 
-def shared_stimuli(datasets: list[FmriDataset]) -> str | None:
-    """What to know of test items whose stimulus is trained on too, all folds together; None where there are none."""
-    return twins_told([dataset.test.stimulus for dataset in datasets], [dataset.twins for dataset in datasets])
-
-
-def remarks(e: Experiment, datasets: list[FmriDataset], n_left_out: int = 0) -> list[str]:
+def remarks(e: Experiment, dataset: FmriDataset, n_left_out: int = 0) -> list[str]:
     """What a reader must know of the data besides its description.
 
     Args:
-        datasets: of all folds.
         n_left_out: training items that the decoder was not trained on.
     """
-    dataset = datasets[0]
     drawn = "Labels without images: latents of training items come from images that the generator drew of each class."
     labels_only = len(dataset.train) > 0 and not dataset.train.images.size
     left_out = (
@@ -245,4 +237,4 @@ def remarks(e: Experiment, datasets: list[FmriDataset], n_left_out: int = 0) -> 
         "without a training in steps learn from all."
     )
     notes = [*([drawn] if labels_only else []), *([left_out] if n_left_out else [])]
-    return [*notes, *e.data.notes(), *one_of_a_kind(told for dataset in datasets for told in dataset.remarks)]
+    return [*notes, *e.data.notes()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnd.data import findings
+from cnd.data.findings import findings, twins_told
 from cnd.protocols import FmriDataset, FmriSplit
 
 if TYPE_CHECKING:
@@ -111,8 +111,9 @@ def split_snr(dataset: FmriDataset) -> tuple[np.ndarray | None, str | None]:
 
 def warn(dataset: FmriDataset) -> list[str]:
     """What is allowed but seldom meant: remarks of the source and of its data, and stimuli that are trained on."""
-    told = findings.twins_told([dataset.test.stimulus], [findings.twins(dataset.train, dataset.test)])
-    return [*([told] if told else []), *dataset.remarks, *findings.remarks(dataset)]
+    found = findings(dataset)
+    told = twins_told([found.stimulus], [found.twins])
+    return [*([told] if told else []), *found.remarks]
 
 
 # ---------------------------------------------------------------- pictures
