@@ -14,7 +14,7 @@ from cnd.protocols import Classes, DataSource
 from cnd.workflow.cache import StageCache
 from cnd.workflow.class_spaces import check_classes
 from cnd.workflow.findings import read_findings, told
-from cnd.workflow.plan import all_folds, findings_step
+from cnd.workflow.plan import findings_step
 
 CHEAP = 100e6  # bytes of files that a plan reads; those of larger data are read when a run starts
 
@@ -29,7 +29,7 @@ def examine(experiment: Experiment, cache: StageCache) -> list[str]:
     if source.missing():
         check_classes(experiment, None)
         return []
-    steps = tuple((fold.index, findings_step(fold).key) for fold in all_folds(experiment))
+    steps = tuple((index, findings_step(source, index).key) for index in source.folds())
     check_classes(experiment, _classes(source, steps))
     return list(_told(source, steps, cache.root))
 

@@ -65,11 +65,7 @@ def fold_steps(experiment: Experiment, index: int) -> FoldSteps:
 
 def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     """What the decoder's own steps start from, for one subject."""
-    images = None
-    if source.stores_images:
-        settings = {"images": StoredImagesOf(source=source)}
-        images = Step("images", store_images, settings, load=stored_images)
-    raw = Step("data", make_data, {"source": source, "fold": index}, {"images": images}, load_data)
+    raw = data_step(source, index)
     data = data_as_used(e.split, raw, e.seed)
     judges = _judges(e)
     mapped = {} if e.label_map is None else {"label_map": FileOf(path=e.label_map)}
@@ -80,7 +76,7 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     first = e.evaluation.first()  # what only stands beside the table's score makes no decoder train again
     scoring = {"evaluation": first, "judges": judges[: len(first.classifiers)]}
     scored: dict[str, Step | None] = {"data": data, "classes": classes if _judged_by_label(e) else None}
-    fold0 = Step("data", make_data, {"source": source, "fold": source.folds()[0]}, {"images": images}, load_data)
+    fold0 = data_step(source, source.folds()[0])
     occurring = Step("classes", find_classes, finding, {"data": fold0}, kept=False)
     drawing = {"generator": e.generator, "sampling": e.sampling}
     return Given(
@@ -101,6 +97,20 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
         ),
         of_subject=lambda subject: given_of(e, source.of_subject(subject), index),
     )
+
+
+def data_step(source: DataSource, index: int) -> Step:
+    """One fold of a data source as it is, before the experiment edits it."""
+    images = None
+    if source.stores_images:
+        settings = {"images": StoredImagesOf(source=source)}
+        images = Step("images", store_images, settings, load=stored_images)
+    return Step("data", make_data, {"source": source, "fold": index}, {"images": images}, load_data)
+
+
+def findings_step(source: DataSource, index: int) -> Step:
+    """What is to be known of one fold of a data source."""
+    return Step("findings", make_findings, needs={"data": data_step(source, index)}, load=load_findings)
 
 
 def _judges(e: Experiment) -> tuple[JudgeChoice, ...]:
@@ -126,17 +136,12 @@ def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     needs: dict[str, Step | None] = {}
     for fold in folds:
         needs |= {f"sample{fold.index}": fold.sample, f"data{fold.index}": fold.given.data}
-        needs[f"findings{fold.index}"] = findings_step(fold)
+        needs[f"findings{fold.index}"] = findings_step(e.data, fold.index)
         if _judged_by_label(e):
             needs[f"classes{fold.index}"] = fold.given.classes
     settings = {"evaluation": e.evaluation, "judges": _judges(e)}
     make = partial(write_record, experiment=e, trained=[fold.own for fold in folds])
     return Step("record", make, settings, needs)
-
-
-def findings_step(fold: FoldSteps) -> Step:
-    """What is to be known of the data of a fold."""
-    return Step("findings", make_findings, needs={"data": fold.given.data}, load=load_findings)
 
 
 def analysis_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
