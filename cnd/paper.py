@@ -429,6 +429,7 @@ class Published(NamedTuple):
     protocol: str
 
 
+_SCORED_ON = {"kind": "god", "test_trials": "averaged"}
 _FIGURE_3A = "CnD paper, Figure 3a"
 _OURS = (
     "GOD, 50 test images. 'Best checkpoint' is reported and no validation set mentioned, so it was probably chosen on "
@@ -451,6 +452,17 @@ PUBLISHED = [
     Published("MinD-Vis (DC-LDM)", "50-way",  (9.1, 13.9, 27.4, 15.2, 14.3),  "MinD-Vis paper", _MIND_VIS),
 ]
 # fmt: on
+
+
+def scored_on(data: dict[str, Any], any_subject: bool = False) -> bool:
+    """Whether the scores of Table 1 (GOD, subject 1) were measured on this data; of Figure 3a, on any of its subjects.
+
+    Args:
+        data: settings of the data as an experiment has them.
+        any_subject: the figures are those of the same subject, or means over the same ones.
+    """
+    wanted = _SCORED_ON | ({} if any_subject else {"subject": 1})
+    return all(data.get(key) == value for key, value in wanted.items())
 
 
 def published(method: str) -> dict[str, dict[str, float]]:

@@ -41,7 +41,8 @@ def section(records: Records) -> Section | None:
     if first.row == records.reference:
         difference, problems = _differences(records, analysed, (title, first.seed, analysis), cortex)
     others, failed = _others(records, [trial for trial in analysed if trial is not first], (analysis, cortex))
-    drawings = list(map(_shown, draw.drawings(analysis, cortex)))
+    kept = draw.read_drawings(first.figures) if first.figures is not None else []
+    drawings = [_kept(*drawing) for drawing in kept] or list(map(_shown, draw.drawings(analysis, cortex)))
     content = {
         "title": title,
         "problems": list(dict.fromkeys(nothing + problems + failed)),
@@ -90,16 +91,15 @@ def _title(records: Records, trial: RecordedTrial) -> str:
 
 def _shown(drawing: draw.Drawing) -> dict[str, Any]:
     """A drawing as the template wants it; its figure is let go of."""
-    encoded = base64.b64encode(draw.png(drawing.figure)).decode("ascii")
-    return {
-        "part": drawing.part,
-        "title": drawing.title,
-        "caption": drawing.caption,
-        "folded": drawing.folded,
-        "source": f"data:image/png;base64,{encoded}",
-        "description": drawing.title,
-        "width": round(drawing.figure.get_figwidth() * 105),
-    }
+    told = {"part": drawing.part, "title": drawing.title, "caption": drawing.caption, "folded": drawing.folded}
+    return _kept(told | {"width": drawing.figure.get_figwidth()}, draw.png(drawing.figure))
+
+
+def _kept(entry: dict[str, Any], png: bytes) -> dict[str, Any]:
+    encoded = base64.b64encode(png).decode("ascii")
+    shown = {name: entry[name] for name in ("part", "title", "caption", "folded")}
+    source = {"source": f"data:image/png;base64,{encoded}", "description": entry["title"]}
+    return shown | source | {"width": round(entry["width"] * 105)}
 
 
 def _drive(analysis: Analysis, drive: str, drawings: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,11 +6,13 @@ python -m reports.build OUTPUT SWEEP_DIR
 from __future__ import annotations
 
 import base64
+import contextlib
+import gc
 import hashlib
 import io
 import math
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +21,31 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from cnd import statistics
 from cnd.errors import UserError
 from cnd.keys import code_hash, content_hash, file_hash
-from reports import analysis, convergence, figures, interventions, provenance, sheets, subjects, text
+from reports import (
+    agreement,
+    analysis,
+    candidates,
+    convergence,
+    effects,
+    exports,
+    figures,
+    interventions,
+    metrics,
+    next_runs,
+    nulls,
+    provenance,
+    seeds,
+    sheets,
+    subjects,
+    text,
+)
 from reports.collect import Records, choose_items, read_attention, read_images, read_sweep
 from reports.scale import NOTHING
 from reports.tables import (
@@ -55,6 +76,19 @@ class Picture(NamedTuple):
     width: int  # px at which its text has the size of the page's
 
 
+class Rendered(NamedTuple):
+    """A report before it is written.
+
+    Attributes:
+        cortex: the interactive page beside it, if there is one.
+        tables: the files of its tables by name, see :mod:`reports.exports`.
+    """
+
+    html: str
+    cortex: str | None
+    tables: dict[str, str]
+
+
 def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) -> Path:
     """Compute the report of whatever the sweep has finished so far, and write it.
 
@@ -71,17 +105,63 @@ def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) ->
     """
     path = output / "reports" / f"{sweep_dir.name}.html"
     page = path.with_name(f"{sweep_dir.name}-cortex.html")
-    inputs = _inputs(sweep_dir)
-    if unless_current and _is_current(path, page, inputs):
+    if unless_current and _is_current(path, page, made_from(sweep_dir)):
         return path
-    environment = Environment(
+    made = render(output, sweep_dir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if made.cortex:
+        _write(page, made.cortex)
+    exports.write_files(exports.folder_of(path), made.tables)
+    _write(path, made.html)
+    return path
+
+
+def render(output: Path, sweep_dir: Path) -> Rendered:
+    """What :func:`build_report` writes.
+
+    Raises:
+        UserError: there is no readable sweep.json.
+    """
+    with _fewer_collections():
+        return _rendered(output, sweep_dir)
+
+
+def _rendered(output: Path, sweep_dir: Path) -> Rendered:
+    records = read_sweep(output, sweep_dir)
+    analysed = analysis.section(records)
+    found: dict[str, Any] = {"analysis": None, "analysis_page": None}
+    if analysed is not None:
+        shown = f"{sweep_dir.name}-cortex.html" if analysed.page else None
+        found = {"analysis": analysed.content, "analysis_page": shown}
+    content = _content(records) | found | sorting() | {"inputs": made_from(sweep_dir)}
+    html = environment().get_template("report.html").render(content)
+    html, tables = exports.with_files(html, exports.folder_of(Path(f"{sweep_dir.name}.html")).name)
+    return Rendered(html, analysed.page if analysed else None, tables)
+
+
+@contextlib.contextmanager
+def _fewer_collections() -> Iterator[None]:
+    """Pictures are made of many small objects: looking for garbage among all others takes a twentieth of the time."""
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+
+def environment() -> Environment:
+    """The templates, with the filters that they use."""
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "percent": text.percent,
         "p_value": text.p_value,
         "seconds": _seconds,
@@ -89,18 +169,7 @@ def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) ->
         "count": _count,
         "needed": _needed,
     }
-    records = read_sweep(output, sweep_dir)
-    analysed = analysis.section(records)
-    found: dict[str, Any] = {"analysis": None, "analysis_page": None}
-    if analysed is not None:
-        found = {"analysis": analysed.content, "analysis_page": page.name if analysed.page else None}
-    content = _content(records) | found | sorting() | {"inputs": inputs}
-    html = environment.get_template("report.html").render(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if analysed is not None and analysed.page:
-        _write(page, analysed.page)
-    _write(path, html)
-    return path
+    return made
 
 
 def sorting() -> dict[str, str]:
@@ -110,7 +179,7 @@ def sorting() -> dict[str, str]:
     return {"script": Markup(script), "script_hash": f"sha256-{digest}"}
 
 
-def _inputs(sweep_dir: Path) -> str:
+def made_from(sweep_dir: Path) -> str:
     """Hash of what a report is made of: the code, the sweep, its trials; their records never change."""
     files = [sweep_dir / "sweep.json", *sorted(sweep_dir.glob("trials/*.json"))]
     contents = [file_hash(file) for file in files if file.is_file()]
@@ -122,7 +191,8 @@ def _is_current(path: Path, page: Path, inputs: str) -> bool:
     if not path.is_file():
         return False
     html = path.read_text(encoding="utf-8")
-    return f'<meta name="inputs" content="{inputs}">' in html and (page.is_file() or page.name not in html)
+    beside = exports.folder_of(path).is_dir() and (page.is_file() or page.name not in html)
+    return f'<meta name="inputs" content="{inputs}">' in html and beside
 
 
 def _write(path: Path, html: str) -> None:
@@ -143,13 +213,20 @@ def _content(records: Records) -> dict[str, Any]:
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "badges": text.badges(records),
         "headline": text.headline(records, scores, differences, plan),
-        "statistics": text.statistics_notes(records, plan),
+        "statistics": [
+            *metrics.computed(text.statistics_notes(records, plan)),
+            *nulls.notes(records, scores, plan.unit),
+        ],
         "published": text.PUBLISHED if records.scale.percent else [],
         "plan": plan,
+        "notable": nulls.notable,
         "columns": records.columns,
         "metric": records.metric,
         "scale": records.scale,
-        "metrics": [{"key": m.name, "scale": m.scale, "chance": chance(records, m.name)} for m in records.metrics],
+        "metrics": [
+            {"key": m.name, "scale": m.scale, "chance": chance(records, m.name)} for m in metrics.shown(records)
+        ],
+        "all_metrics": metrics.section(records, scores),
         "has_paper": any(row.paper is not None for row in records.rows),
         "paper_title": (records.sweep.get("paper_metric") or {}).get("title", ""),
         "simulated": any(trial.summary.get("simulated") for trial in records.complete),
@@ -157,8 +234,13 @@ def _content(records: Records) -> dict[str, Any]:
         "judged": bool(differences["verdict"].ne("").any()),
         "verdicts": _verdicts(differences),
         "margin": records.scale.difference(records.margin, signed=False),
+        "next_runs": next_runs.section(records, differences, plan.unit),
         "forest": _forest(records, differences, plan),
         "factors": _factors(records, scores),
+        "candidates": _candidates(records),
+        "agreement": agreement.section(records, scores),
+        "seed_dots": _drawn(seeds.section(records), "Score of each row and training seed, with their means"),
+        "effects": _drawn(effects.section(records), "Effect of each setting and of pairs of them, with 95 % intervals"),
         "sheets": shown,
         "grid": _grid(records, shown.rows if shown else []),
         "attention": _attention(records, shown),
@@ -226,11 +308,24 @@ def _by_subject(records: Records) -> dict[str, Any] | None:
 # ---------------------------------------------------------------- figures
 
 
-def _picture(figure: Figure, description: str) -> Picture:
+def _picture(figure: Figure, description: str, photographs: bool = False) -> Picture:
+    """A figure as PNG; without photographs a palette of 256 colours makes it a third of the size, and sooner made."""
+    figure.set_dpi(150)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    if not photographs:
+        image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
+    image.save(buffer, format="png")
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
     return Picture(f"data:image/png;base64,{encoded}", description, round(figure.get_figwidth() * 105))
+
+
+def _drawn(section: dict[str, Any] | None, description: str) -> dict[str, Any] | None:
+    """A section with its figure, where there is one, made ready for the template."""
+    figure = section and section["figure"]
+    return section and section | {"picture": _picture(figure, description) if figure else None}
 
 
 def _setting_titles(records: Records) -> dict[str, str]:
@@ -266,6 +361,13 @@ def _factors(records: Records, scores: pd.DataFrame) -> Picture | None:
     return _picture(figure, f"{records.scale.title} against each varied setting, with 95 % intervals")
 
 
+def _candidates(records: Records) -> Picture | None:
+    points = candidates.curves(records)
+    if points.empty:
+        return None
+    return _picture(candidates.candidate_curves(points), "n-way accuracy of every row over the number of candidates")
+
+
 def _grid(records: Records, elsewhere: Collection[str]) -> dict[str, Any] | None:
     """The same drawn stimuli for every other finished row; the first sample of the first finished subject and seed."""
     chosen = choose_items(records.items, N_STIMULI)
@@ -293,7 +395,8 @@ def _grid(records: Records, elsewhere: Collection[str]) -> dict[str, Any] | None
         ]
     if not cells:
         return {"picture": None, "failed": failed} if failed else None
-    picture = _picture(figures.image_grid(pd.DataFrame(cells)), "Stimuli and the reconstructions of every finished row")
+    described = "Stimuli and the reconstructions of every finished row"
+    picture = _picture(figures.image_grid(pd.DataFrame(cells)), described, photographs=True)
     return {"picture": picture, "failed": failed}
 
 

@@ -80,8 +80,8 @@ class MetricFacts:
 class RecordedTrial:
     """One row x subject x seed. ``folder`` is its record, None unless the trial is complete and the record readable.
 
-    ``analysis`` is the folder of its linear decoding analysis, ``interventions`` that of the scores of its decoder with
-    parts of it replaced; None where none ran.
+    ``analysis`` is the folder of its linear decoding analysis, ``figures`` that of its pictures, ``interventions`` that
+    of the scores of its decoder with parts of it replaced; None where none ran.
     """
 
     row: str
@@ -94,12 +94,13 @@ class RecordedTrial:
     seconds: float | None = None
     folder: Path | None = None
     analysis: Path | None = None
+    figures: Path | None = None
     interventions: Path | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     experiment: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # known by identity, so that what is computed from it can be kept
 class Records:
     """All that a report is computed from.
 
@@ -193,9 +194,12 @@ def read_sweep(output: Path, sweep_dir: Path) -> Records:
     rows = [_row(entry) for entry in sweep["rows"]]
     subjects, seeds = sweep.get("subjects") or [None], [int(seed) for seed in sweep.get("seeds", [0])]
     found = _trial_files(sweep_dir / "trials")
+    asked = {(str(t["row"]), t.get("subject"), int(t["seed"])) for t in sweep.get("trials", [])}
     trials, items, history = [], [], []
     metrics: dict[str, MetricFacts] = {}
     for row, subject, seed in product(rows, subjects, seeds):
+        if "max_seeds" in sweep and (row.id, subject, seed) not in asked:
+            continue  # seeds were spent row by row: not asked for is not missing
         content = found.get((row.id, subject, seed), {})
         trial = _trial(output, row.id, subject, seed, content)
         if trial.state == "complete":
@@ -247,7 +251,8 @@ def _trial_files(folder: Path) -> dict[tuple[str, str | None, int], dict[str, An
 
 
 def _trial(output: Path, row: str, subject: str | None, seed: int, content: dict[str, Any]) -> RecordedTrial:
-    analysis, interventions = content.get("analysis"), content.get("interventions")
+    named = {name: content.get(name) for name in ("analysis", "figures", "interventions")}
+    folders: dict[str, Any] = {name: output / str(folder) for name, folder in named.items() if folder}
     return RecordedTrial(
         row,
         subject,
@@ -257,8 +262,7 @@ def _trial(output: Path, row: str, subject: str | None, seed: int, content: dict
         key=content.get("key"),
         run_id=content.get("run_id"),
         seconds=content.get("seconds"),
-        analysis=output / str(analysis) if analysis else None,
-        interventions=output / str(interventions) if interventions else None,
+        **folders,
     )
 
 

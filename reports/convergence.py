@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ class RowState:
         return f"{told}; changes places" if self.moved else told
 
 
+@lru_cache(maxsize=1)  # the table, the headline and the section ask for the same
 def states(records: Records) -> dict[str, RowState]:
     """Of each row that has a finished trial."""
     folders = {row.id: [t.folder for t in records.of(row.id) if t.folder is not None] for row in records.rows}
@@ -77,6 +79,7 @@ def _moved(records: Records, rows: list[str]) -> set[str]:
     return {row for row, changes in zip(ends, changed, strict=True) if changes}
 
 
+@lru_cache(maxsize=256)
 def _ends(records: Records, row: str) -> pd.DataFrame | None:
     """Scores at three quarters and at the end, by subject, seed, fold and item."""
     parts = []
@@ -125,6 +128,7 @@ def _rows(ids: list[str]) -> str:
     return f"row{'s' if len(ids) > 1 else ''} {', '.join(ids)}"
 
 
+@lru_cache(maxsize=1)
 def common_rise(records: Records) -> Rise | None:
     """The rise of all rows of the table together, whose noise is much smaller than a single row's."""
     ends = [table for row in records.rows if not row.control and (table := _ends(records, row.id)) is not None]

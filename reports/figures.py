@@ -219,11 +219,12 @@ def _curves_panel(axes: Axes, curves: pd.DataFrame, colors: dict[str, str]) -> N
         curves.groupby("row").cumcount() % max(1, len(curves) // (MOST_POINTS * curves["row"].nunique())) == 0
     ]
     single = thinned["samples_seen"].nunique() < 2
-    sns.lineplot(
-        thinned, x="samples_seen", y="value", hue="kind", hue_order=order, palette=colors, units="row", estimator=None,
-        size="kind", sizes={kind: 0.9 if kind == "other rows" else 1.9 for kind in colors}, ax=axes, legend=False,
-        marker="o" if single else None,
-    )  # fmt: skip
+    for _, curve in thinned.groupby(["kind", "row"], sort=False):
+        kind = str(curve["kind"].iloc[0])
+        axes.plot(
+            curve["samples_seen"], curve["value"], color=colors[kind], lw=0.9 if kind == "other rows" else 1.9,
+            marker="o" if single else None,
+        )  # fmt: skip
     axes.grid(color="#e8e8e8", lw=0.8)
     axes.set_axisbelow(True)
     axes.set_xlabel("")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cnd import paper
@@ -98,7 +98,7 @@ def provenance(records: Records) -> dict[str, Any]:
     reference = _described(records)
     base = _flat(reference.experiment) if reference else {}
     return {
-        "command": _command(records),
+        "command": command(records),
         "seeds": ", ".join(map(str, records.seeds)),
         "versions": reference.summary.get("versions", {}) if reference else {},
         "config": json.dumps(reference.experiment, indent=2) if reference else "",
@@ -113,13 +113,23 @@ def _described(records: Records) -> RecordedTrial | None:
     return records.first(records.reference) or next(iter(records.complete), None)
 
 
-def _command(records: Records) -> str:
-    """The command line that gives this sweep again, quoted for a shell."""
+def command(records: Records, seeds: str = "", rows: Sequence[str] = ()) -> str:
+    """The command line that gives this sweep again, quoted for a shell.
+
+    Args:
+        seeds: what stands after ``--seeds`` in place of what was run.
+        rows: only these; none names no rows.
+    """
     sweep = records.sweep
     named = sweep.get("words") or [sweep.get("name"), "--experiment", sweep.get("experiment")]
-    words = ["python", "sweeps/run.py", *map(str, named), "--seeds", str(len(records.seeds))]
+    most = sweep.get("max_seeds")
+    run = f"auto --max-seeds {most}" if most else str(len(records.seeds))
+    words = ["python", "sweeps/run.py", *map(str, named), *(["--rows", ",".join(rows)] if rows else [])]
+    words += ["--seeds", *(seeds or run).split()]
     if sweep.get("subjects"):
         words += ["--subjects", ",".join(map(str, sweep["subjects"]))]
+    if sweep.get("metrics"):
+        words += ["--metrics", ",".join(map(str, sweep["metrics"]))]
     for key, value in (sweep.get("set") or {}).items():
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join(words)
@@ -133,6 +143,7 @@ def _trial_line(trial: RecordedTrial, base: dict[str, Any]) -> dict[str, Any]:
         for key in sorted(own.keys() | base.keys())
         if own.get(key) != base.get(key) and key.partition(".")[0] not in ignored
     ]
+    later = [f"seed = {own['seed']}"] if own.get("seed", trial.seed) != trial.seed else []  # of a row's own stream
     return {
         "row": trial.row,
         "subject": trial.subject,
@@ -144,7 +155,7 @@ def _trial_line(trial: RecordedTrial, base: dict[str, Any]) -> dict[str, Any]:
         "phases": trial.summary.get("seconds", {}),
         "parameters": trial.summary.get("parameters", {}),
         "error": trial.error,
-        "changes": [f"{key} = {own[key]}" for key in changed if key in own] if trial.experiment else [],
+        "changes": [*later, *(f"{key} = {own[key]}" for key in changed if key in own)],
     }
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from cnd import statistics
+from reports import looks, nulls
 from reports.collect import Records, TableRow, read_sweep
 from reports.convergence import states
 from reports.inference import Crossed, crossed_differences, crossed_scores, difference_line, finished_runs
@@ -58,6 +59,7 @@ def score_table(records: Records) -> pd.DataFrame:
     """One line per finished row and metric: row, metric, score, low, high, n_units, best_of, seed_sd, chance.
 
     The limits hold for other items; with two or more seeds also for other trainings, with several subjects for others.
+    Beside these the columns of :func:`reports.nulls.against_permuted`: permuted and p_chance.
     """
     lines = []
     for row in records.rows:
@@ -68,8 +70,9 @@ def score_table(records: Records) -> pd.DataFrame:
                 line = {"row": row.id, "metric": metric.name} | _mean(found, metric.bounds)
                 spread = found.values.mean(axis=(0, 2)).std(ddof=1) if len(found.seeds) > 1 else float("nan")
                 line |= {"best_of": best.values.mean(), "seed_sd": spread, "chance": chance(records, metric.name)}
+                line |= nulls.against_permuted(records, row, metric.name)
                 lines.append(line)
-    columns = ["row", "metric", "score", "low", "high", "n_units", "best_of", "seed_sd", "chance"]
+    columns = ["row", "metric", "score", "low", "high", "n_units", "best_of", "seed_sd", "chance", *nulls.COLUMNS]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -98,7 +101,7 @@ def difference_table(records: Records) -> pd.DataFrame:
             line = {"row": row.id, "title": row.title, "control": row.control, "role": row.role}
             lines.append(line | difference_line(found, facts.bounds, better, records.margin))
     columns = ["row", "title", "control", "role", *DIFFERENCE]
-    return _judged(pd.DataFrame(lines, columns=columns), facts.higher_is_better)
+    return judged(pd.DataFrame(lines, columns=columns), facts.higher_is_better, records.sweep)
 
 
 DIFFERENCE = [
@@ -107,13 +110,14 @@ DIFFERENCE = [
 ]  # fmt: skip
 
 
-def _judged(table: pd.DataFrame, higher_is_better: bool) -> pd.DataFrame:
+def judged(table: pd.DataFrame, higher_is_better: bool, sweep: dict[str, Any]) -> pd.DataFrame:
     """The table with adjusted p-values and verdicts."""
     table = table.assign(p_holm=float("nan"), p_equivalent_holm=float("nan"), verdict="")
     control, known = table["control"].astype(bool), table["p"].notna()
     for family in (~control & known, control & known & table["role"].eq("rival")):
         for p in ("p", "p_equivalent"):
-            table.loc[family, f"{p}_holm"] = statistics.holm(table.loc[family, p].astype(float))
+            own = looks.corrected(sweep, table.loc[family, p].astype(float), table.loc[family, "n_seeds"])
+            table.loc[family, f"{p}_holm"] = statistics.holm(own)
     verdicts = [
         statistics.verdict(d, p, equivalent, higher_is_better) if p == p else None
         for d, p, equivalent in zip(table["crossed"], table["p_holm"], table["p_equivalent_holm"], strict=True)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cnd import paper, statistics
 from cnd.statistics import clopper_pearson
+from reports import chance, nulls
 from reports.ceilings import far_under
 from reports.collect import Records, TableRow
 from reports.convergence import sentences, states
@@ -148,9 +149,13 @@ def _controls(records: Records, table: Lines, differences: Lines) -> list[str]:
             told = "the ceiling of this benchmark" if best else "a ceiling of its own"
             sentences.append(f"{_named(row)} reaches {_score(line, records.scale)}: {told}.")
         elif row.role == "null":
-            sentences.append(f"{_named(row)} reaches {_score(line, records.scale)}, {_against_chance(line)}.")
+            sentences.append(
+                f"{_named(row)} reaches {_score(line, records.scale)}, {_against_chance(line, records.scale)}."
+            )
         elif row.role == "floor":
-            sentences.append(f"{_named(row)}, a floor, reaches {_score(line, records.scale)}.")
+            sentences.append(
+                f"{_named(row)}, a floor, reaches {_score(line, records.scale)}{_floor(line, records.scale)}."
+            )
         elif difference is not None:
             change = f"{_difference(difference, records.scale)} against the reference row"
             verdict = _of_rival(records, difference["verdict"])
@@ -179,15 +184,22 @@ def _named(row: TableRow) -> str:
     return f"The control '{row.title}'"
 
 
-def _against_chance(line: dict[str, Any]) -> str:
+def _floor(line: dict[str, Any], scale: Scale) -> str:
+    return f": {nulls.verdict(line, scale)}" if nulls.tested(line) else ""
+
+
+def _against_chance(line: dict[str, Any], scale: Scale) -> str:
+    if nulls.tested(line):
+        return nulls.verdict(line, scale, "ABOVE chance, by a leak or a biased judge")
     if not math.isfinite(line["chance"]):
         return "which no chance level tells anything of: trained on the right pairs a decoder must do better"
     if line["low"] > line["chance"]:
         return (
             "ABOVE chance: a leak, a biased judge, or knowledge of which classes occur at all, where the stimuli show "
-            "few of the judge's classes"
+            "few of the judge's classes (judged by its interval)"
         )
-    return "below chance" if line["high"] < line["chance"] else "at chance, as it must be"
+    below = line["high"] < line["chance"]
+    return f"{'below' if below else 'at'} chance (judged by its interval)"
 
 
 def _without_phase1(records: Records, differences: Lines) -> list[str]:
@@ -247,6 +259,7 @@ def statistics_notes(records: Records, plan: Design) -> list[str]:
         f"{together}. 95 % intervals of scores are those of a randomly weighted mean that allows for the skew of "
         "scores near chance (cnd/statistics/bounded.py).",
         *(_of_seeds(records, unit) if several else [_of_one_seed()] if trained(records) else []),
+        *chance.notes(records),
         *([_for_scale()] if records.scale.percent else []),
     ]
 

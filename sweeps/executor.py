@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cnd.generators.shared import SharedRunError
+from cnd.json_files import read_json, write_json
 
 ENTRY = "cnd"  # our part of a Tune result; Tune adds keys of its own
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -64,16 +65,26 @@ class Resources:
 
 
 class Watcher(Protocol):
-    """Hears of every trial; called in the driver, from one thread."""
+    """Gives the trials, and hears of each; called in the driver, from one thread."""
+
+    def next_group(self) -> list[Job] | None:
+        """Trials that a process runs together, with one frozen generator; those that the group itself fails are run
+        once more, each alone. None: none now. It is asked again when a trial has ended, and for the last time when
+        none is running.
+        """
+        ...
 
     def started(self, name: str) -> None: ...
-    def progressed(self, name: str, progress: dict[str, Any]) -> None: ...
+    def progressed(self, name: str, progress: dict[str, Any]) -> bool:
+        """Whether the trial is to be stopped here, which :meth:`stopped` then confirms."""
+        ...
+
     def finished(self, name: str, record: Path, seconds: float) -> None: ...
+    def stopped(self, name: str, seconds: float) -> None: ...
     def failed(self, name: str, error: str) -> None: ...
 
 
 def run_jobs(
-    groups: list[list[Job]],
     cache: Path,
     folder: Path,
     resources: Resources,
@@ -83,8 +94,6 @@ def run_jobs(
     """Run trials until each has finished or failed; a failure does not stop the others.
 
     Args:
-        groups: trials that a process runs together, with one frozen generator. Those that the group itself fails are
-            run once more, each alone.
         cache: root of the stage cache.
         folder: for Ray's own files; deleted before and after. Shared by all machines of a cluster.
         pipeline: module with ``warm_up``, ``prepare``, ``run``, ``run_together``, ``intervene`` and ``analyse``.
@@ -96,8 +105,9 @@ def run_jobs(
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # Ray reports dead workers there
         try:
             _start_ray(resources)
-            if alone := _tune(groups, cache, folder / "first", resources, watcher, pipeline):
-                _tune([[job] for job in alone], cache, folder / "alone", resources, watcher, pipeline)
+            if alone := _tune(watcher.next_group, cache, folder / "first", resources, watcher, pipeline):
+                once_more = iter([[job] for job in alone])
+                _tune(lambda: next(once_more, None), cache, folder / "alone", resources, watcher, pipeline)
         except KeyboardInterrupt:
             print("stopping the workers ...", file=sys.stderr, flush=True)
             raise
@@ -164,13 +174,39 @@ def _stop_ray() -> None:
 
 
 def _tune(
-    groups: list[list[Job]], cache: Path, folder: Path, resources: Resources, watcher: Watcher, pipeline: str
+    next_group: Callable[[], list[Job] | None],
+    cache: Path,
+    folder: Path,
+    resources: Resources,
+    watcher: Watcher,
+    pipeline: str,
 ) -> list[Job]:
-    """Run groups of trials; the trials that a group failed are returned."""
+    """Run groups of trials as they are given; the trials that a group failed are returned."""
     from ray import tune
 
-    jobs = {job.name: job for group in groups for job in group}
-    waiting, alone = dict(jobs), list[Job]()
+    waiting, alone = dict[str, Job](), list[Job]()
+    jobs = folder / "jobs"
+    jobs.mkdir(parents=True)
+
+    class Feed(tune.search.Searcher):  # type: ignore[misc]
+        """Gives Tune a group when it has room for one."""
+
+        def __reduce__(self) -> Any:
+            return tune.search.Searcher, ()  # as of Ears
+
+        def suggest(self, trial_id: str) -> Any:
+            if (group := next_group()) is None:
+                return None if waiting else self.FINISHED
+            for job in group:
+                waiting[job.name] = job
+                write_json(_job_file(jobs, job.name), asdict(job) | {"traceback": str(job.traceback)})
+            return {"trials": [job.name for job in group]}
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            pass
+
+        def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+            pass
 
     class Ears(tune.Callback):  # type: ignore[misc]
         """Passes Tune's events on."""
@@ -185,16 +221,7 @@ def _tune(
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            told = result[ENTRY]
-            name = told["trial"]
-            if "progress" in told:
-                watcher.progressed(name, told["progress"])
-            elif "record" in told:
-                watcher.finished(waiting.pop(name).name, Path(told["record"]), told["seconds"])
-            elif told["alone"]:
-                alone.append(waiting.pop(name))
-            else:
-                watcher.failed(waiting.pop(name).name, told["error"])
+            _pass_on(result[ENTRY], watcher, waiting, alone, jobs)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             names = [name for name in trial.config["trials"] if name in waiting]
@@ -204,13 +231,12 @@ def _tune(
                 else:
                     watcher.failed(job.name, "its process died (out of memory, or killed)")
 
-    trainable = tune.with_parameters(
-        _train, jobs={name: asdict(job) for name, job in jobs.items()}, cache=str(cache), pipeline=pipeline
-    )
+    trainable = tune.with_parameters(_train, jobs=str(jobs), cache=str(cache), pipeline=pipeline)
     tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": resources.gpus}),
-        param_space={"trials": tune.grid_search([[job.name for job in group] for group in groups])},
-        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=resources.concurrency),
+        tune_config=tune.TuneConfig(
+            search_alg=Feed(), num_samples=-1, reuse_actors=True, max_concurrent_trials=resources.concurrency
+        ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(folder),
@@ -222,17 +248,51 @@ def _tune(
     return alone
 
 
+def _pass_on(told: dict[str, Any], watcher: Watcher, waiting: dict[str, Job], alone: list[Job], jobs: Path) -> None:
+    """What a worker told of a trial; trials that are done no longer wait, those to be run once more go to ``alone``."""
+    name = told["trial"]
+    if "progress" in told:
+        if watcher.progressed(name, told["progress"]):
+            _stop_file(jobs, name).touch()
+        return
+    job = waiting.pop(name)
+    if "record" in told:
+        watcher.finished(name, Path(told["record"]), told["seconds"])
+    elif "stopped" in told:
+        watcher.stopped(name, told["seconds"])
+    elif told["alone"]:
+        alone.append(job)
+    else:
+        watcher.failed(name, told["error"])
+
+
+def _job_file(jobs: Path, name: str) -> Path:
+    return jobs / f"{name}.json"
+
+
+def _stop_file(jobs: Path, name: str) -> Path:
+    """It is there when the trial is to stop."""
+    return jobs / f"{name}.stop"
+
+
 # ---------------------------------------------------------------- in the worker
 
 
-def _train(config: dict[str, Any], jobs: dict[str, dict[str, Any]], cache: str, pipeline: str) -> None:
+class Stopped(Exception):
+    """The driver wants no more of this trial."""
+
+
+def _train(config: dict[str, Any], jobs: str, cache: str, pipeline: str) -> None:
     """One group of trials, in a worker process that serves one after another."""
     from ray import tune
 
     def tell(name: str, event: dict[str, Any]) -> None:
         tune.report({ENTRY: {"trial": name} | event})
 
-    group = {name: Teller(jobs[name], tell) for name in config["trials"]}
+    folder = Path(jobs)
+    group = {
+        name: Teller(read_json(_job_file(folder, name)), tell, _stop_file(folder, name)) for name in config["trials"]
+    }
     errors = _run(group, Path(cache), importlib.import_module(pipeline))
     _return_memory()
     if errors:
@@ -246,26 +306,37 @@ class Teller:
         part: what is being done, of the run and what follows it.
     """
 
-    def __init__(self, job: dict[str, Any], tell: Callable[[str, dict[str, Any]], None]) -> None:
-        self.job, self.name, self._tell = job, job["name"], tell
-        self.part, self._phase, self._at = "run", "", 0.0
+    def __init__(
+        self, job: dict[str, Any], tell: Callable[[str, dict[str, Any]], None], stop: Path | None = None
+    ) -> None:
+        self.job, self.name, self._tell, self._stop = job, job["name"], tell, stop
+        self.part, self._phase, self._at, self._began = "run", "", 0.0, time.monotonic()
 
     def progress(self, progress: Any) -> None:
-        from cnd.workflow.progress import TIMES
+        """Raises:
+        Stopped: the driver has answered that the trial is to stop.
+        """
+        from cnd.workflow.progress import CHECKPOINT, TIMES
 
         now = time.monotonic()
-        if progress.phase == self._phase and now - self._at < SECONDS_BETWEEN_REPORTS:
+        weighed = CHECKPOINT in progress.metrics  # the driver decides by it, so each is told
+        if progress.phase == self._phase and now - self._at < SECONDS_BETWEEN_REPORTS and not weighed:
             return
         self._phase, self._at = progress.phase, now
         parts = ["run", *self.job["extras"]]
         before = sum(TIMES[part] for part in parts[: parts.index(self.part)])
         fraction = (before + TIMES[self.part] * progress.fraction) / sum(TIMES[part] for part in parts)
         self._tell(self.name, {"progress": asdict(progress) | {"fraction": fraction}})
+        if weighed and self._stop is not None and self._stop.exists():  # Tune returns when the driver has heard it
+            raise Stopped
 
     def failed(self, error: Exception, alone: bool) -> None:
         """``alone``: it is to be run once more by itself."""
         Path(self.job["traceback"]).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         self._tell(self.name, {"error": one_line(error), "alone": alone})
+
+    def stopped(self) -> None:
+        self._tell(self.name, {"stopped": True, "seconds": time.monotonic() - self._began})
 
     def finished(self, record: Path, seconds: float) -> None:
         self._tell(self.name, {"record": str(record), "seconds": seconds})
@@ -285,6 +356,9 @@ def _run(group: dict[str, Teller], cache_root: Path, module: Any) -> list[Except
     def attempt(name: str) -> Iterator[None]:
         try:
             yield
+        except Stopped:
+            del experiments[name]
+            group[name].stopped()
         except Exception as error:
             errors.append(error)
             del experiments[name]

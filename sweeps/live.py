@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-ORDER = {"running": 0, "failed": 1, "pending": 2, "complete": 3}
-STYLE = {"running": "bold cyan", "failed": "bold red", "pending": "dim", "complete": "green"}
+ORDER = {"running": 0, "failed": 1, "pending": 2, "pruned": 3, "complete": 4}
+STYLE = {"running": "bold cyan", "failed": "bold red", "pending": "dim", "pruned": "yellow", "complete": "green"}
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Board:
         names: of the trials in the order in which they will run.
         concurrency: trials at once, for the time left.
         expected: seconds a trial is expected to take, until trials tell.
+        more: how many trials besides ``names`` are still to come.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Board:
     concurrency: int
     expected: float
     stream: TextIO = field(default_factory=lambda: sys.stderr)
+    more: int = 0
 
     def __post_init__(self) -> None:
         self.lines = {name: BoardLine(name) for name in self.names}
@@ -61,7 +63,7 @@ class Board:
         self._live: Live | None = None
 
     def __enter__(self) -> Board:
-        if self.stream.isatty() and self.lines:
+        if self.stream.isatty() and (self.lines or self.more):
             from rich.console import Console
             from rich.live import Live
 
@@ -84,6 +86,11 @@ class Board:
 
     # ---- what happens to a trial
 
+    def add(self, name: str) -> None:
+        """One of those that were still to come."""
+        self.lines[name] = BoardLine(name)
+        self.more = max(0, self.more - 1)
+
     def started(self, name: str) -> None:
         """A trial runs."""
         line = self.lines[name]
@@ -99,10 +106,17 @@ class Board:
         if changed and phase != "done":
             self._say(line)
 
-    def finished(self, name: str, score: str, seconds: float) -> None:
-        """A trial is complete; ``score`` with its unit."""
+    def finished(self, name: str, score: str, seconds: float, known: bool = False) -> None:
+        """A trial is complete; ``score`` with its unit. ``known``: from an earlier run, which says nothing of time."""
         line = self.lines[name]
-        line.state, line.phase, line.fraction, line.score, line.seconds = "complete", "", 1.0, score, seconds
+        line.state, line.phase, line.fraction, line.score = "complete", "", 1.0, score
+        line.seconds = None if known else seconds
+        self._say(line)
+
+    def pruned(self, name: str, seconds: float) -> None:
+        """A trial was stopped, because others were better."""
+        line = self.lines[name]
+        line.state, line.seconds = "pruned", seconds
         self._say(line)
 
     def failed(self, name: str, error: str) -> None:
@@ -119,15 +133,15 @@ class Board:
         done = [line.seconds for line in self.lines.values() if line.seconds is not None]
         typical = sum(done) / len(done) if done else self.expected
         running = [line for line in self.lines.values() if line.state == "running"]
-        work = typical * sum(line.state == "pending" for line in self.lines.values())
+        work = typical * (self.more + sum(line.state == "pending" for line in self.lines.values()))
         work += sum(typical / 2 if (left := line.left(now)) is None else left for line in running)
-        return work / max(1, min(self.concurrency, len(self.lines)))
+        return work / max(1, min(self.concurrency, len(self.lines) + self.more))
 
     def summary(self) -> str:
         """Counts and the time left, on one line."""
         states = [line.state for line in self.lines.values()]
         counts = [f"{states.count(state)} {state}" for state in reversed(ORDER) if state in states]
-        if "running" in states or "pending" in states:
+        if self.more or "running" in states or "pending" in states:
             counts.append(f"about {clock(self.left())} left")
         return f"{', '.join(counts)}, {clock(time.monotonic() - self.began)} elapsed"
 
@@ -156,7 +170,7 @@ class Board:
         if self._live is None:
             parts: list[Any] = [line.name, line.state, line.error or line.phase]
             if line.state == "complete":
-                parts += [line.score, f"in {clock(line.seconds or 0)}"]
+                parts += [line.score, "known" if line.seconds is None else f"in {clock(line.seconds)}"]
             told = "  ".join(part for part in parts if part)
             print(f"[{clock(time.monotonic() - self.began)}] {told}", file=self.stream, flush=True)
 

@@ -10,8 +10,10 @@ from cnd.errors import UserError, nearest
 from sweeps.spec import EXPERIMENTS, SCORE, SWEEPS, names_in
 
 ANALYSES = ("reference", "all", "none")
-COMMANDS = ("run", "plan", "status", "report", "verify", "clean")
+COMMANDS = ("run", "plan", "status", "report", "verify", "compare", "clean", "export-best")
+AUTO, FEWEST, MOST = "auto", 2, 5  # of --seeds: the word, with how many seeds it begins, and ends by default
 OF_SCORE = ("stimuli", "reconstructions", "judge")
+OF_SEARCH = ("trials", "hours")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,6 +29,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python sweeps/run.py",
         usage="%(prog)s [plan|status|report|verify|clean] SWEEP [options]\n"
+        "       %(prog)s compare A B ... [options]\n"
+        "       %(prog)s export-best SEARCH FILE [options]\n"
         "       %(prog)s [...] score --stimuli DIR --reconstructions A=DIR_A B=DIR_B [options]",
         description="Run every trial of a sweep that is not done yet, in parallel, and report.",
         epilog="".join(f"{what}: {', '.join(found) or 'none'}\n" for what, found in names.items())
@@ -34,8 +38,11 @@ def _parser() -> argparse.ArgumentParser:
         "\nplan    the trials, the stages they share and the expected time; runs nothing\n"
         "status  the state of every trial\n"
         "report  build the HTML report again\n"
-        "verify  check the files of every result against the hashes written with them\n"
+        "verify  check the files of every result against the hashes written with them, and every number of the report\n"
+        "compare sweeps side by side, also of other experiments and output folders: A and B are NAME-EXPERIMENT below\n"
+        "        --output, the folder of a sweep, or either with :ROW; differences are from the first one's reference\n"
         "clean   list what the sweep alone uses, and delete it with --force\n"
+        "export-best   write the best trial of a search as a base experiment\n"
         "\nThe same command again goes on where it stopped. Exit code 0: complete, 1: some trials failed,\n"
         "2: wrong settings or usage, 130: interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -45,8 +52,15 @@ def _parser() -> argparse.ArgumentParser:
     add("words", nargs="+", metavar="[COMMAND] SWEEP", help="name of a sweep, or path of its YAML file")
     add("--experiment", metavar="NAME|PATH", help="base experiment (default: simulated)")
     add("--rows", metavar="IDS", help="only these rows, e.g. 0,10; all controls come along unless one is named")
-    add("--seeds", type=int, default=1, metavar="N", help="how many training seeds (default: 1)")
+    add(
+        "--seeds",
+        type=_seeds,
+        metavar="N|auto",
+        help="how many training seeds (default: 1, or what the sweep says); auto: two, then more for undecided rows",
+    )
+    add("--max-seeds", type=int, metavar="N", help=f"--seeds {AUTO}: no row gets more than these (default: {MOST})")
     add("--subjects", metavar="LIST", help="subjects of the data source, e.g. 1,2,3; each row is run on each")
+    add("--metrics", metavar="NAMES", help="further metrics as columns of the report's table, e.g. ssim,nway5_top1")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. data.path=FILE")
     add(
         "--margin",
@@ -74,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--stimuli", type=Path, metavar="DIR", help="score: folder of the stimuli, an image each")
     add("--reconstructions", nargs="+", metavar="NAME=DIR", help="score: of each program, a folder or an .npz file")
     add("--judge", metavar="NAME", help="score: ImageNet classifier of timm for n-way accuracy")
+    add("--trials", type=int, metavar="N", help="search: how many trials in all (default: as its file says)")
+    add("--hours", type=float, metavar="H", help="search: begin no trial after this time")
     add("--output", type=Path, default=Path("runs"), metavar="DIR", help="everything goes here (default: runs/)")
     add("--cache", type=Path, metavar="DIR", help="where stage results are kept (default: OUTPUT/cache)")
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: one a CPU core, or as GPUs allow)")
@@ -84,6 +100,27 @@ def _parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="clean: really delete")
     add("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _seeds(given: str) -> int | str:
+    try:
+        return given if given == AUTO else int(given)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{given}' is neither a number nor '{AUTO}'") from None
+
+
+def _check_seeds(options: argparse.Namespace) -> None:
+    """Raises:
+    UserError: too few seeds, or a limit of seeds where none is asked for.
+    """
+    if options.seeds == AUTO:
+        options.max_seeds = MOST if options.max_seeds is None else options.max_seeds
+        if options.max_seeds < FEWEST:
+            raise UserError(f"--max-seeds {options.max_seeds}: must be at least {FEWEST}")
+    elif options.max_seeds is not None:
+        raise UserError(f"--max-seeds {options.max_seeds}: belongs to --seeds {AUTO}; leave it out (see --help)")
+    elif options.seeds is not None and options.seeds < 1:
+        raise UserError(f"--seeds {options.seeds}: must be at least 1")
 
 
 def _of_the_sweep(options: argparse.Namespace) -> None:
@@ -107,13 +144,24 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """
     options = _parser().parse_intermixed_args(argv)
     command, *rest = options.words if options.words[0] in COMMANDS else ["run", *options.words]
+    options.file = Path(rest.pop()).expanduser().absolute() if command == "export-best" and len(rest) == 2 else None
+    if command == "export-best" and options.file is None:
+        raise UserError("export-best: name a search and the file to write, e.g. export-best search best.yaml")
+    if command == "compare":
+        if len(rest) < 2:
+            raise UserError(
+                "compare: expected two sweeps or more, NAME-EXPERIMENT, a sweep's folder or either with :ROW"
+            )
+        options.sweeps, rest = rest, [""]
     if len(rest) != 1:
         found = f"found {' '.join(rest)}" if rest else "none is given"
         hint = nearest(rest[0], COMMANDS) if len(rest) > 1 else f"; sweeps: {', '.join(names_in(SWEEPS))}"
         raise UserError(f"expected one sweep, {found}{hint} (see --help)")
     options.command, options.sweep = command, rest[0]
     _of_the_sweep(options)
-    for name, least in (("seeds", 1), ("max_concurrent", 1), ("fuse", 1), ("gpus_per_trial", 0)):
+    _check_seeds(options)
+    least_of = (("max_concurrent", 1), ("fuse", 1), ("gpus_per_trial", 0), ("trials", 1), ("hours", 0))
+    for name, least in least_of:
         value = getattr(options, name)
         if value is not None and not value >= least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
@@ -126,6 +174,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     options.subjects = [] if options.subjects is None else [s.strip() for s in options.subjects.split(",") if s.strip()]
     if len(set(options.subjects)) < len(options.subjects):
         raise UserError(f"--subjects {','.join(options.subjects)}: name each subject once")
+    if options.metrics is not None:
+        options.metrics = [name.strip() for name in options.metrics.split(",") if name.strip()]
     options.output = options.output.expanduser().absolute()
     options.cache = options.cache or options.output / "cache"
     return options

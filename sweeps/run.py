@@ -15,7 +15,7 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,10 @@ from cnd.store.convergence import verdict
 from cnd.store.folder import SweepFolder, damaged
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
-from sweeps.options import parse
+from sweeps.compare import compare
+from sweeps.options import AUTO, OF_SEARCH, parse
+from sweeps.rounds import begun, by_records, most, rounds
+from sweeps.space import is_search
 from sweeps.spec import SCORE, Line, Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
 from sweeps.trials import Trial, count_stages, in_table_order, resolve
@@ -50,7 +53,13 @@ class Request:
         self.cache = StageCache(options.cache)
 
     def _asked_for(self) -> tuple[Sweep, Experiment, list[str]]:
-        """Sweep, base experiment and what to say of them beforehand."""
+        """Sweep, base experiment and what to say of them beforehand.
+
+        Raises:
+            UserError: unknown names, wrong settings, or options that only searches have.
+        """
+        if given := [name for name in OF_SEARCH if getattr(self.options, name) is not None]:
+            raise UserError(f"--{given[0]}: belongs to searches, and '{self.options.sweep}' is none; leave it out")
         if self.options.sweep != SCORE:
             return load_sweep(self.options.sweep), load_base(self.options.experiment, self.edits), []
         from sweeps.score import scoring
@@ -70,8 +79,33 @@ class Request:
         extras = self.options.analysis, subjects, self.options.interventions
         return resolve(self.sweep, self.base, steps, rows, seeds, self.edits, *extras)
 
+    @property
+    def auto(self) -> bool:
+        """Whether seeds are spent row by row."""
+        return bool(self.options.seeds == AUTO)
+
+    @property
+    def seeds(self) -> int:
+        """How many training seeds a row gets, at most."""
+        return int(self.options.max_seeds if self.auto else self.options.seeds or self.sweep.seeds)
+
+    def everything(self) -> list[Trial]:
+        """The trials that the command may come to."""
+        trials = self.trials(self.options.rows, self.seeds, self.options.subjects)
+        return most(trials) if self.auto else trials
+
     def chosen(self) -> list[Trial]:
-        return self.trials(self.options.rows, self.options.seeds, self.options.subjects)
+        """The trials that it runs in any case."""
+        return begun(self.everything()) if self.auto else self.everything()
+
+    def rounds(self) -> Iterator[list[Trial]]:
+        """The trials of the first round, then those with the ones of the next.
+
+        Each round is to be run before the next one is asked for. There is one unless seeds are spent row by row.
+        """
+        if not self.auto:
+            return iter([self.chosen()])
+        return rounds(self.sweep, self.everything(), by_records(self.folder.output, self.folder.path), _say)
 
     def missing(self, trials: list[Trial]) -> list[str]:
         """Files that the trials need and that are not there, each with its remedy."""
@@ -107,6 +141,9 @@ class Request:
         converged = self.converged(trials)
         at_once = min(self.concurrency(), max(1, len(missing)))
         ceilings = self.ceilings(trials)
+        seconds, possible = self.expected_seconds(), self.everything() if self.auto else []
+        left = sum(not self.cache.has("record", trial.key) for trial in possible)
+        further = {"trials": len(possible), "seeds": self.seeds, "minutes": round(left * seconds / 60 / at_once, 1)}
         return {
             "sweep": self.sweep.name,
             "experiment": self.base.name,
@@ -119,8 +156,8 @@ class Request:
             "stages": count_stages(trials),
             "ceilings": ceilings,
             "warnings": [*warnings_for(trials), *self.examined(trials), *far_under(ceilings)],
-            "expected_minutes": round(len(missing) * self.expected_seconds() / 60 / at_once, 1),
-        }
+            "expected_minutes": round(len(missing) * seconds / 60 / at_once, 1),
+        } | ({"at_most": further} if possible else {})
 
     def ceilings(self, trials: list[Trial]) -> dict[str, float]:
         """Scores of the ceilings that are known already, by label, where the table's score is an accuracy.
@@ -178,13 +215,16 @@ def n_cpus() -> int:
 def run(request: Request) -> int:
     """Run what is missing, then table, report and MLflow."""
     from cnd.store.tracking import sqlite_uri
+    from reports.metrics import check as check_metrics
     from sweeps.executor import Resources
     from sweeps.live import Board
+    from sweeps.proposers import Table
     from sweeps.session import Scribe, Session, adopt
 
     options, folder = request.options, request.folder
     folder.exists()  # a folder of another version is refused before anything runs
     trials, at_once = request.chosen(), request.concurrency()
+    check_metrics(request.options.metrics or (), measured(trials))
     if lacking := request.missing(trials):
         more = f" ({len(lacking) - 1} more missing, see: plan)" if len(lacking) > 1 else ""
         raise UserError(lacking[0].splitlines()[0] + more)
@@ -195,22 +235,24 @@ def run(request: Request) -> int:
     if not all(request.cache.has("record", trial.key) for trial in trials):
         check(request, trials)
     with folder.locked():
-        define(request, trials)
-        scribe, status = Scribe(folder, uri, local=not options.tracking_uri), "KILLED"
+        scribe, status, failed = Scribe(folder, uri, local=not options.tracking_uri), "KILLED", False
         try:
-            missing = adopt(folder, request.cache, trials, scribe)
-            names = [trial.name for trial in missing]
-            board = Board(request.sweep.title, names, at_once, request.expected_seconds())
-            session = Session(folder, request.cache, missing, board, scribe)
-            if missing:
-                session.run(resources, request.pipeline, options.fuse)
-            status = "FAILED" if session.failed_trials else "FINISHED"
+            for trials in request.rounds():
+                define(request, trials)
+                missing = adopt(folder, request.cache, trials, scribe)
+                names = [trial.name for trial in missing]
+                board = Board(request.sweep.title, names, at_once, request.expected_seconds())
+                session = Session(folder, request.cache, Table(missing), board, scribe)
+                if missing:
+                    session.run(resources, request.pipeline, options.fuse)
+                failed = failed or bool(session.failed_trials)
+            status = "FAILED" if failed else "FINISHED"
         finally:
             scribe.close(status)
     if scribe.error is not None:
         _say(f"MLflow could not be written, run the command again: {scribe.error}")
     _show_result(request, trials, uri)
-    return 1 if session.failed_trials or scribe.error is not None else 0
+    return 1 if failed or scribe.error is not None else 0
 
 
 def check(request: Request, trials: list[Trial]) -> None:
@@ -229,15 +271,27 @@ def check(request: Request, trials: list[Trial]) -> None:
 
 def define(request: Request, chosen: list[Trial]) -> None:
     """Write the sweep's definition: the chosen trials, and those of earlier commands that are still what they were."""
+    from reports.metrics import measured as is_measured
+
     before = request.folder.definition() if request.folder.exists() else {"seeds": [], "subjects": []}
-    seeds = max(len(before["seeds"]), request.options.seeds)
+    seeds = max(len(before["seeds"]), request.seeds)
     subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
     names = {trial.name for trial in chosen}
     everything = request.trials(None, seeds, subjects)
     kept = [trial for trial in everything if trial.name in names or request.folder.is_complete(trial)]
+    columns = request.options.metrics
+    if columns is None:  # as before, as far as there are such scores now
+        columns = [name for name in before.get("metrics", []) if is_measured(name, measured(kept))]
     asked = request.options.margin
-    margin = {"margin": before.get("margin") if asked is None else asked}
-    request.folder.define(definition(request, kept) | margin, in_table_order(request.sweep, kept))
+    choices = {"margin": before.get("margin") if asked is None else asked, "metrics": columns}
+    if looked := max(request.seeds if request.auto else 0, before.get("max_seeds", 0)):
+        choices["max_seeds"] = looked  # once verdicts were looked at on the way, the correction for it stays
+    request.folder.define(definition(request, kept) | choices, in_table_order(request.sweep, kept))
+
+
+def measured(trials: list[Trial]) -> list[str]:
+    """Names of the metrics that some of the trials measure."""
+    return list(dict.fromkeys(m.name for trial in trials for m in trial.experiment.evaluation.all_metrics()))
 
 
 def definition(request: Request, trials: list[Trial]) -> dict[str, Any]:
@@ -251,7 +305,7 @@ def definition(request: Request, trials: list[Trial]) -> dict[str, Any]:
         "experiment": request.base.name,
         "words": request.words(),
         "set": {key: request.edits[key] for key in sorted(request.edits)},
-        "columns": [{"key": column.key, "title": column.title} for column in sweep.columns],
+        "columns": [{"key": c.key, "title": c.title, "setting": today(c.setting)} for c in sweep.columns],
         "rows": [
             {
                 "id": line.id,
@@ -282,12 +336,17 @@ def _paper(sweep: Sweep, line: Line, subjects: list[str]) -> float | None:
 
 
 def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
+    from reports import noops
     from reports.build import build_report, result_table
+    from reports.collect import read_sweep
+    from reports.looks import saved
 
     folder = request.folder
     known = [{"name": trial.name} | folder.read(trial.name) for trial in trials]
     complete = any(trial["state"] == "complete" for trial in known)
     path = build_report(folder.output, folder.path, unless_current=True) if complete else None
+    if request.auto:
+        _say(str(saved(read_sweep(folder.output, folder.path))))
     told = [*warnings_for(trials), *request.examined(trials)]
     if request.options.json:
         content = {"sweep": request.sweep.name, "experiment": request.base.name, "trials": known, "warnings": told}
@@ -298,6 +357,8 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
         if trial["state"] == "failed":
             name = trial["name"]
             _say(f"failed: {name}: {trial['error']} ({folder.traceback_file(name)})")
+    for warning in noops.find(known, folder.output, request.sweep.reference):
+        _say(f"warning: {warning}")
     if path:
         _say(f"report: {path}")
     where = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1" if "sqlite" in uri else uri
@@ -339,31 +400,44 @@ def status(request: Request) -> int:
 
 
 def report(request: Request) -> int:
-    """Build the HTML report again and print its path."""
+    """Build the HTML report again, with other columns if some are chosen, and print its path."""
     from reports.build import build_report
+    from reports.collect import read_sweep
+    from reports.metrics import check as check_metrics
 
-    request.folder.definition()
+    folder, columns = request.folder, request.options.metrics
+    folder.definition()
     if request.options.margin is not None:
-        request.folder.amend(margin=request.options.margin)
-    path = build_report(request.folder.output, request.folder.path)
+        folder.amend(margin=request.options.margin)
+    if columns is not None:
+        check_metrics(columns, [metric.name for metric in read_sweep(folder.output, folder.path).metrics])
+        folder.amend(metrics=columns)
+    path = build_report(folder.output, folder.path)
     print(json.dumps({"report": str(path)}) if request.options.json else path)
     return 0
 
 
 def verify(request: Request) -> int:
-    """Check every result's files; exit code 1 when some are damaged."""
-    request.folder.definition()
-    stages = request.folder.stages()
+    """Check every result's files, and every number of the report; exit code 1 when some are wrong."""
+    from reports.verify import verify_report
+
+    folder = request.folder
+    folder.definition()
+    stages = folder.stages()
     problems = damaged(request.cache, stages)
     there = sum(request.cache.path(*stage).exists() for stage in stages)
+    report = verify_report(folder.output, folder.path)
     if request.options.json:
-        print(json.dumps({"checked": there, "damaged": problems}, indent=1))
+        told = {"numbers": report.numbers, "problems": report.problems}
+        print(json.dumps({"checked": there, "damaged": problems, "report": told}, indent=1))
     else:
         print("".join(f"{name}: {problem}\n" for name, problem in problems.items()), end="")
+        print("".join(f"{problem}\n" for problem in report.problems), end="")
         print(f"{there} results checked, {len(problems)} damaged")
+        print(f"{report.numbers:,} numbers of the report recomputed, {len(report.problems)} problems")
     if problems:
         _say("run the sweep again: it moves damaged results aside and makes them anew")
-    return 1 if problems else 0
+    return 1 if problems or report.problems else 0
 
 
 def clean(request: Request) -> int:
@@ -373,13 +447,14 @@ def clean(request: Request) -> int:
     with folder.locked():
         stages = [stage for stage in folder.own_stages() if request.cache.path(*stage).exists()]
         paths = [request.cache.path(*stage) for stage in stages]
-        paths += [path for path in (folder.path, *folder.reports) if path.exists()]
+        paths += [path for path in (folder.path, *folder.reports, folder.tables) if path.exists()]
         size = sum(f.stat().st_size for path in paths for f in [path, *path.rglob("*")] if f.is_file())
         for stage in folder.own_stages() if force else []:
             request.cache.remove(*stage)
         if force:
             for page in folder.reports:
                 page.unlink(missing_ok=True)
+            shutil.rmtree(folder.tables, ignore_errors=True)
             shutil.rmtree(folder.path)
     if request.options.json:
         print(json.dumps({"deleted": force, "paths": [str(path) for path in paths], "bytes": size}, indent=1))
@@ -387,6 +462,13 @@ def clean(request: Request) -> int:
         print("".join(f"{'deleted' if force else 'would delete'} {path}\n" for path in paths), end="")
         _say(f"{size / 1e6:.1f} MB" + ("; runs in MLflow are kept" if force else "; add --force to delete"))
     return 0
+
+
+def no_search(request: Request) -> int:
+    """Raises:
+    UserError: a table has no best trial to be exported.
+    """
+    raise UserError(f"{request.options.command}: '{request.sweep.name}' is a table; name a search")
 
 
 def _say(text: str) -> None:
@@ -401,9 +483,16 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
             ``intervene`` and ``analyse``.
     """
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
+    commands["export-best"] = no_search
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     try:
         options = parse(argv)
+        if options.command == "compare":
+            return compare(options)
+        if is_search(options.sweep):
+            from sweeps.search_command import search
+
+            return search(options, pipeline)
         return commands[options.command](Request(options, pipeline))
     except UserError as error:
         _say(f"error: {error}")

@@ -48,7 +48,7 @@ def scoring(options: argparse.Namespace, edits: dict[str, Any]) -> Scoring:
     """
     if options.stimuli is None or not options.reconstructions:
         raise UserError(USAGE)
-    if options.seeds > 1:
+    if options.seeds not in (None, 1):
         raise UserError(f"--seeds {options.seeds}: a seed changes nothing where images are only scored; leave it out")
     programs = dict(map(_program, options.reconstructions))
     if len(programs) < len(options.reconstructions):

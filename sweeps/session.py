@@ -6,16 +6,18 @@ import importlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnd.store.folder import SweepFolder
 from cnd.workflow.cache import StageCache
+from cnd.workflow.progress import CHECKPOINT, PERCENT
 from reports.scale import Scale
 from sweeps.executor import Job, Resources, run_jobs
 from sweeps.live import Board
+from sweeps.proposers import Proposer
 from sweeps.trials import Trial, fused
 
 if TYPE_CHECKING:
@@ -54,7 +56,8 @@ class Scribe:
 
     def progress(self, trial: Trial, metrics: dict[str, float], samples_seen: int) -> None:
         now = time.monotonic()
-        if metrics and now - self._told.get(trial.name, 0.0) >= SECONDS_BETWEEN_METRICS:
+        due = CHECKPOINT in metrics or now - self._told.get(trial.name, 0.0) >= SECONDS_BETWEEN_METRICS
+        if metrics and due:
             self._told[trial.name] = now
             self._queue(lambda tracker: tracker.progress(self._runs[trial.name], metrics, samples_seen))
 
@@ -79,6 +82,15 @@ class Scribe:
         def write(tracker: Tracker) -> None:
             self._open(tracker, trial)
             tracker.fail(self._runs.pop(trial.name), error)
+
+        self._queue(write)
+
+    def prune(self, trial: Trial) -> None:
+        """A search stopped it."""
+
+        def write(tracker: Tracker) -> None:
+            self._open(tracker, trial)
+            tracker.prune(self._runs.pop(trial.name))
 
         self._queue(write)
 
@@ -128,43 +140,79 @@ def _flat(trial: Trial) -> dict[str, Any]:
 
 
 class Session:
-    """Runs trials and hears of them (:class:`sweeps.executor.Watcher`)."""
+    """Runs trials and hears of them (:class:`sweeps.executor.Watcher`).
+
+    Args:
+        scores: what the proposer is told of a record; a table is told nothing.
+    """
 
     def __init__(
-        self, folder: SweepFolder, cache: StageCache, trials: list[Trial], board: Board, scribe: Scribe
+        self,
+        folder: SweepFolder,
+        cache: StageCache,
+        proposer: Proposer,
+        board: Board,
+        scribe: Scribe,
+        scores: Callable[[Path], tuple[float, ...]] = lambda record: (),
     ) -> None:
-        self.folder, self.cache, self.board, self.scribe = folder, cache, board, scribe
-        self.trials = {trial.name: trial for trial in trials}
+        self.folder, self.cache, self.proposer, self.board, self.scribe = folder, cache, proposer, board, scribe
+        self.scores = scores
+        self.trials: dict[str, Trial] = {}  # that were asked for
         self.failed_trials: dict[str, str] = {}
+        self._planned: set[str] = set()  # known beforehand, of which the board knows
+        self._groups: Iterator[list[Job]] | None = None
 
     def run(self, resources: Resources, pipeline: str, fuse: int = 1) -> None:
         """Run all trials.
 
         Args:
-            fuse: how many share one frozen generator in a process, where they can.
+            fuse: how many share one frozen generator in a process, where they can; for trials known beforehand.
 
         Raises:
             KeyboardInterrupt: Ctrl-C; what was finished is kept.
         """
-        needed = Counter(stage for trial in self.trials.values() for stage in trial.stages)
-        common = importlib.import_module(pipeline).together if fuse > 1 else lambda experiment: None
-        groups = [
-            [self._job(trial, needed) for trial in group]
-            for group in fused(list(self.trials.values()), fuse, lambda trial: common(trial.experiment))
-        ]
-        for trial in self.trials.values():
-            self.folder.write(trial, state="pending", error=None, record=None)
-            self.folder.traceback_file(trial.name).unlink(missing_ok=True)
+        for trial in self.proposer.planned():
+            self._planned.add(trial.name)
+            self._clear(trial)
+        if fuse > 1:
+            common = importlib.import_module(pipeline).together
+            trials = list(iter(self.proposer.ask, None))
+            self.trials |= {trial.name: trial for trial in trials}
+            needed = Counter(stage for trial in trials for stage in trial.stages)
+            groups = fused(trials, fuse, lambda trial: common(trial.experiment))
+            self._groups = iter([[self._job(trial, needed) for trial in group] for group in groups])
         with self.board:
-            run_jobs(groups, self.cache.root, self.folder.path / "ray", resources, self, pipeline)
+            run_jobs(self.cache.root, self.folder.path / "ray", resources, self, pipeline)
 
-    def _job(self, trial: Trial, needed: Counter[tuple[str, str]]) -> Job:
+    def next_group(self) -> list[Job] | None:
+        """As the executor wants it; a trial whose result is there already is told to the proposer instead."""
+        if self._groups is not None:
+            return next(self._groups, None)
+        while (trial := self.proposer.ask()) is not None:
+            self.trials[trial.name] = trial
+            if trial.name in self._planned:
+                return [self._job(trial)]
+            if adopt(self.folder, self.cache, [trial], self.scribe):
+                self._clear(trial)
+                self.board.add(trial.name)
+                return [self._job(trial)]
+            record = self.cache.path("record", trial.key)
+            self.board.add(trial.name)
+            self.board.finished(trial.name, table_score(record), 0.0, known=True)
+            self.proposer.tell(trial, self.scores(record))
+        return None
+
+    def _clear(self, trial: Trial) -> None:
+        self.folder.write(trial, state="pending", error=None, record=None)
+        self.folder.traceback_file(trial.name).unlink(missing_ok=True)
+
+    def _job(self, trial: Trial, needed: Counter[tuple[str, str]] | None = None) -> Job:
         return Job(
             trial.name,
             trial.experiment.model_dump(mode="json"),
             self.folder.traceback_file(trial.name),
             tuple(part for part, stage in EXTRAS.items() if trial.keys(stage)),
-            tuple(stage for stage in trial.stages if needed[stage] == 1),
+            tuple(stage for stage in trial.stages if needed and needed[stage] == 1),
         )
 
     def started(self, name: str) -> None:
@@ -172,23 +220,34 @@ class Session:
         self.folder.write(self.trials[name], state="running")
         self.scribe.start(self.trials[name])
 
-    def progressed(self, name: str, progress: dict[str, Any]) -> None:
+    def progressed(self, name: str, progress: dict[str, Any]) -> bool:
         self.board.progressed(name, progress["phase"], progress["fraction"], progress["metrics"])
         self.scribe.progress(self.trials[name], progress["metrics"], progress["samples_seen"])
+        at = progress["metrics"].get(PERCENT)
+        return at is not None and self.proposer.stops(self.trials[name], int(at), progress["metrics"][CHECKPOINT])
 
     def finished(self, name: str, record: Path, seconds: float) -> None:
-        trial = self.trials[name]
+        trial = self.trials.pop(name)  # a search may ask for thousands
         self.board.finished(name, table_score(record), seconds)
         extras = found_extras(self.cache, trial)
         done = {"state": "complete", "record": self.folder.record_name(record), "seconds": round(seconds, 3)}
         self.folder.write(trial, **done, **_entries(self.folder, extras))
         self.scribe.record(trial, record, extras)
+        self.proposer.tell(trial, self.scores(record))
+
+    def stopped(self, name: str, seconds: float) -> None:
+        trial = self.trials.pop(name)  # a search may ask for thousands
+        self.board.pruned(name, seconds)
+        self.folder.write(trial, state="pruned", seconds=round(seconds, 3))
+        self.scribe.prune(trial)
+        self.proposer.tell(trial, None)
 
     def failed(self, name: str, error: str) -> None:
         self.failed_trials[name] = error
         self.board.failed(name, error)
         self.folder.write(self.trials[name], state="failed", error=error)
         self.scribe.fail(self.trials[name], error)
+        self.proposer.tell(self.trials[name], None)
 
 
 def adopt(folder: SweepFolder, cache: StageCache, trials: list[Trial], scribe: Scribe) -> list[Trial]:
@@ -216,7 +275,7 @@ def found_extras(cache: StageCache, trial: Trial) -> dict[str, Path]:
 
 def _entries(folder: SweepFolder, extras: dict[str, Path]) -> dict[str, str]:
     """What a trial's file says of what followed its run; what was made earlier stays noted when it is not wanted."""
-    return {stage: folder.record_name(extras[stage]) for stage in EXTRAS.values() if stage in extras}
+    return {stage: folder.record_name(extras[stage]) for stage in STAGES if stage in extras}
 
 
 def table_score(record: Path) -> str:

@@ -7,7 +7,15 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from cnd import registry
 from cnd.errors import UserError, nearest
@@ -16,6 +24,7 @@ from cnd.paper import PUBLISHED, published
 from cnd.protocols import Metric
 from cnd.reading import explain, read_yaml
 from cnd.settings import Config
+from sweeps.grids import expand
 
 if TYPE_CHECKING:
     AnyMetric = Metric
@@ -51,6 +60,15 @@ class Column(Config):
 Role = Literal["floor", "ceiling", "rival", "null"]
 
 
+NOT_OF_A_ROW = {
+    "seed": "a row's seeds follow from --seeds; first_seed, beside set, says where in their stream its own begin",
+    "name": "it names the base experiment; a row has an id and a label",
+    "description": "it describes the base experiment; a row has a label",
+    "minutes_per_trial": "the plan expects the base experiment's figure of every row",
+}
+"""Settings of the base experiment that a row would set without effect, and why."""
+
+
 class Line(Config):
     """One line of the table: edits to the base experiment.
 
@@ -64,10 +82,20 @@ class Line(Config):
     role: Role | None = None
     set: dict[str, Any] = Field(default_factory=dict)  # dotted key of the experiment: value
 
+    @field_validator("set")
+    @classmethod
+    def _can_be_set(cls, edits: dict[str, Any]) -> dict[str, Any]:
+        for key in edits:
+            if key in NOT_OF_A_ROW:
+                raise ValueError(f"a row cannot set '{key}': {NOT_OF_A_ROW[key]}")
+        return edits
+
 
 class Row(Line):
     """A row of the paper's table."""
 
+    # of the stream of training seeds: rows with 0 and 3 that are run with three seeds share none; controls follow
+    first_seed: Annotated[int, Field(ge=0)] = 0
     paper: float | None = None  # the paper's score in %
     published: str | None = None  # method of cnd.paper.PUBLISHED whose scores stand beside it, subject by subject
     show: dict[str, str] = Field(default_factory=dict)  # column key: text, where the setting does not apply
@@ -101,6 +129,7 @@ class Sweep(Config):
     title: str
     description: str = ""
     reference: Id  # row that differences are taken from
+    seeds: Annotated[int, Field(ge=1)] = 1  # how many training seeds where --seeds is not given
     subjects: tuple[Id, ...] = ()  # of the data source; none: the base experiment's
     paper_metric: AnyMetric | None = (
         None  # what the paper's column measures, and the table's score where it is measured
@@ -109,8 +138,15 @@ class Sweep(Config):
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     controls: tuple[Control, ...] = ()
     factors: tuple[Factor, ...] = ()
+    # dotted settings, or groups of them, in which rows may differ from the reference; none: nothing is looked at
+    varies: tuple[str, ...] = ()
     _source: str = PrivateAttr("")  # the file, for messages
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)  # where each row's edits stand in it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expanded(cls, content: Any) -> Any:
+        return expand(content)
 
     @model_validator(mode="after")
     def _consistent(self) -> Sweep:
@@ -181,10 +217,12 @@ def load_sweep(name: str) -> Sweep:
     except ValidationError as error:
         raise explain(error, Sweep, where) from error
     sweep._source = str(path)
+    n_generated = len(sweep.rows) - len(content.get("rows") or [])  # by grid or leave_one_out
     for part, listed in (("rows", sweep.rows), ("controls", sweep.controls)):
         for index, line in enumerate(listed):
-            at = (part, str(index))
-            sweep._lines[line.id] = lines.get((*at, "set"), lines[at])
+            at = (part, str(index - n_generated if part == "rows" else index))
+            if (*at,) in lines:
+                sweep._lines[line.id] = lines.get((*at, "set"), lines[at])
     return sweep
 
 

@@ -42,7 +42,8 @@ def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int) -> str:
         f"experiment {plan['experiment']}: {rows} and {_count(len(plan['controls']), 'control trial')}; "
         f"{n_done} of {len(trials)} are done\n"
         f"distinct steps: {stages}\n"
-        f"expected: {plan['expected_minutes']:g} minutes, {_count(at_once, 'trial')} at once\n"
+        f"{_further(plan, trials)}"
+        f"expected: {_expected(plan)} minutes, {_count(at_once, 'trial')} at once\n"
         f"{_known(plan['ceilings'])}"
         f"{_lines(plan['warnings'])}\n"
         f"{columns(lines)}\n"
@@ -64,14 +65,29 @@ def result_text(sweep: Sweep, table: pd.DataFrame, warnings: list[str]) -> str:
     lines = [["row", "", *(column.title for column in sweep.columns), *head, ""]]
     for _, line in table.iterrows():
         shown = [str(line[column.key]) for column in sweep.columns]
-        score = _interval(line["score"], line["low"], line["high"], scale.digits)
-        difference = _interval(line["difference"], line["difference_low"], line["difference_high"], scale.digits, "+")
+        score = interval(line["score"], line["low"], line["high"], scale.digits)
+        difference = interval(line["difference"], line["difference_low"], line["difference_high"], scale.digits, "+")
         state = [text for text in (line["state"], MARKS.get(line["converged"], "")) if text]
         paper = ["" if line["paper"] != line["paper"] else f"{line['paper']:g}"] if compared else []
         verdict = [line["verdict"]] if judged else []
         lines.append([str(line["row"]), line["label"], *shown, score, difference, *verdict, *paper, ", ".join(state)])
     told = "" if judged or len(table) < 2 else f"{UNJUDGED}\n"
     return f"{columns(lines)}\n{told}{_lines(warnings)}".rstrip()
+
+
+def _further(plan: dict[str, Any], trials: list[dict[str, Any]]) -> str:
+    """What seeds spent row by row may come to."""
+    if (most := plan.get("at_most")) is None:
+        return ""
+    return (
+        f"at least {len(trials)} trials, at most {most['trials']}: further seeds, up to {most['seeds']} a row, only "
+        "where a verdict is undecided\n"
+    )
+
+
+def _expected(plan: dict[str, Any]) -> str:
+    least, most = plan["expected_minutes"], plan.get("at_most", {}).get("minutes", plan["expected_minutes"])
+    return f"{least:g}" if most == least else f"{least:g} to {most:g}"
 
 
 def _mark(converged: str | None) -> str:
@@ -89,7 +105,7 @@ def _lines(texts: list[str]) -> str:
     return "".join(f"{text}\n" for text in texts)
 
 
-def _interval(value: float, low: float, high: float, digits: int, sign: str = "") -> str:
+def interval(value: float, low: float, high: float, digits: int, sign: str = "") -> str:
     form = f"{sign}.{digits}f"
     return "" if value != value else f"{value:{form}} [{low:{form}}, {high:{form}}]"
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from cnd.errors import UserError
 from cnd.experiment import Experiment, override, today
 from cnd.workflow.plan import can_be_analysed, has_interventions
+from sweeps.confounds import check
 from sweeps.spec import Column, Control, Line, Row, Sweep
 
 
@@ -34,6 +35,8 @@ class Trial:
     """One row on one subject with one seed.
 
     Attributes:
+        seed: its place in the row's stream of seeds, counted from the base experiment's seed: rows are paired by it.
+            The experiment's own seed is as much higher as the row's ``first_seed``.
         role: of a control, None for a row of the table and for a control without one.
         subject: None: the base experiment's.
         settings: what the table shows, by column key.
@@ -112,11 +115,15 @@ def resolve(
     by_id = {row.id: row for row in sweep.rows}
     lines: list[tuple[Line, Row]] = [*((row, row) for row in rows), *((c, by_id[c.base]) for c in controls)]
     _check_columns(sweep, [_edited(sweep, base, row, row, None) for row in {row.id: row for _, row in lines}.values()])
+    if sweep.varies:
+        ours = _edited(sweep, base, by_id[sweep.reference], by_id[sweep.reference], None)
+        for row in rows:
+            check(_edited(sweep, base, row, row, None), ours, sweep.varies, sweep.where(row.id))
     trials = []
     for (line, row), subject in product(lines, named):
         edited = _edited(sweep, base, line, row, subject)
         for seed in range(base.seed, base.seed + seeds):
-            experiment = override(edited, {"seed": seed}, "--seeds")
+            experiment = override(edited, {"seed": seed + row.first_seed}, "--seeds")
             means = ("all", "reference") if line.id == sweep.reference else ("all",)
             first = seed == base.seed and subject == named[0]
             analyse = analysis in means and first and can_be_analysed(experiment)

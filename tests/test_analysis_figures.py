@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -255,7 +256,13 @@ def test_bars_and_cells_name_units_and_counts(analysis: Analysis) -> None:
 def test_pictures_that_stand_alone_say_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_analysis(tmp_path / "a", n_voxels=200, layers=(4,), steps=(0.0, 1.0))
     said: dict[str, str] = {}
-    monkeypatch.setattr(draw, "png", lambda figure, title, caption: said.update({title: caption}) or b"")
+    parts = draw._parts
+
+    def heard(figure: Any, title: str, caption: str) -> Any:
+        said[title] = caption
+        return parts(figure, title, caption)
+
+    monkeypatch.setattr(draw, "_parts", heard)
     draw.draw(folder, tmp_path / "out", "Row 10")
     for title, caption in said.items():
         assert ("a replication of the paper, not evidence" in caption) == ("reconstruction-driven" in title)
@@ -280,6 +287,19 @@ def test_voxels_on_the_same_vertex_are_counted(tmp_path: Path) -> None:
     few = {"layers": (4,), "steps": (0.0,), "drives": ("stimulus",)}
     doubled = draw.on_cortex(maps.read_analysis(write_analysis(tmp_path / "a", cortex=cortex, **few)))  # type: ignore[arg-type]
     assert doubled is not None and "1 of them cannot be seen" in doubled.note
+
+
+def test_what_was_drawn_is_read_back_without_the_words_around_it(folder: Path, tmp_path: Path) -> None:
+    assert draw.read_drawings(tmp_path) == []
+    draw.draw(folder, tmp_path, "Row 10")
+    analysis = maps.read_analysis(folder)
+    found = draw.read_drawings(tmp_path)
+    for (entry, png), drawing in zip(found[:3], draw.drawings(analysis, draw.on_cortex(analysis)), strict=False):
+        assert (entry["name"], entry["part"], entry["caption"]) == (drawing.name, drawing.part, drawing.caption)
+        one, other = (
+            np.asarray(Image.open(io.BytesIO(p)).convert("RGB"), int) for p in (png, draw.png(drawing.figure))
+        )
+        assert one.shape == other.shape and np.abs(one - other).mean() < 1  # palettes may differ
 
 
 def test_draw_writes_everything(folder: Path, tmp_path: Path) -> None:

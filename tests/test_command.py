@@ -43,7 +43,7 @@ def _script(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         ([*SWEEP, "--rows", "0,16"], "there is no row '16'"),
         ([*SWEEP, "--rows", ","], "--rows"),
         ([*SWEEP, "--seeds", "0"], "--seeds 0: must be at least 1"),
-        ([*SWEEP, "--seeds", "many"], "--seeds: invalid int value: 'many'"),
+        ([*SWEEP, "--seeds", "many"], "--seeds: 'many' is neither a number nor 'auto'"),
         ([*SWEEP, "--max-concurrent", "0"], "--max-concurrent 0"),
         ([*SWEEP, "--experimant", "smoke"], "--experimant"),
         ([*SWEEP, "--gpus-per-trial", "99"], "--gpus-per-trial 99: this machine has"),

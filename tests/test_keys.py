@@ -96,6 +96,8 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.cortex.drawing": {"figures"},
     "cnd.cortex.drawing.differences": set(),  # of two runs, for a command
     "cnd.statistics": {"analysis"},
+    "cnd.statistics.agreement": set(),  # for reports
+    "cnd.statistics.effects": set(),
     # the steps themselves
     "cnd.workflow.inputs": ALL,
     "cnd.workflow.latents": {"latents"},

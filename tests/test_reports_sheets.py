@@ -206,7 +206,7 @@ def test_there_is_a_sheet_for_each_subject_and_for_each_decoder(swept: tuple[Pag
     assert page.tags.count("use") == 9 * (6 + 8 + 8)
     assert all(f"#picture{number}" in page.links for number in range(len(section.pictures)))
     assert len(page.ids) == len(set(page.ids))
-    assert "<script" not in html
+    assert html.count("<script") == 1  # the one that sorts tables
 
 
 def test_a_reader_is_told_the_rule(swept: tuple[Page, Records, str]) -> None:

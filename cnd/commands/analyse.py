@@ -62,7 +62,7 @@ def run(output: Path, cache: Path, run_id: str, edits: dict[str, Any]) -> Analys
     path, trial = find_trial(output, run_id)
     tables, figures = analyse_record(output / trial["record"], StageCache(cache), edits, teller(path.stem))
     print(file=sys.stderr)
-    write_json(path, trial | {"analysis": named(output, tables)})
+    write_json(path, trial | {"analysis": named(output, tables), "figures": named(output, figures)})
     found = Analysed(path, trial, tables, figures)
     log(output, path, trial, lambda tracker, run: tracker.analysis(run, tables, figures))
     return found

@@ -53,6 +53,7 @@ class SweepFolder:
         self._writing = threading.Lock()  # the run and its tracking thread both write trials
         self.path = output / "sweeps" / name
         self.reports = (output / "reports" / f"{name}.html", output / "reports" / f"{name}-cortex.html")
+        self.tables = output / "reports" / f"{name}-tables"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

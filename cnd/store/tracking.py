@@ -160,6 +160,11 @@ class Tracker:
         self.client.set_tag(run, "error", error)
         self.end(run, "FAILED")
 
+    def prune(self, run: str) -> None:
+        """End a trial's run that a search stopped: MLflow has no state of its own for it."""
+        self.client.set_tag(run, "pruned", "true")
+        self.end(run, "KILLED")
+
     def end(self, run: str, status: str) -> None:
         """End a run: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(run, status)

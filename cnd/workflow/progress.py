@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 TIMES = {"run": 1.0, "intervene": 0.15, "analyse": 1.5}
 """Expected times of what a trial consists of, relative to the first."""
+CHECKPOINT, PERCENT = "validation_score", "validation_score_at"
+"""Metrics told at a checkpoint of a training: the score of held-out training items, and the percent of it done."""
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from cnd.workflow.plan import (
 )
 from cnd.workflow.progress import Clock, Listener, Progress, ignore
 from cnd.workflow.sharing import SharingBench
+from cnd.workflow.watched import WatchedBench
 
 __all__ = [
     "Progress",
@@ -96,7 +97,7 @@ def run(experiment: Experiment, cache: StageCache, listener: Listener = ignore) 
         FloatingPointError: a loss is not finite; names quantity and step.
     """
     n_folds = len(list(experiment.data.folds()))
-    return run_on(Workbench(cache, listener, Clock(experiment.decoder.shares, n_folds)), experiment)
+    return run_on(WatchedBench(cache, listener, Clock(experiment.decoder.shares, n_folds)), experiment)
 
 
 def run_on(bench: Workbench, experiment: Experiment) -> Path:

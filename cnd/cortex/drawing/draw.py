@@ -24,8 +24,10 @@ from cnd.cortex.drawing.maps import ENCODING, PATTERN, QUANTITIES, WEIGHT, Analy
 from cnd.cortex.drawing.sheets import Sheet, flat_sheet, view_sheet
 from cnd.cortex.drawing.surface import Placement, Side, borrowed_share, place, why_no_surface
 from cnd.cortex.drawing.viewer import NamedMap, cortex_page
+from cnd.json_files import read_json, write_json
 
 DPI = 110
+DRAWINGS = "drawings.json"  # what was drawn, for the report
 LINE = 160  # characters of a caption below a picture
 BY: tuple[Literal["layer", "step"], ...] = ("layer", "step")
 FIGURE = {"layer": "Figure 5", "step": "Figure 6"}
@@ -68,14 +70,18 @@ def draw(folder: Path, into: Path, title: str) -> list[Path]:
     """
     analysis = maps.read_analysis(folder)
     into.mkdir(parents=True, exist_ok=True)
-    written = []
+    written, shown = [], []
     cortex = on_cortex(analysis)
     heading = f"{title} – SIMULATED DATA" if analysis.simulated else title
     for drawing in drawings(analysis, cortex):
         path = into / f"{drawing.name}.png"
         caption = f"{ORIGIN.get(drawing.part, '')} {drawing.caption}".strip()
-        path.write_bytes(png(drawing.figure, f"{heading}: {drawing.title}", caption))
+        figure, above, below = _parts(drawing.figure, f"{heading}: {drawing.title}", caption)
+        path.write_bytes(_encoded([*above, figure, *below]))
+        rows = {"top": sum(map(len, above)), "height": len(figure), "width": drawing.figure.get_figwidth()}
+        shown.append({name: value for name, value in drawing._asdict().items() if name != "figure"} | rows)
         written.append(path)
+    write_json(into / DRAWINGS, shown)
     if cortex is not None:
         path = into / "cortex.html"
         path.write_text(interactive(analysis, cortex, title), encoding="utf-8")
@@ -83,26 +89,55 @@ def draw(folder: Path, into: Path, title: str) -> list[Path]:
     return written
 
 
+def read_drawings(folder: Path) -> list[tuple[dict[str, Any], bytes]]:
+    """What :func:`draw` wrote: name, part, title, caption, folded and width (inches) of each figure, and it as a PNG.
+
+    The PNG is without the words around it. Empty where nothing was written, or by older code.
+    """
+    if not (folder / DRAWINGS).is_file():
+        return []
+    found = []
+    for entry in read_json(folder / DRAWINGS):
+        with Image.open(folder / f"{entry['name']}.png") as image:
+            figure = image.crop((0, entry["top"], image.width, entry["top"] + entry["height"]))
+        found.append((entry, _saved(figure)))
+    return found
+
+
 def png(figure: Figure, title: str = "", caption: str = "") -> bytes:
     """A PNG, with a line of text above the figure and its caption below, where it will stand alone.
 
     A palette of 256 colours makes it a quarter of the size.
     """
-    parts = [_pixels(figure)]
+    pixels, above, below = _parts(figure, title, caption)
+    return _encoded([*above, pixels, *below])
+
+
+def _parts(
+    figure: Figure, title: str, caption: str
+) -> tuple[NDArray[np.uint8], list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
+    """Pixels of a figure, and of the words above and below it."""
+    above, below = [], []
     if title:
         heading = Figure(figsize=(figure.get_figwidth(), 0.35))
         heading.text(0.5, 0.5, title, ha="center", va="center", fontsize=11, fontweight="bold")
-        parts.insert(0, _pixels(heading))
+        above.append(_pixels(heading))
     if caption:
         lines = wrap(caption, LINE)
         words = Figure(figsize=(figure.get_figwidth(), 0.2 + 0.155 * len(lines)))
         words.text(0.01, 0.5, "\n".join(lines), va="center", fontsize=8, linespacing=1.3)
-        parts.append(_pixels(words))
-    pixels = np.concatenate(parts)
+        below.append(_pixels(words))
+    return _pixels(figure), above, below
+
+
+def _encoded(parts: list[NDArray[np.uint8]]) -> bytes:
+    image = Image.fromarray(np.concatenate(parts))
+    return _saved(image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
+
+
+def _saved(image: Image.Image) -> bytes:
     content = io.BytesIO()
-    Image.fromarray(pixels).quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-        content, format="png"
-    )
+    image.save(content, format="png")
     return content.getvalue()
 
 

@@ -1,0 +1,360 @@
+"""A search as its YAML file says: settings to vary, what is to be optimised, and how. Loads no optuna, torch or ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+
+from cnd.errors import UserError, nearest
+from cnd.experiment import Experiment, override, today
+from cnd.reading import explain, read_yaml
+from cnd.settings import Config, Positive
+from sweeps.spec import SCORE, SWEEPS, Id, NamedId, find_file
+
+SECONDS = "seconds"  # the objective that counts device time, as the record has it
+Scalar = str | int | float | bool | None
+Edits = dict[str, Any]
+
+
+class _Part(Config):
+    """A setting to vary.
+
+    Attributes:
+        when: other settings of the space and the value, or list of values, for which this one is varied at all.
+    """
+
+    when: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("when")
+    @classmethod
+    def _today(cls, when: dict[str, Any]) -> dict[str, Any]:
+        return {today(key): value for key, value in when.items()}
+
+    def active(self, values: Mapping[str, Any]) -> bool:
+        """Whether it is varied beside these settings."""
+        wanted = {key: value if isinstance(value, list) else [value] for key, value in self.when.items()}
+        return all(key in values and values[key] in allowed for key, allowed in wanted.items())
+
+    def stored(self, value: Any) -> Scalar:
+        """A value as the study keeps it, which knows numbers, words and nothing else."""
+        return value if isinstance(value, Scalar) else json.dumps(value, sort_keys=True)
+
+
+class _Number(_Part):
+    @model_validator(mode="after")
+    def _ordered(self: Any) -> Any:
+        if not self.low < self.high:
+            raise ValueError(f"low = {self.low} must be below high = {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low = {self.low}: a logarithmic scale begins above 0")
+        if self.log and self.step not in (None, 1):
+            raise ValueError("step, log: a logarithmic scale has no steps; leave one of them out")
+        return self
+
+    def ends(self: Any) -> list[Any]:
+        """Values that must be valid if the whole part is."""
+        return [self.low, self.high]
+
+    def setting(self: Any, stored: Any) -> Any:
+        return stored
+
+    def holds(self: Any, value: Any) -> bool:
+        """Whether a value is in it."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        if self.step is None:
+            return True
+        steps = (value - self.low) / self.step
+        return abs(steps - round(steps)) < 1e-8
+
+
+class FloatPart(_Number):
+    """A real number from ``low`` to ``high``, both included; ``step``: in steps from ``low``."""
+
+    kind: Literal["float"] = "float"
+    low: float
+    high: float
+    log: bool = False
+    step: Annotated[float, Field(gt=0)] | None = None
+
+    def setting(self, stored: Any) -> Any:
+        """As people write it: 0.15, not 0.15000000000000002, which would be another key in the cache."""
+        return stored if self.step is None else round(stored, 10)
+
+
+class IntPart(_Number):
+    """A whole number from ``low`` to ``high``, both included."""
+
+    kind: Literal["int"] = "int"
+    low: int
+    high: int
+    log: bool = False
+    step: Positive = 1
+
+
+class CategoricalPart(_Part):
+    """One of several values, whatever they are."""
+
+    kind: Literal["categorical"] = "categorical"
+    choices: Annotated[tuple[Any, ...], Field(min_length=2)]
+
+    @field_validator("choices")
+    @classmethod
+    def _distinct(cls, choices: tuple[Any, ...]) -> tuple[Any, ...]:
+        words = [json.dumps(choice, sort_keys=True) for choice in choices]
+        if len(set(words)) < len(words):
+            raise ValueError("a choice appears twice")
+        return choices
+
+    def ends(self) -> list[Any]:
+        return list(self.choices)
+
+    def setting(self, stored: Any) -> Any:
+        """The choice that the study keeps as ``stored``."""
+        return next(choice for choice in self.choices if _same(self.stored(choice), stored))
+
+    def holds(self, value: Any) -> bool:
+        return any(_same(self.stored(choice), self.stored(value)) for choice in self.choices)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """True is 1 to Python, but not to a reader."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+Part = Annotated[FloatPart | IntPart | CategoricalPart, Field(discriminator="kind")]
+
+
+class Tpe(Config):
+    """Tree-structured Parzen estimator, over all settings together."""
+
+    kind: Literal["tpe"] = "tpe"
+    startup: Positive = 10  # random trials before it
+
+
+class Random(Config):
+    """Each trial by chance."""
+
+    kind: Literal["random"] = "random"
+
+
+class Nsga2(Config):
+    """A genetic algorithm, for several objectives."""
+
+    kind: Literal["nsga2"] = "nsga2"
+    population: Annotated[int, Field(ge=2)] = 20
+
+
+class Cmaes(Config):
+    """Covariance matrix adaptation, for real numbers; needs the package ``cmaes``."""
+
+    kind: Literal["cmaes"] = "cmaes"
+
+
+class NoPruner(Config):
+    """Every trial is trained to its end."""
+
+    kind: Literal["none"] = "none"
+
+
+class Asha(Config):
+    """Successive halving: a trial goes on past a rung if it is among the best 1 / ``reduction`` that came there."""
+
+    kind: Literal["asha"] = "asha"
+    percent: Annotated[int, Field(ge=1, le=100)] = 25  # of a training done at the first rung
+    reduction: Annotated[int, Field(ge=2)] = 2
+
+
+class Median(Config):
+    """A trial goes on while it is no worse than the median of earlier ones at the same point."""
+
+    kind: Literal["median"] = "median"
+    startup: Positive = 5  # trials before it
+    percent: Annotated[int, Field(ge=0, le=100)] = 0  # of a training done before it
+
+
+Sampler = Annotated[Tpe | Random | Nsga2 | Cmaes, Field(discriminator="kind")]
+Pruner = Annotated[NoPruner | Asha | Median, Field(discriminator="kind")]
+
+
+class Enqueue(Config):
+    """Rows of a table to begin with."""
+
+    sweep: str
+    rows: tuple[Id, ...] = ()  # none: all
+
+
+class Final(Config):
+    """What is trained on train and validation data, with seeds that the search did not use, and scored on test."""
+
+    best: Positive = 3  # how many of the best trials, beside the reference
+    seeds: Positive = 3
+
+
+class Search(Config):
+    """A search (``sweeps/search.yaml``).
+
+    The objectives are ``score``, the table's score, or another metric of the experiment; and ``seconds`` of device
+    time, which are minimised. All scores are those of validation data.
+    """
+
+    name: NamedId
+    title: str
+    description: str = ""
+    set: Edits = Field(default_factory=dict)  # of the base experiment, for the reference and all trials
+    space: Annotated[dict[str, Part], Field(min_length=1)]  # by dotted setting
+    objectives: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = ("score",)
+    sampler: Sampler = Tpe()
+    pruner: Pruner = NoPruner()
+    seed: Annotated[int, Field(ge=0)] = 0  # of the proposals
+    trials: Positive = 40
+    hours: Annotated[float, Field(gt=0)] | None = None  # after which no further trial begins
+    seeds: Positive = 1  # training seeds of a trial, over which its scores are averaged
+    enqueue: Enqueue | None = None
+    final: Final = Final()
+    _source: str = PrivateAttr("")
+    _lines: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    @field_validator("set", "space")
+    @classmethod
+    def _today(cls, found: dict[str, Any]) -> dict[str, Any]:
+        return {today(key): value for key, value in found.items()}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Search:
+        before: list[str] = []
+        for key, part in self.space.items():
+            if unknown := [other for other in part.when if other not in before]:
+                hint = nearest(unknown[0], before) if before else ""
+                raise ValueError(f"space.{key}.when: '{unknown[0]}' is no setting of the space above this one{hint}")
+            before.append(key)
+        if both := [key for key in self.set if key in self.space]:
+            raise ValueError(f"set, space: both name '{both[0]}'; leave one of them out")
+        if self.objectives[0] == SECONDS or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError("objectives: the first must be a score, and no two the same")
+        if len(self.objectives) > 1 and self.pruner.kind != "none":
+            raise ValueError("pruner: a trial is stopped by its score alone, so leave it out where two things count")
+        if self.pruner.kind != "none" and self.objectives[0] != "score":
+            raise ValueError(f"pruner: checkpoints tell the table's score, not '{self.objectives[0]}'; leave it out")
+        if len(self.objectives) > 1 and self.sampler.kind == "cmaes":
+            raise ValueError("sampler: cmaes takes one objective; choose tpe, nsga2 or random")
+        if self.sampler.kind == "cmaes" and any(p.kind == "categorical" or p.when for p in self.space.values()):
+            raise ValueError("sampler: cmaes takes numbers without conditions only; choose tpe or random")
+        return self
+
+    def where(self, key: str = "") -> str:
+        """File and line of a setting of the space, for messages."""
+        line = self._lines.get(key)
+        return f"{self._source}:{line}, {key}" if line else f"{self._source}{f', {key}' if key else ''}"
+
+    # ---- points of the space
+
+    def settings(self, stored: Mapping[str, Any]) -> Edits:
+        """The settings that a point of the study means."""
+        return {key: part.setting(stored[key]) for key, part in self.space.items() if key in stored}
+
+    def point(self, experiment: Experiment) -> dict[str, Scalar]:
+        """The point of the space that an experiment is.
+
+        Raises:
+            UserError: a setting lies outside its range.
+        """
+        found: dict[str, Any] = {}
+        for key, part in self.space.items():
+            if not part.active(found):
+                continue
+            value = setting_of(experiment, key)
+            if not part.holds(value):
+                raise UserError(f"{key} = {value} lies outside of the space")
+            found[key] = value
+        return {key: self.space[key].stored(value) for key, value in found.items()}
+
+    def tried(self, base: Experiment) -> None:
+        """Look whether every setting of the space is there, and takes the values at its ends.
+
+        Raises:
+            UserError: one is not, or does not.
+        """
+        for key, part in self.space.items():
+            beside = self._condition(key)
+            for value in part.ends():
+                override(base, beside | {key: value}, self.where(key))
+
+    def _condition(self, key: str) -> Edits:
+        """Settings for which one is varied."""
+        found: Edits = {}
+        for other, value in self.space[key].when.items():
+            found |= self._condition(other) | {other: value[0] if isinstance(value, list) else value}
+        return found
+
+
+def setting_of(experiment: Experiment, key: str) -> Any:
+    """The value at a dotted key as JSON, None where a part of the way is not there."""
+    node: Any = experiment.model_dump(mode="json")
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+# ---------------------------------------------------------------- reading
+
+
+def is_search(name: str) -> bool:
+    """Whether a name or a path means a search rather than a table.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    return name != SCORE and "space" in read_yaml(find_file(name, SWEEPS, "sweep"))[0]
+
+
+def load_search(name: str) -> Search:
+    """The search of a name or a path.
+
+    Raises:
+        UserError: one line with file, line, key and remedy.
+    """
+    path = find_file(name, SWEEPS, "sweep")
+    content, lines = read_yaml(path)
+    try:
+        search = Search.model_validate(content)
+    except ValidationError as error:
+        raise explain(error, Search, _where(path, lines)) from error
+    search._source = str(path)
+    search._lines = {today(key[1]): line for key, line in lines.items() if len(key) == 2 and key[0] == "space"}
+    return search
+
+
+def _where(path: Path, lines: dict[tuple[str, ...], int]) -> Callable[[tuple[str, ...]], str]:
+    def where(key: tuple[str, ...]) -> str:
+        while key and key not in lines:
+            key = key[:-1]
+        return f"{path}:{lines[key]}" if key else str(path)
+
+    return where
+
+
+# ---------------------------------------------------------------- validation
+
+
+def validation(experiment: Experiment, source: str) -> Experiment:
+    """The experiment that is scored on held-out training categories instead of the test set.
+
+    Raises:
+        UserError: its data source has no such split.
+    """
+    if "validation_split" not in type(experiment.data).model_fields:
+        raise UserError(
+            f"{source}: a search is scored on held-out training categories, and data.kind = {experiment.data.kind} has "
+            "no validation_split; choose an experiment with data.kind = simulated"
+        )
+    return override(experiment, {"data.validation_split": True}, source)
+
+
+def is_validation(experiment: Mapping[str, Any]) -> bool:
+    """Whether an experiment, as JSON values, was scored on validation data."""
+    return bool(experiment["data"].get("validation_split"))
