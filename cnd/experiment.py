@@ -7,6 +7,7 @@ classes) are never written here. Importing this module loads no torch.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,6 +56,7 @@ class Experiment(Config):
     rivals: dict[str, dict[str, Any]] = Field(default_factory=dict)
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    label_map: Path | None = None  # file: the generator's class of each class of the data, where names do not tell
     analysis: AnalysisConfig = AnalysisConfig()
     minutes_per_trial: Rate = 1.0  # what the plan expects where no earlier run tells better
     seed: Annotated[int, Field(ge=0)] = 0
@@ -159,14 +161,14 @@ def override(experiment: Experiment, edits: dict[str, Any], source: str) -> Expe
     """A validated copy with dotted keys replaced, e.g. ``{"phase1.mask_ratio": 0.5}``.
 
     A new ``kind`` in a tagged union drops the settings of the old kind, those aside that the new one takes over. A new
-    decoder then gets what the experiment has for it (``rivals``).
+    decoder then gets what the experiment has for it (``rivals``). Settings within it may stand before the ``kind``.
 
     Args:
         source: what to name in an error, e.g. ``--set`` or ``sweeps/x.yaml row 3``.
     """
     content = experiment.model_dump(mode="python")
-    for given, value in edits.items():
-        dotted = today(given)
+    for given in _kinds_first(edits):
+        value, dotted = edits[given], today(given)
         *parents, last = dotted.split(".")
         node = content
         model: list[type[BaseModel]] = [Experiment]
@@ -193,6 +195,16 @@ def override(experiment: Experiment, edits: dict[str, Any], source: str) -> Expe
         return Experiment.model_validate(content)
     except ValidationError as error:
         raise explain(error, Experiment, lambda key: source) from error
+
+
+def _kinds_first(edits: Iterable[str]) -> list[str]:
+    """Keys in their order, but each ``kind`` before the other settings of its group."""
+    ordered: list[str] = []
+    for key in edits:
+        group, _, last = today(key).rpartition(".")
+        inside = [i for i, other in enumerate(ordered) if today(other).startswith(f"{group}.")]
+        ordered.insert(inside[0] if last == "kind" and group and inside else len(ordered), key)
+    return ordered
 
 
 def _taken_over(kinds: list[type[BaseModel]], kind: Any, old: dict[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,7 @@ SETTINGS: dict[str, dict[str, Entry]] = {
     "Experiment": {
         "name":                       Ours("name"),
         "description":                Ours("name"),
+        "label_map":                  Stated("sec. 4.3", None, told="a classifier tells the class of an image"),
         "rivals":                     Ours("settings of decoders beside CnD"),
         "minutes_per_trial":          Ours("plan"),
         "seed":                       Open("the paper does not tell how many trainings a score is the mean of"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -16,9 +16,17 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class Config(BaseModel):
-    """Frozen and closed: an unknown key is an error."""
+    """Frozen and closed: an unknown key is an error, and so is a number that is not finite. In paths ``~`` is home."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _from_home(cls, value: Any) -> Any:
+        try:
+            return value.expanduser() if isinstance(value, Path) else value
+        except RuntimeError as error:  # ~somebody
+            raise ValueError(str(error)) from error
 
     def identity(self) -> Any:
         """JSON values that decide what the settings make; for settings within them, what those say of themselves."""

@@ -22,7 +22,10 @@ def gathered(records: Records, key: str) -> list[dict[str, str]]:
 
 def warnings(records: Records) -> list[dict[str, str]]:
     """What must be known before the scores of some rows are believed."""
-    return _by_rows(records, lambda trial: _told(trial, lambda experiment: experiment.warnings()))
+    return _by_rows(
+        records,
+        lambda trial: list(dict.fromkeys([*_told(trial, lambda e: e.warnings()), *trial.summary.get("warnings", [])])),
+    )
 
 
 def departures(records: Records) -> list[dict[str, str]]:

@@ -112,6 +112,15 @@ class Request:
         find = importlib.import_module(self.pipeline).missing
         return list(dict.fromkeys(line for trial in trials for line in find(trial.experiment)))
 
+    def examined(self, trials: list[Trial]) -> list[str]:
+        """What must be known of the trials' data, each sentence once.
+
+        Raises:
+            UserError: data, generator and judges of a trial do not go together, or a data file is malformed.
+        """
+        look = importlib.import_module(self.pipeline).examine
+        return list(dict.fromkeys(told for trial in trials for told in look(trial.experiment, self.cache)))
+
     def concurrency(self) -> int:
         """Trials at once.
 
@@ -146,7 +155,7 @@ class Request:
             ],
             "stages": count_stages(trials),
             "ceilings": ceilings,
-            "warnings": [*warnings_for(trials), *far_under(ceilings)],
+            "warnings": [*warnings_for(trials), *self.examined(trials), *far_under(ceilings)],
             "expected_minutes": round(len(missing) * seconds / 60 / at_once, 1),
         } | ({"at_most": further} if possible else {})
 
@@ -338,11 +347,12 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
     path = build_report(folder.output, folder.path, unless_current=True) if complete else None
     if request.auto:
         _say(str(saved(read_sweep(folder.output, folder.path))))
+    told = [*warnings_for(trials), *request.examined(trials)]
     if request.options.json:
-        content = {"sweep": request.sweep.name, "experiment": request.base.name, "trials": known}
+        content = {"sweep": request.sweep.name, "experiment": request.base.name, "trials": known, "warnings": told}
         print(json.dumps(content | {"report": str(path) if path else None, "mlflow": uri}, indent=1))
     elif path:
-        print(result_text(request.sweep, result_table(folder.output, folder.path), warnings_for(trials)))
+        print(result_text(request.sweep, result_table(folder.output, folder.path), told))
     for trial in known:
         if trial["state"] == "failed":
             name = trial["name"]
@@ -469,7 +479,7 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
     """The command; returns its exit code.
 
     Args:
-        pipeline: module with ``missing``, ``steps``, ``check``, ``prepare``, ``run``,
+        pipeline: module with ``missing``, ``steps``, ``examine``, ``check``, ``prepare``, ``run``,
             ``intervene`` and ``analyse``.
     """
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}

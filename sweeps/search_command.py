@@ -134,6 +134,15 @@ class SearchRequest:
         found: list[str] = importlib.import_module(self.pipeline).missing(self.base)
         return found
 
+    def examined(self) -> list[str]:
+        """What must be known of the data.
+
+        Raises:
+            UserError: data, generator and judges do not go together, or a data file is malformed.
+        """
+        found: list[str] = importlib.import_module(self.pipeline).examine(self.base, self.cache)
+        return found
+
     # ---- what a search is, for going on with it
 
     def identity(self) -> dict[str, Any]:
@@ -192,7 +201,7 @@ def run(request: SearchRequest) -> int:
         raise UserError(lacking[0].splitlines()[0])
     request.check_same()
     importlib.import_module(request.pipeline).check(request.blind)
-    _say(_plan_text(request))
+    _say("\n".join([_plan_text(request), *request.examined()]))
     began = time.monotonic()
     failed = _search(request)
     found = request.known()
@@ -291,16 +300,16 @@ def _listed(found: list[Outcome]) -> list[dict[str, Any]]:
 
 def plan(request: SearchRequest) -> int:
     """Print what a run would do, and which files it lacks."""
-    missing = request.missing()
+    missing, told = request.missing(), request.examined()
     if request.options.json:
         search = request.search
         minutes = round(_expected_minutes(request, _done(request)), 1)
         content: dict[str, Any] = {"search": search.name, "experiment": request.base.name}
         content |= {"objectives": request.names, "space": search.model_dump(mode="json")["space"]}
-        content |= {"trials": search.trials, "missing": missing, "expected_minutes": minutes}
+        content |= {"trials": search.trials, "missing": missing, "expected_minutes": minutes, "warnings": told}
         print(json.dumps(content, indent=1))
     else:
-        print(_plan_text(request))
+        print("\n".join([_plan_text(request), *told]))
     for what in missing:
         _say(f"missing: {what}")
     return 2 if missing else 0

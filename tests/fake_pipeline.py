@@ -60,6 +60,10 @@ def _note(cache: StageCache, line: str) -> None:
         file.write(line + "\n")
 
 
+def examine(experiment: Experiment, cache: StageCache) -> list[str]:
+    return []
+
+
 def check(experiment: Experiment) -> None:
     pass
 

@@ -52,6 +52,37 @@ def test_override_explains(base: Experiment, edits: dict, expected: str):
     assert message.startswith("--set: ") and expected in message and "\n" not in message
 
 
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_numbers_that_are_not_finite_are_refused(base: Experiment, value: str):
+    with pytest.raises(UserError, match=r"--set: data\.snr = .*must be a finite number"):
+        override(base, parse_assignments([f"data.snr={value}"]), "--set")
+
+
+def test_home_in_paths(base: Experiment, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    changed = override(base, {"data.kind": "digits69", "data.path": "~/a.mat", "label_map": "~/map.yaml"}, "--set")
+    assert changed.data.path == Path("/home/somebody/a.mat") and changed.label_map == Path("/home/somebody/map.yaml")
+    with pytest.raises(UserError, match=r"--set: data\.path = '~no-such-user/a'"):
+        override(base, {"data.kind": "digits69", "data.path": "~no-such-user/a"}, "--set")
+
+
+def test_settings_may_stand_before_their_kind(base: Experiment):
+    edits = {"data.n_folds": 5, "data.path": "a.mat", "data.kind": "digits69", "seed": 3, "phase1.mask_ratio": 0.5}
+    changed = override(base, edits, "--set")
+    assert changed.data.kind == "digits69" and (changed.data.n_folds, changed.data.path) == (5, Path("a.mat"))
+    assert changed == override(base, dict(sorted(edits.items(), key=lambda edit: edit[0] != "data.kind")), "--set")
+    ridge = override(base, {"decoder": {"kind": "oracle"}, "decoder.kind": "ridge"}, "--set")
+    assert ridge.decoder.kind == "ridge"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_file_of_another_encoding_is_told(encoding: str, tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("description: für mich\ndata: {kind: simulated}\n".encode(encoding))
+    with pytest.raises(UserError, match=r"mine\.yaml: is not UTF-8 text \(byte \d+\); save it as UTF-8"):
+        load_experiment(path)
+
+
 def test_override_of_kind_drops_the_old_settings(base: Experiment):
     changed = override(base, {"data.kind": "digits69", "data.path": "a.mat"}, "--set")
     assert changed.data.kind == "digits69"

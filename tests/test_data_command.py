@@ -278,7 +278,10 @@ def test_check_folder(tmp_path, capsys):
     assert summary["roi"] == {"L_V1": 5, "R_V1": 5} and summary["images"] == [3, 256, 256]
     warned = " | ".join(summary["warnings"])
     assert "1 of 10 voxels are constant" in warned and "times the spread of training" in warned
-    assert "1 images are in both training and test, e.g. train item 5 = test item 2" in warned
+    assert (
+        "1 of 6 test items show a stimulus of the training set (1 pixel by pixel; 'test item 2' is 'train item 5')"
+        in warned
+    )
     assert all(Path(path).stat().st_size > 100 for path in summary["written"])
     page = (tmp_path / "page" / "index.html").read_text()
     assert 'src="stimuli.png"' in page and "<b>" not in page.replace("<body", "")

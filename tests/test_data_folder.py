@@ -31,7 +31,7 @@ def content(n: int = N_TRAIN, seed: int = 0) -> Content:
         "images": rng.integers(0, 256, (n, 12, 16, 3), dtype=np.uint8),
         "roi": np.array(["L_V1", "R_V1"] * (N_VOXELS // 2)),
         "vertex": np.arange(N_VOXELS) * 5000,
-        "xyz": rng.normal(size=(N_VOXELS, 3)),
+        "xyz": np.random.default_rng(7).normal(size=(N_VOXELS, 3)),  # the same voxels in both files
     }
 
 
@@ -265,15 +265,15 @@ BROKEN: dict[str, tuple[Callable[[Content, Content], None], str]] = {
     "lengths differ": (change(labels=np.arange(5)), "labels has shape (5,), expected one entry for each of the 24"),
     "neither labels nor images": (change(labels=None, images=None, label=np.arange(24)), "did you mean 'label'"),
     "run of two columns": (change(run=np.zeros((24, 2))), "run has shape (24, 2), expected one entry for each of the"),
-    "run unknown": (change(run=np.full(24, np.nan)), "run holds NaN or infinite values, expected the run of each item"),
+    "run unknown": (change(run=np.full(24, np.nan)), "run has no value in row 0 ('nan'), expected one; fill it"),
     "labels in one file": (in_test(labels=None), "no labels, expected as the other file has"),
     "labels of two types": (in_test(labels=np.arange(N_TEST)), "labels are int64, expected <U8 as in training"),
-    "labels as floats": (change(labels=np.arange(24) / 1), "labels are float64 of shape (24,), expected one integer"),
+    "labels as floats": (change(labels=np.arange(24) / 2), "labels are float64 of shape (24,), expected one integer"),
     "voxels differ": (in_test(fmri=FMRI[:N_TEST, :9]), "fmri has 9 voxels, expected 10 as in train.npz"),
     "unknown label": (change(class_names=np.array(["tiger", "castle"])), "label 'goldfish' is not known to the 2"),
     "class twice": (change(class_names=np.array(["castle", "castle"])), "class 'castle' is there 2 times"),
     "vertex out of range": (change(vertex=np.arange(N_VOXELS) + 59_410), "vertex 59412 is out of range, expected 0 to"),
-    "vertex as floats": (change(vertex=np.ones(N_VOXELS)), "vertex is of type float64, expected integers"),
+    "vertex as floats": (change(vertex=np.ones(N_VOXELS) / 2), "vertex is of type float64, expected integers"),
     "areas too short": (change(roi=np.array(["V1"] * 3)), "roi has shape (3,), expected (10,), one entry a voxel"),
     "unknown surface": (change(surface=np.array("fsaverage")), "'fsaverage' is unknown; did you mean 'fsaverage5'"),
     "no surface": (change(surface=np.array([], str)), "surface '' is unknown"),
@@ -325,7 +325,7 @@ def test_broken_parquet_is_explained(tmp_path):
     write(tmp_path / "train.parquet", {"fmri": rows[:6], "labels": [1, None, 1, 1, 1, 1]})
     explains(config, "labels has no value in row 1")
     write(tmp_path / "train.parquet", {"fmri": [{"left": 1.0}] * 6, "labels": [1] * 6})
-    explains(config, "fmri has shape (6,), expected [items, voxels]")
+    explains(config, "key 'fmri' holds values of type dict, expected numbers or text")
 
 
 def test_broken_descriptions_are_explained(tmp_path):
@@ -335,6 +335,8 @@ def test_broken_descriptions_are_explained(tmp_path):
     (tmp_path / "class_names.json").write_text("[1, 2]")
     explains(config, "expected a list of strings")
     (tmp_path / "class_names.json").unlink()
+    plain = {key: value for key, value in content().items() if key in ("fmri", "labels", "images")}
+    write(tmp_path / "train.npz", plain)
     write(tmp_path / "voxels.parquet", {"roi": ["V1"] * 4})
     explains(config, "voxels.parquet: roi has shape (4,), expected (10,)")
 

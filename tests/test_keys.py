@@ -59,6 +59,7 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.data.checks": ALL,
     "cnd.data.images": ALL,
     "cnd.data.storage": ALL,
+    "cnd.data.findings": {"findings"},
     "cnd.data.splits": {"phase2", "sample"},  # Phase 1 learns without pairs
     # decoders
     "cnd.decoders.cnd.phase1": {"pretrain", "phase1"},
@@ -101,6 +102,8 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.workflow.inputs": ALL,
     "cnd.workflow.latents": {"latents"},
     "cnd.workflow.drawn": {"drawn"},
+    "cnd.workflow.findings": {"findings"},
+    "cnd.workflow.label_map": {"latents", "drawn"},
     "cnd.workflow.classes": {"latents", "drawn"},  # drawn by class where the data has no images
     "cnd.workflow.scoring": only(CND, {"phase2"}, SCORED),
     "cnd.workflow.interventions": {"interventions"},

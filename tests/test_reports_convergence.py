@@ -142,6 +142,20 @@ def test_seeds_are_pooled_and_all_must_be_measured(tmp_path: Path) -> None:
     assert verdict(folders).state == "not measured"
 
 
+def test_items_without_a_defined_score_say_nothing(tmp_path: Path) -> None:
+    """As of n-way among some classes, which has no score for items of other classes."""
+    finished_sweep(tmp_path, ROWS[:1])
+    folder = record(tmp_path, "0")
+    give_curve(folder, RISING)
+    curve = pd.read_parquet(folder / "curve.parquet")
+    curve[curve["item"] < 30].to_parquet(folder / "curve.parquet")
+    right = verdict([folder])
+    curve.assign(value=curve["value"].where(curve["item"] < 30)).to_parquet(folder / "curve.parquet")
+    assert verdict([folder]) == right and right.state == "no"
+    curve.assign(value=np.nan).to_parquet(folder / "curve.parquet")
+    assert verdict([folder]).state == "not measured"
+
+
 def test_mlflow_has_a_tag_and_the_curve(swept: tuple[Path, Path], tmp_path: Path) -> None:
     tracker = Tracker(sqlite_uri(tmp_path), tmp_path / "mlartifacts", "table-base")
     tags = {}

@@ -169,7 +169,7 @@ def keys(**edits: Any) -> dict[str, str]:
         ({"split__validation_fraction": 0.2}, {"phase2"}),
         ({"sampling__steps": 3}, {"phase2"}),  # the curve of its training is drawn otherwise
         ({"sampling__samples_per_item": 2}, set()),
-        ({"data__snr": 0.2}, {"data", "latents", "pretrain", "phase1", "phase2"}),
+        ({"data__snr": 0.2}, {"data", "findings", "latents", "pretrain", "phase1", "phase2"}),
         ({"generator__name": "digits", "evaluation__n_way": [2]}, {"latents", "phase2"}),
     ],
 )

@@ -21,9 +21,9 @@ from pydantic import Field
 from cnd.data.checks import expect_shape, readable
 from cnd.data.files import FileSource
 from cnd.data.images import ImageFiles, StoredImages, find_images
-from cnd.data.tables import read_npy, zscore
+from cnd.data.tables import read_npy, some_vary, zscore
 from cnd.errors import UserError
-from cnd.protocols import FmriDataset, FmriSplit, ImageSource
+from cnd.protocols import Classes, FmriDataset, FmriSplit, ImageSource
 from cnd.settings import Positive
 
 AREAS = ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
@@ -72,6 +72,11 @@ class Bold5000Data(FileSource):
     def image_source(self) -> ImageSource:
         """The images; see :func:`image_source`."""
         return image_source(self)
+
+    def classes(self) -> Classes:
+        """Synsets, COCO and kinds of scenes; see :func:`load`."""
+        names = class_names(self)
+        return Classes(names, [name if _is_synset(name) else "" for name in names], True)
 
     def check_files(self) -> None:
         """Read betas and lists once and look for the images.
@@ -206,6 +211,11 @@ def all_names(config: Bold5000Data) -> list[str]:
     return sorted({name for path in list_files(config, "*") for name in _lines(path)})
 
 
+def class_names(config: Bold5000Data) -> list[str]:
+    """Of all images that any subject saw; see :func:`load`."""
+    return sorted({category_of(name) for name in all_names(config)})
+
+
 def test_names(config: Bold5000Data) -> set[str]:
     """The repeated images: the published list of 113, or without it what any one subject saw more than once.
 
@@ -241,12 +251,14 @@ def read(config: Bold5000Data) -> Trials:
         parts.append(part[:, measured].astype(np.float32))
         areas += [area] * parts[-1].shape[1]
         n_absent += int((~measured).sum())
+    betas = np.concatenate(parts, axis=1)
+    some_vary(beta_files(config)[areas[0]], "the array", betas[is_training])
     repeated = tested & set(shown.names)
     if not repeated or len(repeated) == len(set(shown.names)):
         what = "no image is repeated" if not repeated else "every image is repeated"
         where = _repeated_list(config) or list_files(config, "*")[0].parents[2]
         raise UserError(f"{where}: {what}, so there is no test or no training set; {HINT}")
-    return Trials(np.concatenate(parts, axis=1), areas, shown, n_absent)
+    return Trials(betas, areas, shown, n_absent)
 
 
 def _measured(betas: np.ndarray, is_training: np.ndarray) -> np.ndarray:
@@ -305,7 +317,7 @@ def load(config: Bold5000Data, images: Path) -> FmriDataset:
     is_test = np.array([name in repeated for name in shown.names])
     patterns = normalised(betas, shown.session, ~is_test)
     store_row = {name: i for i, name in enumerate(all_names(config))}
-    classes = sorted({category_of(name) for name in store_row})
+    classes = class_names(config)
     single = config.test_trials == "single"
 
     def split(fmri: np.ndarray, names: list[str], run: np.ndarray | None) -> FmriSplit:

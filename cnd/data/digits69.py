@@ -15,9 +15,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from cnd.data.files import FileSource
-from cnd.data.tables import zscore
+from cnd.data.tables import some_vary, zscore
 from cnd.errors import UserError
-from cnd.protocols import FmriDataset, FmriSplit, OccurringClasses
+from cnd.protocols import Classes, FmriDataset, FmriSplit
 
 WHOLE = "bring the original digit69_28x28.mat"
 SIGN = "digit69*.mat"
@@ -57,10 +57,16 @@ class Digits69Data(FileSource):
         """
         if self.path is None:
             raise UserError(f"data.path is not set: digits69 reads a file that cannot be shipped; {HINT}")
-        found = [self.path] if self.path.is_file() else sorted(self.path.glob(SIGN))[:1]
+        found = [self.path] if self.path.is_file() else sorted(self.path.glob(SIGN))
         if not found:
             raise UserError(f"{self.path}: no such file (data.path); {HINT}")
+        if len(found) > 1:
+            raise UserError(f"{found[0]}: {found[1].name} lies beside it; name the file that counts with data.path")
         return found
+
+    def classes(self) -> Classes:
+        """The ten digits, of which two occur."""
+        return Classes([str(d) for d in range(10)], [], True, occurring=[6, 9])
 
     def check_files(self) -> None:
         """Read the file once.
@@ -69,10 +75,6 @@ class Digits69Data(FileSource):
             UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
         """
         read(self)
-
-    def classes(self) -> OccurringClasses:
-        """Six and nine."""
-        return OccurringClasses(["6", "9"], [])
 
     def load(self, fold: int, images: Path | None = None) -> FmriDataset:
         """Training and test set of one fold; voxels are z-scored with the statistics of the training items."""
@@ -89,7 +91,7 @@ class Digits69Data(FileSource):
             train=split(~inside),
             test=split(inside),
             unlabelled=(),
-            class_names=[str(d) for d in range(10)],
+            class_names=self.classes().names,
             description=f"digits69: real fMRI, 100 handwritten sixes and nines, {self.n_folds}-fold cross-validation",
             simulated=False,
         )
@@ -115,17 +117,27 @@ def read(config: Digits69Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             raise UserError(f"{path}: key '{key}' is missing; found {found}; {WHOLE}")
         if content[key].shape != shape:
             raise UserError(f"{path}: {key} has shape {content[key].shape}, expected {shape}; {WHOLE}")
+        if content[key].dtype.kind not in "fiu":
+            raise UserError(f"{path}: {key} has type {content[key].dtype}, expected real numbers; {WHOLE}")
     fmri = np.concatenate([content["fmriTrn"], content["fmriTest"]]).astype(np.float64)
     if not np.isfinite(fmri).all():
         raise UserError(f"{path}: fmriTrn/fmriTest hold NaN or infinite values, expected none; {WHOLE}")
+    some_vary(path, "fmriTrn/fmriTest", fmri)
     pixels = np.concatenate([content["stimTrn"], content["stimTest"]])
     upright = pixels.reshape(-1, 1, 28, 28).transpose(0, 1, 3, 2)
-    images = np.pad(_to_uint8(upright), ((0, 0), (0, 0), (2, 2), (2, 2)))
+    images = np.pad(_to_uint8(path, upright), ((0, 0), (0, 0), (2, 2), (2, 2)))
     return fmri, images, _digits(path, content)
 
 
-def _to_uint8(pixels: np.ndarray) -> np.ndarray:
-    return pixels.astype(np.uint8) if pixels.max() > 1 else (pixels * 255).astype(np.uint8)
+def _to_uint8(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """Grey levels from 0 to 255, or from 0 to 1, rounded to whole ones."""
+    scaled = pixels if pixels.max() > 1 else pixels * 255.0
+    if not (scaled.min() >= 0 and 1 < scaled.max() <= 255):  # NaN fails too
+        low, high = pixels.min(), pixels.max()
+        raise UserError(
+            f"{path}: stimTrn/stimTest go from {low:g} to {high:g}, expected 0 to 255 or 0 to 1, not all black; {WHOLE}"
+        )
+    return np.round(scaled).astype(np.uint8)
 
 
 def _digits(path: Path, content: dict[str, np.ndarray]) -> np.ndarray:

@@ -16,15 +16,22 @@ Several subjects: one folder each, ``my_data/<subject>/train.npz``, which allows
 ``labels``      [n] integer or string class of the item; an integer counts in ``class_names`` where these are given
 ``images``      uint8                 [n, h, w, 3], [n, 3, h, w], or grey [n, h, w], which keeps its one channel
 ``image_files`` [n] string            instead of ``images``: names relative to the file's folder; read as RGB
-``stimulus``    [n] string            name of the stimulus; by default its image file, else its row
-``subject``     [n] any               see above
-``run``         [n] any               run or session of the item
-``roi``         [V] string            area of the voxel, e.g. ``L_V1`` (in the training file, or in voxels.parquet)
+``stimulus``    [n] name              name of the stimulus; by default its image file, else its row
+``subject``     [n] name              see above
+``run``         [n] name              run or session of the item
+``roi``         [V] name              area of the voxel, e.g. ``L_V1`` (in the training file, or in voxels.parquet);
+                                      ``""`` where it lies in none
 ``vertex``      [V] integer           its vertex on ``surface``
 ``surface``     one string            ``fs_LR_32k`` (default; vertices 0..59411) or ``fsaverage5`` (0..20483)
 ``xyz``         [V, 3] real           its place in millimetres, for voxels of a volume (columns x, y, z in Parquet)
 ``class_names`` [C] string            as class_names.json
 =============== ===================== ================================================================================
+
+A name is text, a whole number or a date; NaN and other missing values are refused. Whole numbers may be stored as
+floats, as MATLAB does. A list may be a matrix of one row or one column. Files of MATLAB's ``-v7.3`` are read in
+MATLAB's own order of axes (``h5write`` leaves no trace of it: transpose there yourself). Of ``train`` and ``test`` one
+file each must be there, whatever its form, and what several files say of the voxels or classes must agree. How image
+files become RGB is told at :func:`cnd.data.images.eight_bit`.
 
 Labels or images are needed, the same of them in both files. Labels without images work: scores are then by class.
 Images without labels make every stimulus its own class. Class names are the sorted labels of both files unless they
@@ -44,11 +51,22 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from cnd.data.files import FileSource
-from cnd.data.folder_layout import SETUP, Table, beside, both_paths, classes, kept, read_both, subjects, voxels
+from cnd.data.folder_layout import (
+    SETUP,
+    Table,
+    beside,
+    both_paths,
+    classes,
+    kept,
+    read_both,
+    same_voxels,
+    subjects,
+    voxels,
+)
 from cnd.data.images import ImageFiles
-from cnd.data.tables import keys_of, read, zscore
+from cnd.data.tables import keys_of, names, read, some_vary, vector, zscore
 from cnd.errors import UserError
-from cnd.protocols import FmriDataset, FmriSplit, OccurringClasses
+from cnd.protocols import Classes, FmriDataset, FmriSplit
 from cnd.settings import Positive
 
 MIN_RUN = 8  # training items that make a run's own mean worth removing
@@ -88,6 +106,13 @@ class FolderData(FileSource):
         images = {path for table in tables for path in _image_paths(Table(table, _names_of_images(table)))}
         return tables + descriptions + sorted(images)
 
+    def classes(self) -> Classes:
+        """Those that the labels of both files name, or ``class_names`` where they are given."""
+        tables = read_both(self)
+        pictured = bool({"images", "image_files"} & tables[0].arrays.keys())
+        found, category = classes(self, tables)
+        return Classes(found, [], pictured, occurring=[int(c) for c in np.unique(np.concatenate(category))])
+
     def check_files(self) -> None:
         """Read everything once.
 
@@ -95,15 +120,6 @@ class FolderData(FileSource):
             UserError: a file is missing or malformed, or the two files disagree.
         """
         load(self)
-
-    def classes(self) -> OccurringClasses:
-        """Those of the labels; without labels every stimulus is its own.
-
-        Raises:
-            UserError: as :meth:`check_files`.
-        """
-        names, category = classes(self, read_both(self))
-        return OccurringClasses([names[c] for c in np.unique(np.concatenate(category))], [])
 
     def load(self, fold: int, images: Path | None = None) -> FmriDataset:
         """The data set of one subject; the split is that of the files, so there is one fold.
@@ -116,8 +132,8 @@ class FolderData(FileSource):
 
 def _names_of_images(path: Path) -> dict[str, np.ndarray]:
     """``image_files`` of a file where they count, without reading the rest."""
-    names = read(path, ["image_files"])
-    return {} if "images" in keys_of(path) else names
+    found = read(path, ["image_files"])
+    return {} if "images" in keys_of(path) else {k: names(path, k, vector(a)) for k, a in found.items()}
 
 
 def load(config: FolderData) -> FmriDataset:
@@ -127,10 +143,12 @@ def load(config: FolderData) -> FmriDataset:
         UserError: a file is missing or malformed, or the two files disagree.
     """
     tables = read_both(config)
-    names, category = classes(config, tables)
+    class_names, category = classes(config, tables)
     known = voxels(config, tables[0])
+    same_voxels(*tables)
     keep = kept(config, tables[0], known.roi)
     runs = [table.arrays.get("run") for table in tables]
+    some_vary(tables[0].path, "fmri", tables[0].arrays["fmri"][:, keep])
     fmri = normalise(*(table.arrays["fmri"][:, keep] for table in tables), *runs)
     numbers = _run_numbers(*runs)
     train, test = (
@@ -142,11 +160,11 @@ def load(config: FolderData) -> FmriDataset:
         train=train,
         test=test,
         unlabelled=(),
-        class_names=names,
+        class_names=class_names,
         description=f"your own data{subject}, {fmri[0].shape[1]} voxels",
         simulated=False,
-        roi=[] if known.roi is None else [str(area) for area in known.roi[keep]],
-        vertex=None if known.vertex is None else known.vertex[keep].astype(np.int64),
+        roi=[] if known.roi is None else known.roi[keep].tolist(),
+        vertex=None if known.vertex is None else known.vertex[keep],
         surface=known.surface,
         xyz=None if known.xyz is None else known.xyz[keep].astype(np.float32),
     )
@@ -165,12 +183,14 @@ def normalise(
         train_run: run of each training item, and likewise ``test_run``; None where runs are unknown.
     """
     if train_run is not None:
+        train_mean, test_mean = (np.tile(train.mean(0, dtype=np.float64), (len(part), 1)) for part in (train, test))
         runs, counts = np.unique(train_run, return_counts=True)
-        means = {run: train[train_run == run].mean(0) for run in runs[counts >= MIN_RUN].tolist()}
-        overall = train.mean(0)
-        train = train - np.stack([means.get(run, overall) for run in train_run.tolist()])
-        of_test = [None] * len(test) if test_run is None else test_run.tolist()
-        test = test - np.stack([means.get(run, overall) for run in of_test])
+        for run in runs[counts >= MIN_RUN]:
+            own = train[train_run == run].mean(0, dtype=np.float64)
+            train_mean[train_run == run] = own
+            if test_run is not None:
+                test_mean[test_run == run] = own
+        train, test = train - train_mean, test - test_mean
     return zscore(train), zscore(test, train)
 
 
@@ -206,10 +226,16 @@ def _images(table: Table, size: int) -> np.ndarray:
 def _channels_last(table: Table) -> np.ndarray:
     """uint8 [n, h, w, 1 or 3]."""
     images = table.arrays["images"]
+    if images.dtype == np.uint8 and images.size and 0 < images.max() <= 1:
+        raise UserError(
+            f"{table.path}: images are uint8 and go from 0 to 1, expected 0 to 255; multiply them by 255, or they are "
+            f"black"
+        )
     if images.dtype != np.uint8:
         raise UserError(
             f"{table.path}: images are {images.dtype}, expected uint8 from 0 to 255; convert them, e.g. "
-            f"(images * 255).round().astype('uint8') where they go from 0 to 1"
+            f"(images * 255).round().astype('uint8') where they go from 0 to 1, (images >> 8).astype('uint8') where "
+            f"they have 16 bits"
         )
     if images.ndim == 3:
         images = images[..., None]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 
-from cnd.data.tables import keys_of, matrix, read, read_parquet
+from cnd.data import tables
+from cnd.data.tables import keys_of, matrix, read, read_parquet, vector
 from cnd.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ SETUP = """Your own data (folder)
 HINT = "a folder with train and test as .npz, .h5 or .parquet; `pydoc cnd.data.folder` describes it"
 SUFFIXES = (".npz", ".h5", ".parquet")
 ITEM_KEYS = ("fmri", "labels", "images", "image_files", "stimulus", "subject", "run")
+NAMING_KEYS = ("image_files", "stimulus", "subject", "run")  # names of something, read as text
 VOXEL_KEYS = ("roi", "vertex", "surface", "xyz")
 N_VERTICES = {"fs_LR_32k": 59_412, "fsaverage5": 20_484}
 
@@ -63,12 +65,24 @@ def root(config: FolderData) -> Path:
     if not config.path.is_dir():
         raise UserError(f"{config.path}: no such folder (data.path); give {HINT}")
     own = config.path / str(config.subject)
-    return own if find(config.path, "train") is None and find(own, "train") else config.path
+    if not find(own, "train"):
+        return config.path
+    if (other := find(config.path, "train")) is not None:
+        raise UserError(f"{own}: holds subject '{config.subject}', and {other} is there too; keep one of them")
+    return own
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """``name.npz``, ``name.h5`` or ``name.parquet`` in a folder."""
-    return next((folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()), None)
+    """``name.npz``, ``name.h5`` or ``name.parquet`` in a folder.
+
+    Raises:
+        UserError: more than one of them is there.
+    """
+    found = [path for path in (folder / f"{name}{suffix}" for suffix in SUFFIXES) if path.is_file()]
+    if len(found) > 1:
+        others = " and ".join(path.name for path in found[1:])
+        raise UserError(f"{found[0]}: {others} lies beside it, expected one {name} file; keep the one that counts")
+    return found[0] if found else None
 
 
 def beside(config: FolderData, name: str) -> list[Path]:
@@ -86,7 +100,8 @@ def subjects(path: Path) -> list[str]:
     train = find(path, "train")
     if train is None:
         return sorted(p.name for p in path.iterdir() if p.is_dir() and find(p, "train"))
-    return sorted({str(subject) for subject in read(train, ["subject"]).get("subject", ())})
+    there = read(train, ["subject"])
+    return sorted(set(tables.names(train, "subject", vector(there["subject"])).tolist())) if there else []
 
 
 def both_paths(config: FolderData) -> list[Path]:
@@ -144,21 +159,39 @@ def read_both(config: FolderData) -> tuple[Table, Table]:
     return train, test
 
 
+def same_voxels(train: Table, test: Table) -> None:
+    """Voxels and classes are told by the training file; where the test file tells them too, it must say the same.
+
+    Raises:
+        UserError: it does not.
+    """
+    for key in (*VOXEL_KEYS, "class_names"):
+        here, there = train.arrays.get(key), test.arrays.get(key)
+        if here is not None and there is not None and not np.array_equal(here, there):
+            raise UserError(
+                f"{test.path}: {key} differs from that of {train.path.name}, expected the same voxels and classes in "
+                f"the same order; write both files alike"
+            )
+
+
 def _read(path: Path, config: FolderData) -> Table:
     arrays = read(path, [*ITEM_KEYS, *VOXEL_KEYS, "class_names"])
+    arrays = {key: a if key in ("fmri", "images", "xyz") else vector(a) for key, a in arrays.items()}
     if "fmri" not in arrays:
         hint = nearest("fmri", keys_of(path))
         raise UserError(f"{path}: key 'fmri' is missing; expected fmri [items, voxels]{hint}; rename or add it")
-    n = len(matrix(path, "fmri", arrays["fmri"], "[items, voxels]"))
+    n, n_voxels = matrix(path, "fmri", arrays["fmri"], "[items, voxels]").shape
     for key in ITEM_KEYS:
         of_items = arrays.get(key, np.zeros(n))
-        if not of_items.ndim or len(of_items) != n or (key in ("stimulus", "subject", "run") and of_items.ndim > 1):
+        if not of_items.ndim or len(of_items) != n or (key in NAMING_KEYS and of_items.ndim > 1):
+            turned = "fmri looks transposed (MATLAB's order?): save fmri.T" if of_items.shape[:1] == (n_voxels,) else ""
             raise UserError(
                 f"{path}: {key} has shape {of_items.shape}, expected one entry for each of the {n} rows of fmri; "
-                f"write both from the same items"
+                f"{turned or 'write both from the same items'}"
             )
-    if "run" in arrays and arrays["run"].dtype.kind == "f" and not np.isfinite(arrays["run"]).all():
-        raise UserError(f"{path}: run holds NaN or infinite values, expected the run of each item; fill it or drop it")
+    arrays |= {key: tables.names(path, key, arrays[key]) for key in NAMING_KEYS if key in arrays}
+    if "roi" in arrays:
+        arrays["roi"] = tables.names(path, "roi", arrays["roi"], empty=True)
     if not {"labels", "images", "image_files"} & arrays.keys():
         hint = nearest("labels", keys_of(path))
         raise UserError(f"{path}: neither labels nor images; expected labels, images or image_files{hint}; add one")
@@ -172,7 +205,7 @@ def _of_subject(path: Path, config: FolderData, arrays: dict[str, np.ndarray]) -
                 f"{path}: no key 'subject', but data.subject asks for '{config.subject}'; add it, or drop data.subject"
             )
         return arrays
-    subject = np.array([str(s) for s in arrays["subject"]])
+    subject = arrays["subject"]
     there = sorted(set(subject.tolist()))
     if config.subject is None and len(there) == 1:
         return arrays
@@ -186,20 +219,20 @@ def _of_subject(path: Path, config: FolderData, arrays: dict[str, np.ndarray]) -
 # ---------------------------------------------------------------- classes
 
 
-def classes(config: FolderData, tables: tuple[Table, Table]) -> tuple[list[str], list[np.ndarray]]:
+def classes(config: FolderData, both: tuple[Table, Table]) -> tuple[list[str], list[np.ndarray]]:
     """Class names, and the class index of each item of each table, int64.
 
     Raises:
         UserError: labels of another type, or that ``class_names`` does not know.
     """
-    names = _given_names(config, tables[0])
-    if "labels" in tables[0].arrays:
-        labels = [_labels(table) for table in tables]
+    names = _given_names(config, both[0])
+    if "labels" in both[0].arrays:
+        labels = [_labels(table) for table in both]
     else:
-        labels = [np.array(table.names()) for table in tables]
+        labels = [np.array(table.names()) for table in both]
     if labels[0].dtype.kind != labels[1].dtype.kind:
         raise UserError(
-            f"{tables[1].path}: labels are {labels[1].dtype}, expected {labels[0].dtype} as in training; use one type"
+            f"{both[1].path}: labels are {labels[1].dtype}, expected {labels[0].dtype} as in training; use one type"
         )
     if names is None:
         distinct = np.unique(np.concatenate(labels))
@@ -207,7 +240,7 @@ def classes(config: FolderData, tables: tuple[Table, Table]) -> tuple[list[str],
     index = (
         {name: i for i, name in enumerate(names)} if labels[0].dtype.kind == "U" else {i: i for i in range(len(names))}
     )
-    return names, [_look_up(table, values, index, names) for table, values in zip(tables, labels, strict=True)]
+    return names, [_look_up(table, values, index, names) for table, values in zip(both, labels, strict=True)]
 
 
 def _look_up(table: Table, labels: np.ndarray, index: dict[str, int] | dict[int, int], names: list[str]) -> np.ndarray:
@@ -227,14 +260,19 @@ def _given_names(config: FolderData, train: Table) -> list[str] | None:
     where, names = f"{train.path}: class_names", train.arrays.get("class_names")
     for path in beside(config, "class_names.json"):
         try:
-            where, names = str(path), np.array(json.loads(path.read_text(encoding="utf-8")))
+            listed = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path}: not readable as JSON ({error}); expected a list of strings") from error
+        if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+            raise UserError(f"{path}: expected a list of strings, one a class; found {str(listed)[:60]}")
+        if names is not None and names.tolist() != listed:
+            raise UserError(f"{path}: differs from class_names in {train.path.name}; keep one of them")
+        where, names = str(path), np.array(listed, dtype=str)
     if names is None:
         return None
     if names.ndim != 1 or names.dtype.kind != "U":
         raise UserError(f"{where}: {names.dtype} of shape {names.shape}, expected a list of strings; write one a class")
-    listed = [str(name) for name in names]
+    listed = tables.names(train.path, "class_names", names).tolist()
     if twice := sorted({name for name in listed if listed.count(name) > 1}):
         raise UserError(
             f"{where}: class '{twice[0]}' is there {listed.count(twice[0])} times, expected once; rename one"
@@ -244,12 +282,15 @@ def _given_names(config: FolderData, train: Table) -> list[str] | None:
 
 def _labels(table: Table) -> np.ndarray:
     labels = table.arrays["labels"]
-    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
+    if labels.ndim == 1 and labels.dtype.kind == "U":
+        return tables.names(table.path, "labels", labels)
+    is_whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and bool((labels % 1 == 0).all()))
+    if labels.ndim != 1 or not is_whole:
         raise UserError(
             f"{table.path}: labels are {labels.dtype} of shape {labels.shape}, expected one integer or string an item; "
             f"convert them, e.g. labels.astype(int)"
         )
-    return labels if labels.dtype.kind == "U" else labels.astype(np.int64)
+    return tables.whole(table.path, "labels", labels)
 
 
 # ---------------------------------------------------------------- voxels
@@ -263,8 +304,12 @@ def voxels(config: FolderData, train: Table) -> Voxels:
     """
     where, arrays = train.path, train.arrays
     for where in beside(config, "voxels.parquet"):
+        if told := [key for key in VOXEL_KEYS if key in arrays]:
+            raise UserError(f"{where}: {train.path.name} holds {told[0]} too; take the voxels out of one of them")
         arrays = read_parquet(where, ["roi", "vertex", "surface", "x", "y", "z"])
-        if {"x", "y", "z"} <= arrays.keys():
+        if axes := [axis for axis in "xyz" if axis in arrays]:
+            if len(axes) < 3:
+                raise UserError(f"{where}: has {' and '.join(axes)} only, expected x, y and z; add the rest")
             arrays["xyz"] = np.column_stack([arrays[axis] for axis in "xyz"])
     n_voxels = train.arrays["fmri"].shape[1]
     for key, shape in {"roi": (n_voxels,), "vertex": (n_voxels,), "xyz": (n_voxels, 3)}.items():
@@ -273,20 +318,23 @@ def voxels(config: FolderData, train: Table) -> Voxels:
                 f"{where}: {key} has shape {arrays[key].shape}, expected {shape}, one entry a voxel of fmri; "
                 f"write both from the same voxels"
             )
-    surface = str(next(iter(np.ravel(arrays["surface"])), "")) if "surface" in arrays else "fs_LR_32k"
+    named = sorted({str(name) for name in np.ravel(arrays.get("surface", "fs_LR_32k"))})
+    if len(named) > 1:
+        raise UserError(f"{where}: surface is {' and '.join(named)}, expected one for all voxels; write one file each")
+    surface = (named or [""])[0]
     if surface not in N_VERTICES:
         raise UserError(f"{where}: surface '{surface}' is unknown{nearest(surface, N_VERTICES)}; map the voxels to one")
-    if "vertex" in arrays:
-        _check_vertex(where, arrays["vertex"], surface)
+    vertex = tables.whole(where, "vertex", arrays["vertex"]) if "vertex" in arrays else None
+    if vertex is not None:
+        _check_vertex(where, vertex, surface)
+    roi = tables.names(where, "roi", arrays["roi"], empty=True) if "roi" in arrays else None
     if "xyz" in arrays:
         matrix(where, "xyz", arrays["xyz"], "[voxels, 3]")
     known = cast(Literal["fs_LR_32k", "fsaverage5"], surface)
-    return Voxels(arrays.get("roi"), arrays.get("vertex"), known, arrays.get("xyz"))
+    return Voxels(roi, vertex, known, arrays.get("xyz"))
 
 
 def _check_vertex(where: Path, vertex: np.ndarray, surface: str) -> None:
-    if vertex.dtype.kind not in "iu":
-        raise UserError(f"{where}: vertex is of type {vertex.dtype}, expected integers; convert it to int64")
     last = N_VERTICES[surface] - 1
     outside = vertex[(vertex < 0) | (vertex > last)]
     if len(outside):

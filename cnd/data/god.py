@@ -28,7 +28,7 @@ from cnd.data.images import ImageArchive, ImageFiles, StoredImages, find_images
 from cnd.data.tables import zscore
 from cnd.errors import UserError
 from cnd.keys import files_hash
-from cnd.protocols import FmriDataset, FmriSplit, ImageSource
+from cnd.protocols import Classes, FmriDataset, FmriSplit, ImageSource
 from cnd.settings import Positive
 
 AREAS = ("V1", "V2", "V3", "V4", "LOC", "FFA", "PPA", "LVC", "HVC", "VC")  # the first that holds a voxel names it
@@ -74,6 +74,11 @@ class GodData(FileSource):
     def image_source(self) -> ImageSource:
         """The images; see :func:`image_source`."""
         return image_source(self)
+
+    def classes(self) -> Classes:
+        """The 200 synsets of the published list."""
+        wnids, names = categories()
+        return Classes(names, wnids, True)
 
     def check_files(self) -> None:
         """Read the fMRI once and look for the images.
@@ -189,7 +194,17 @@ def load(config: GodData, images: Path) -> FmriDataset:
         xyz=recording.xyz,
         wnid=wnids,
         facts=recording.facts,
+        remarks=_other_layouts(config),
     )
+
+
+def _other_layouts(config: GodData) -> list[str]:
+    """That the folder holds the subject in another form too, which is not read."""
+    read = subject_files(config)
+    assert config.path is not None
+    names = {name.format(config.subject) for layout in LAYOUTS for name in layout}
+    others = sorted(name for name in names - {path.name for path in read} if (config.path / name).is_file())
+    return [f"{' and '.join(path.name for path in read)} is read; {', '.join(others)} beside it is not."] * bool(others)
 
 
 def preprocessing(subject: int, n_visual: int) -> str:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnd.data.checks import expect_shape, readable, require_keys
-from cnd.data.tables import read_npz
+from cnd.data.tables import read_npz, some_vary, whole
 from cnd.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def read_bdata(paths: list[Path], config: GodData) -> Recording:
     train, test = (_read_trials(path, kind, config) for path, kind in zip((paths[0], paths[-1]), kinds, strict=True))
     expect_shape(train.path, "dataset (training trials)", train.fmri, (N_TRAIN, None))
     expect_shape(test.path, "dataset (perception test trials)", test.fmri, (None, None))
+    some_vary(train.path, "dataset (training trials)", train.fmri)
     here, there = (np.empty(0) if trials.xyz is None else trials.xyz for trials in (train, test))
     if train.fmri.shape[1] != test.fmri.shape[1] or not np.array_equal(here, there):
         raise UserError(
@@ -181,7 +182,7 @@ def _read_trials(path: Path, kind: int | None, config: GodData) -> _Trials:
         wanted = np.arange(len(ids))
         if kind is not None:
             wanted = np.flatnonzero(_column(path, dataset, columns, "DataType") == kind)
-        run = _column(path, dataset, columns, "Run").astype(np.int64) if len(columns.get("Run", ())) else None
+        run = whole(path, "Run", _column(path, dataset, columns, "Run")) if len(columns.get("Run", ())) else None
         fmri = _block(dataset, wanted, chosen)
     return _Trials(
         path=path,
@@ -248,11 +249,14 @@ def read_packed(path: Path, config: GodData) -> Recording:
     }  # fmt: skip
     for key in keys[1:]:  # a voxel may have no noise ceiling or SNR: both are only reported
         expect_shape(path, key, content[key], shapes[key], finite=key not in ("arr_5", "arr_6"))
+    some_vary(path, "arr_0", content["arr_0"])
     for area in areas:
         expect_shape(path, area, content[area], (n_voxels,))
+        if not np.isin(content[area], (0, 1)).all():
+            raise UserError(f"{path}: {area} holds other values than 0 and 1, expected a mask; download the file again")
     all_masks = {area: content[area].astype(bool) for area in areas}
     chosen = _chosen(path, all_masks, config.roi, "")
-    train_image, test_image = content["arr_3"].astype(np.int64), content["arr_4"].astype(np.int64)
+    train_image, test_image = (whole(path, key, content[key]) for key in ("arr_3", "arr_4"))
     _expect_every_image(path, "training", train_image)
     _expect_every_image(path, "test", test_image)
     if single and len(test_image) != len(content["arr_1"]):

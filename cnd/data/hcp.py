@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from cnd.data.tables import matrix, read_npy, read_npz, zscore
+from cnd.data.tables import matrix, read_npy, read_npz, some_vary, zscore
 from cnd.errors import UserError
 from cnd.keys import files_hash
 from cnd.protocols import Pool
@@ -103,7 +104,11 @@ def pool_files(config: HcpPool) -> list[Path]:
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder (data.unlabelled, kind hcp, path); {HINT}")
     found = sorted(path.rglob(PACKED)) or sorted(raw_files(path).values())
-    found = found or sorted(file for file in path.iterdir() if file.suffix in (".npy", ".npz"))
+    if not found:
+        found = sorted(f for f in path.iterdir() if f.suffix in (".npy", ".npz") and not f.name.startswith("."))
+        for one, other in pairwise(found):
+            if one.stem == other.stem:
+                raise UserError(f"{one}: {other.name} lies beside it, and each would count; keep the one that counts")
     if not found:
         raise UserError(f"{path}: holds no {PACKED}, {RAW}, .npz or .npy; {HINT}")
     return found
@@ -150,7 +155,9 @@ def describe_pool(config: HcpPool) -> str:
 
 
 def _patterns(path: Path, window: int) -> np.ndarray:
-    series = zscore(time_series(path))
+    raw = time_series(path)
+    some_vary(path, "the time series", raw)
+    series = zscore(raw)
     n = len(series) // window
     if n < 2:
         raise UserError(

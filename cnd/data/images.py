@@ -19,6 +19,9 @@ STORE = "images.npy"  # name of the file that holds them
 DARK = 32  # of 255: among several photographs some pixel is brighter
 BATCH = 16  # images in memory while a store is written: 25 MB of float64 at 256x256
 SUFFIXES = {".jpeg", ".jpg", ".png"}
+PLAIN = {"1", "L", "P", "RGB", "CMYK", "YCbCr"}  # modes of PIL that it converts to RGB itself
+ALPHA = {"LA", "PA", "RGBA"}
+DEEP = {"I;16", "I;16L", "I;16B", "I"}  # of a PNG all mean 16 bits of grey
 
 
 class StoredImages:
@@ -67,7 +70,16 @@ class ImageFiles:
         return len(self.files)
 
     def check(self) -> None:
-        """The files were found; their content is read when the store is written."""
+        """Read the heads of the files, and whole those with transparency.
+
+        Raises:
+            UserError: a file is no image, or one that :func:`eight_bit` refuses.
+        """
+        from PIL import Image
+
+        for path in self.files:
+            with readable(path, "image"), Image.open(path) as image:
+                _expect_plain(path, image)
 
     def batches(self) -> Iterator[np.ndarray]:
         """uint8 [1, 3, size, size] of each file.
@@ -79,7 +91,7 @@ class ImageFiles:
 
         for path in self.files:
             with readable(path, "image"), Image.open(path) as image:
-                yield _square(image, self.size)[None]
+                yield _square(eight_bit(path, image), self.size)[None]
 
 
 @dataclass(frozen=True)
@@ -150,11 +162,11 @@ class ImageArchive:
 
     def _to_uint8(self, block: np.ndarray, key: str, scale: float | None) -> tuple[np.ndarray, float]:
         """The block in 0..255, and the factor that the first block of floats settles: photographs reach above 1."""
-        if block.dtype == np.uint8:
+        if block.dtype == np.uint8 and (scale or block.max() >= DARK):
             return block, 1.0
         low, high = float(block.min()), float(block.max())
         darkest = 0 if scale else DARK  # skimage.transform.resize gives 0 to 1: a public script divides that by 255
-        scale = scale or (255.0 if high <= 1 else 1.0)
+        scale = scale or (255.0 if high <= 1 and block.dtype != np.uint8 else 1.0)
         if not (low >= 0 and darkest <= high * scale <= 255):  # NaN fails too
             raise UserError(
                 f"{self.path}: {key} ranges from {low:g} to {high:g}, expected 0 to 1 or 0 to 255 without NaN; "
@@ -175,6 +187,41 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
     if len(content) != size:
         raise EOFError("it ends too early")
     return content
+
+
+def eight_bit(path: Path, image: Any) -> Any:
+    """An opened image as RGB, by these rules: pixels are taken as they are stored, whatever profile, gamma or
+    orientation (EXIF) stands beside them; of 16 bits the upper eight count, as PIL does it for colours; CMYK becomes
+    RGB by PIL's formula. What is partly transparent is refused, since nobody knows what was shown behind it.
+
+    Args:
+        path: its file, for errors.
+
+    Returns:
+        PIL image of mode RGB.
+
+    Raises:
+        UserError: transparent, several frames, or numbers that are no grey levels.
+    """
+    from PIL import Image
+
+    _expect_plain(path, image)
+    if image.mode in DEEP:
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def _expect_plain(path: Path, image: Any) -> None:
+    """Raises:
+    UserError: an opened image that cannot become RGB by a rule.
+    """
+    if image.mode not in PLAIN | ALPHA and not (image.mode in DEEP and image.format == "PNG"):
+        raise UserError(f"{path}: is an image of mode {image.mode}, expected grey or RGB of 8 or 16 bits; convert it")
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # of an MPO the first frame is the photograph
+        raise UserError(f"{path}: holds {image.n_frames} frames, expected one image; save the one that was shown")
+    may_shine_through = image.mode in ALPHA or "transparency" in image.info
+    if may_shine_through and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        raise UserError(f"{path}: is partly transparent; save it as RGB, on the background that was shown")
 
 
 def _square(image: Any, size: int) -> np.ndarray:

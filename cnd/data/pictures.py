@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cnd.data.images import SUFFIXES
+from cnd.data.images import SUFFIXES, eight_bit
 from cnd.errors import UserError
-
-MODES = {"1", "L", "P", "RGB", "LA", "RGBA"}  # of PIL: 8-bit grey or colours
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -35,17 +33,13 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def pixels_of(path: Path) -> np.ndarray:
-    """uint8 [3, height, width]; grey images become RGB.
+    """uint8 [3, height, width]; grey images become RGB, see :func:`cnd.data.images.eight_bit`.
 
     Raises:
-        UserError: it is no readable image, has more than 8 bits a channel, or lets something shine through.
+        UserError: it is no readable image, or lets something shine through.
     """
     with _opened(path) as image:
-        if image.mode not in MODES:
-            raise UserError(f"{path}: is an image of mode {image.mode}, expected 8-bit grey or RGB; convert it")
-        if "A" in image.mode and image.getchannel("A").getextrema()[0] < 255:
-            raise UserError(f"{path}: is partly transparent; save it as RGB")
-        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        return np.asarray(eight_bit(path, image)).transpose(2, 0, 1)
 
 
 @contextmanager

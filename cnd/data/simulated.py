@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from cnd.data.simulation.names import CATEGORY_NAMES
 from cnd.keys import files_hash
-from cnd.protocols import DataSource, FmriDataset
+from cnd.protocols import Classes, DataSource, FmriDataset
 from cnd.settings import Fraction, Positive, Rate
 from cnd.steps import Step
 
@@ -48,6 +49,10 @@ class SimulatedData(DataSource):
     def identity(self) -> Any:
         """The settings, and the network behind the higher areas."""
         return self.model_dump(mode="json") | {"network": files_hash(sorted(NETWORK.iterdir()))}
+
+    def classes(self) -> Classes:
+        """The 200 kinds of objects."""
+        return Classes(list(CATEGORY_NAMES), [], True)
 
     def load(self, fold: int, images: Path | None = None) -> FmriDataset:
         """Render the stimuli and let the subject see them."""

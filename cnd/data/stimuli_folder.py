@@ -23,7 +23,7 @@ from cnd.data.images import ImageFiles
 from cnd.data.pictures import images_in, pixels_of, size_of
 from cnd.errors import UserError
 from cnd.keys import content_hash, file_hash
-from cnd.protocols import DataSource, FmriDataset, FmriSplit, Stimuli
+from cnd.protocols import Classes, DataSource, FmriDataset, FmriSplit, Stimuli
 from cnd.settings import Positive
 
 
@@ -76,6 +76,10 @@ class StimuliData(DataSource):
         """
         files, _ = self._found()
         return Stimuli([path.stem for path in files], (3, *self._size(files)))
+
+    def classes(self) -> Classes:
+        """The subfolders, or every stimulus its own."""
+        return Classes(sorted(set(self._found()[1])), [], True)
 
     def load(self, fold: int, images: Path | None = None) -> FmriDataset:
         """Test items only; their fMRI has no voxels."""

@@ -40,6 +40,7 @@ def save_dataset(dataset: FmriDataset, folder: Path) -> None:
         surface=dataset.surface,
         wnid=dataset.wnid,
         facts=dataset.facts,
+        remarks=dataset.remarks,
     )
     write_json(folder / "meta.json", meta)
 

@@ -19,6 +19,7 @@ class EmbeddedGenerator(GeneratorChoice):
     """A small latent diffusion model whose weights ship with the package."""
 
     brings_judge: ClassVar[bool] = True
+    of_photographs: ClassVar[bool] = False
     kind: Literal["embedded"] = "embedded"
     name: Literal["simulated", "digits"] = "simulated"
 
@@ -35,6 +36,10 @@ class EmbeddedGenerator(GeneratorChoice):
         from cnd.generators.latent_diffusion import LatentDiffusion
 
         return LatentDiffusion.from_folder(self.folder())
+
+    def class_space(self) -> str:
+        """Its own."""
+        return f"the embedded generator '{self.name}'"
 
     def class_names(self) -> list[str]:
         """Names of its classes, in the order of the concept bank."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from cnd import imagenet
 from cnd.errors import UserError
 from cnd.keys import file_hash
-from cnd.protocols import GeneratorChoice
+from cnd.protocols import IMAGENET, GeneratorChoice
 
 
 class FolderGenerator(GeneratorChoice):
@@ -50,6 +50,10 @@ class FolderGenerator(GeneratorChoice):
         if problems or self.path is None:
             raise UserError(problems[0])
         return self.path
+
+    def class_space(self) -> str:
+        """As :mod:`cnd.imagenet` counts them."""
+        return IMAGENET
 
     def class_names(self) -> list[str]:
         """Names of ImageNet's classes."""

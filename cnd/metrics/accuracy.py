@@ -19,6 +19,7 @@ class Accuracy(Metric):
 
     percent: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
+    needs_classes: ClassVar[bool] = True
     kind: Literal["accuracy"] = "accuracy"
     judge: str | None = None  # name of the judge; None: the first one, the table's
 

@@ -81,6 +81,10 @@ class EvaluationConfig(Config):
         """Names of the judges, the table's first."""
         return [judge.label for judge in self.classifiers]
 
+    def asks_for_classes(self) -> bool:
+        """Whether some metric is scored by the true class of an item."""
+        return any(metric.needs_classes for metric in self.all_metrics())
+
     def all_metrics(self) -> list[Metric]:
         """The headline first, then n-way accuracies by the first judge, by the others, then further metrics."""
         found: list[Metric] = [

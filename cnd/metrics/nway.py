@@ -25,6 +25,7 @@ class NWay(Metric):
     """n-way top-k accuracy by one judge."""
 
     percent: ClassVar[bool] = True
+    needs_classes: ClassVar[bool] = True
     kind: Literal["nway"] = "nway"
     n: Annotated[int, Field(ge=2)] = 50
     top_k: Positive = 1

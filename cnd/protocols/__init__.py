@@ -1,12 +1,12 @@
 """What each part must offer. A decoder, metric, data source, generator or judge is swapped by meeting these."""
 
 from cnd.protocols.data import (
+    Classes,
     DataSource,
     FmriDataset,
     FmriSplit,
     ImageArray,
     ImageSource,
-    OccurringClasses,
     Patterns,
     Pool,
     Stimuli,
@@ -25,11 +25,13 @@ from cnd.protocols.decoder import (
     Reconstruction,
     no_progress,
 )
-from cnd.protocols.generator import Condition, DrawnLatents, Generator, GeneratorChoice, SamplingConfig
+from cnd.protocols.generator import IMAGENET, Condition, DrawnLatents, Generator, GeneratorChoice, SamplingConfig
 from cnd.protocols.metric import Judge, JudgeChoice, Judgement, Metric, Pairings, Truth
 
 __all__ = [
+    "IMAGENET",
     "Bench",
+    "Classes",
     "Condition",
     "Conditioning",
     "DataSource",
@@ -50,7 +52,6 @@ __all__ = [
     "Lab",
     "Metric",
     "Noise",
-    "OccurringClasses",
     "OnProgress",
     "Pairings",
     "Patterns",

@@ -80,6 +80,7 @@ class FmriDataset:
         surface: mesh that ``vertex`` counts in.
         xyz: float32 [voxels, 3], millimetres, for voxels of a volume; None where it is unknown.
         facts: numbers worth reporting, e.g. the noise ceiling.
+        remarks: what only the source knows and a reader must know too, a sentence each.
     """
 
     train: FmriSplit
@@ -94,6 +95,7 @@ class FmriDataset:
     xyz: np.ndarray | None = None
     wnid: list[str] = field(default_factory=list)
     facts: dict[str, float] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -146,16 +148,20 @@ class Stimuli(NamedTuple):
     shape: tuple[int, int, int]
 
 
-class OccurringClasses(NamedTuple):
-    """Classes of which a data set has items.
+class Classes(NamedTuple):
+    """What is known of the classes of a data source before its fMRI is loaded.
 
     Attributes:
-        names: of each.
-        wnid: WordNet id of each, where they are known.
+        names: of all classes, in their order.
+        wnids: their WordNet ids, "" for a class that is no synset; empty where none is.
+        pictured: whether there are images of the items.
+        occurring: indices of those that items have; None: all.
     """
 
     names: list[str]
-    wnid: list[str]
+    wnids: list[str]
+    pictured: bool
+    occurring: list[int] | None = None
 
 
 class ImageSource(Protocol):
@@ -230,11 +236,11 @@ class DataSource(Part):
         """
         return None
 
-    def classes(self) -> OccurringClasses | None:
-        """The classes of which it has items; None where that takes loading the data.
+    def classes(self) -> Classes | None:
+        """The classes; None where that takes loading the data.
 
         Raises:
-            UserError: as :meth:`test_stimuli`.
+            UserError: a file is missing or malformed.
         """
         return None
 

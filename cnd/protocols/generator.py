@@ -19,6 +19,10 @@ if TYPE_CHECKING:  # the plan needs no torch
     from torch import Tensor, nn
 
 
+IMAGENET = "ImageNet-1K"
+"""The class space of generators and judges whose classes are those of :mod:`cnd.imagenet`."""
+
+
 class Condition(NamedTuple):
     """What steers the frozen UNet: it takes exactly the place of the class embedding.
 
@@ -140,6 +144,7 @@ class GeneratorChoice(Part):
     kind: Any
     has_cross_attention: ClassVar[bool] = True
     brings_judge: ClassVar[bool] = False  # whether a classifier ships in the folder
+    of_photographs: ClassVar[bool] = True  # whether classifiers of its classes can tell that of any photograph
 
     def folder(self) -> Path:
         """Folder of the weights, in diffusers format.
@@ -160,6 +165,10 @@ class GeneratorChoice(Part):
     def class_names(self) -> list[str]:
         """Names of the classes in the concept bank, in its order."""
         raise NotImplementedError
+
+    def class_space(self) -> str:
+        """Whose classes these are, in words: parts of one class space count the same classes in the same order."""
+        return f"the generator '{self.kind}'"
 
     def class_indices(self, names: Sequence[str], wnids: Sequence[str] = ()) -> list[int | None]:
         """The generator's class for each class of a data set; None for one that it does not have.

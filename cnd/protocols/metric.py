@@ -47,6 +47,10 @@ class JudgeChoice(Part):
         """
         raise NotImplementedError
 
+    def class_space(self, generator: GeneratorChoice) -> str:
+        """Whose classes it tells, in words (:meth:`GeneratorChoice.class_space`); by default the generator's."""
+        return generator.class_space()
+
     def of(self, generator: GeneratorChoice) -> JudgeChoice:
         """The judge beside a generator, from whose folder it may come."""
         return self
@@ -121,6 +125,7 @@ class Metric(Part):
     higher_is_better: ClassVar[bool] = True
     percent: ClassVar[bool] = False  # whether people read it in %, as they do accuracies
     needs_labels: ClassVar[bool] = False  # as the truth (``evaluation.truth: label``)
+    needs_classes: ClassVar[bool] = False  # whether it asks what judges say of the true class
 
     @property
     def name(self) -> str:

@@ -48,7 +48,9 @@ def curve_ends(record: Path) -> pd.DataFrame | None:
             return None
         at = [curve[curve["samples_seen"] == seen].set_index(PAIRED) for seen in ends]
         parts.append(at[0].assign(before=sign * at[0]["value"], after=sign * at[1]["value"]).reset_index())
-    return pd.concat(parts)[[*PAIRED, "category", "stimulus", "before", "after"]]
+    both = pd.concat(parts)[[*PAIRED, "category", "stimulus", "before", "after"]]
+    defined = both.dropna(subset=["before", "after"])  # a metric among some classes says nothing of items of others
+    return defined if len(defined) else None
 
 
 def verdict(records: Sequence[Path]) -> Verdict:

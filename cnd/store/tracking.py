@@ -100,6 +100,8 @@ class Tracker:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         when = int((folder / "items.parquet").stat().st_mtime * 1000)  # the same when it is logged again
         history = pd.read_parquet(folder / "history.parquet")
+        if summary.get("warnings"):
+            self.client.set_tag(run, "warnings", "\n".join(summary["warnings"]))
         values = dict(summary["scores"]) | {f"seconds/{k}": v for k, v in summary.get("seconds", {}).items()}
         self._log(run, ((name, value, 0) for name, value in values.items()), when)
         self._log(run, _curves(history), when)

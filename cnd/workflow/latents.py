@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnd.protocols import Bench, FmriDataset, GeneratorChoice, Noise
+from cnd.settings import FileOf
 from cnd.steps import Step
 from cnd.workflow.classes import by_label
 from cnd.workflow.inputs import every_core
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 DRAWN_STEPS = 25  # of DDIM, for images of classes where the data has labels only
 
 
-def make_latents(bench: Bench, folder: Path, generator: GeneratorChoice, data: Step) -> None:
+def make_latents(
+    bench: Bench, folder: Path, generator: GeneratorChoice, data: Step, label_map: FileOf | None = None
+) -> None:
     """Encode the training images once for all rows.
 
     Where there are labels but no images, the generator draws an image of each item's class.
@@ -30,11 +33,13 @@ def make_latents(bench: Bench, folder: Path, generator: GeneratorChoice, data: S
         if dataset.train.images.size:
             encoded = frozen.encode(dataset.train.images).cpu().contiguous()
         else:
-            encoded = _drawn(bench, generator, by_label(generator, dataset, dataset.train))
+            encoded = _drawn(bench, generator, by_label(generator, dataset, dataset.train, label_map))
     save_file({"train": encoded}, folder / "latents.safetensors")
 
 
-def load_latents(bench: Bench, folder: Path, generator: GeneratorChoice, data: Step) -> Tensor:
+def load_latents(
+    bench: Bench, folder: Path, generator: GeneratorChoice, data: Step, label_map: FileOf | None = None
+) -> Tensor:
     """Latents of the training images, [n, c, h, w]."""
     from safetensors.torch import load_file
 

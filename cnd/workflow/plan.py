@@ -14,7 +14,7 @@ from cnd.data.splits import data_as_used, training_step
 from cnd.errors import UserError
 from cnd.experiment import Experiment
 from cnd.json_files import read_json
-from cnd.protocols import DataSource, Given, JudgeChoice
+from cnd.protocols import DataSource, GeneratorChoice, Given, JudgeChoice
 from cnd.settings import FileOf
 from cnd.steps import FORMAT, Step, upstream
 from cnd.workflow.analysis import analyse_run
@@ -22,6 +22,7 @@ from cnd.workflow.cache import DESCRIPTION, StageCache
 from cnd.workflow.classes import find_classes, find_own_classes
 from cnd.workflow.drawn import load_drawn, make_drawn
 from cnd.workflow.figures import draw_figures
+from cnd.workflow.findings import load_findings, make_findings
 from cnd.workflow.inputs import StoredImagesOf, load_data, make_data, store_images, stored_images
 from cnd.workflow.interventions import intervene
 from cnd.workflow.latents import load_latents, make_latents
@@ -64,14 +65,12 @@ def fold_steps(experiment: Experiment, index: int) -> FoldSteps:
 
 def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     """What the decoder's own steps start from, for one subject."""
-    images = None
-    if source.stores_images:
-        settings = {"images": StoredImagesOf(source=source)}
-        images = Step("images", store_images, settings, load=stored_images)
-    raw = Step("data", make_data, {"source": source, "fold": index}, {"images": images}, load_data)
+    raw = data_step(source, index)
     data = data_as_used(e.split, raw, e.seed)
     judges = _judges(e)
-    finding = {"generator": e.generator, "judge": judges[0] if judges else None}
+    mapped = {} if e.label_map is None else {"label_map": FileOf(path=e.label_map)}
+    told = [j for j, of in zip(judges, e.evaluation.classifiers, strict=True) if _same_classes(e.generator, of)]
+    finding = {"generator": e.generator, "judge": told[0] if told else None, "label_map": mapped.get("label_map")}
     classes = Step("classes", find_classes, finding, {"data": data}, kept=False)
     training = training_step(e.split, data, e.seed)
     first = e.evaluation.first()  # what only stands beside the table's score makes no decoder train again
@@ -79,16 +78,17 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     scored: dict[str, Step | None] = {"data": data, "classes": classes if _judged_by_label(e) else None}
     own = None
     if e.evaluation.own_classes:
-        own = Step("own_classes", find_own_classes, {"generator": e.generator}, {"data": data}, kept=False)
+        naming = {"generator": e.generator, "label_map": mapped.get("label_map")}
+        own = Step("own_classes", find_own_classes, naming, {"data": data}, kept=False)
         scored |= {"own": own} if first.own_classes else {}
-    fold0 = Step("data", make_data, {"source": source, "fold": source.folds()[0]}, {"images": images}, load_data)
+    fold0 = data_step(source, source.folds()[0])
     occurring = Step("classes", find_classes, finding, {"data": fold0}, kept=False)
     drawing = {"generator": e.generator, "sampling": e.sampling}
     return Given(
         data=data,
         training=training,
         classes=classes,
-        latents=Step("latents", make_latents, {"generator": e.generator}, {"data": raw}, load_latents),
+        latents=Step("latents", make_latents, {"generator": e.generator} | mapped, {"data": raw}, load_latents),
         pools=source.pools(raw),
         generator=e.generator,
         sampling=e.sampling,
@@ -105,8 +105,26 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     )
 
 
+def data_step(source: DataSource, index: int) -> Step:
+    """One fold of a data source as it is, before the experiment edits it."""
+    images = None
+    if source.stores_images:
+        settings = {"images": StoredImagesOf(source=source)}
+        images = Step("images", store_images, settings, load=stored_images)
+    return Step("data", make_data, {"source": source, "fold": index}, {"images": images}, load_data)
+
+
+def findings_step(source: DataSource, index: int) -> Step:
+    """What is to be known of one fold of a data source."""
+    return Step("findings", make_findings, needs={"data": data_step(source, index)}, load=load_findings)
+
+
 def _judges(e: Experiment) -> tuple[JudgeChoice, ...]:
     return tuple(judge.of(e.generator) for judge in e.evaluation.classifiers)
+
+
+def _same_classes(generator: GeneratorChoice, judge: JudgeChoice) -> bool:
+    return judge.class_space(generator) == generator.class_space()
 
 
 def _judged_by_label(e: Experiment) -> bool:
@@ -130,6 +148,7 @@ def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     needs: dict[str, Step | None] = {}
     for fold in folds:
         needs |= {f"sample{fold.index}": fold.sample, f"data{fold.index}": fold.given.data}
+        needs[f"findings{fold.index}"] = findings_step(e.data, fold.index)
         if _judged_by_label(e):
             needs[f"classes{fold.index}"] = fold.given.classes
         needs |= _own_classes(fold)

@@ -10,6 +10,7 @@ from cnd.json_files import read_json, write_json
 from cnd.metrics.evaluation import EvaluationConfig, best_of_samples, mean_scores, rank_table, score_table, top_concepts
 from cnd.protocols import Bench, FmriDataset, JudgeChoice, Pairings
 from cnd.steps import Step
+from cnd.workflow.findings import told
 from cnd.workflow.origin import origin
 from cnd.workflow.samples import SAMPLES
 from cnd.workflow.scoring import all_own, judge_folds
@@ -41,8 +42,8 @@ def write_record(
 
     Args:
         trained: the decoder's own steps by fold.
-        needs: ``sample<fold>``, ``data<fold>``; where labels are the truth ``classes<fold>``; where a score asks for
-            the data set's classes ``own<fold>``.
+        needs: ``sample<fold>``, ``data<fold>``, ``findings<fold>``; where labels are the truth ``classes<fold>``; where
+            a score asks for the data set's classes ``own<fold>``.
     """
     import numpy as np
     import torch
@@ -74,10 +75,13 @@ def write_record(
     _attention(samples, experiment, folder)
     save_file({"stimuli": pictures, "reconstructions": images}, folder / "images.safetensors")
     write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
+    warnings, noted = told([part["findings"] for part in tested])
     summary = _summary(experiment, datasets[0], len(items), stages)
     summary |= {
         "scores": mean_scores(scores),
         "best_of_samples": best_of_samples(scores, metrics),
+        "remarks": [*summary["remarks"], *noted],
+        "warnings": [*experiment.warnings(), *warnings],
         "metrics": [metric.describe(truth) for metric in metrics],
         "classifiers": evaluation.judges,
         "versions": dict(python=platform.python_version(), torch=torch.__version__, machine=platform.machine()),
@@ -87,13 +91,13 @@ def write_record(
 
 
 def _tested(bench: Bench, needs: dict[str, Step], name: str) -> dict[str, Any]:
-    """Data set of a fold and, where labels are the truth, the class of each test item."""
+    """Data set of a fold, what was found of it and, where labels are the truth, the class of each test item."""
     dataset: FmriDataset = bench.value(needs[f"data{name}"])
-    classes = needs.get(f"classes{name}")
-    if classes is None:
-        return {"dataset": dataset, "labels": None}
-    find: Callable[[Any], np.ndarray] = bench.value(classes)
-    return {"dataset": dataset, "labels": find(dataset.test)}
+    part = {"dataset": dataset, "findings": bench.value(needs[f"findings{name}"]), "labels": None}
+    if (classes := needs.get(f"classes{name}")) is not None:
+        find: Callable[[Any], np.ndarray] = bench.value(classes)
+        part["labels"] = find(dataset.test)
+    return part
 
 
 def _pictures(datasets: list[FmriDataset], samples: list[Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +115,8 @@ def _pictures(datasets: list[FmriDataset], samples: list[Path]) -> tuple[np.ndar
 
 
 def _items(tested: list[dict[str, Any]], folds: list[str]) -> pd.DataFrame:
-    """One line a test item: item, fold, stimulus, category, category_name, and ``seen`` where the data set knows."""
+    """One line a test item: item, fold, stimulus, category, category_name, ``in_training`` (how it is known that the
+    stimulus is trained on too: name, pixels, near; "" where it is not), and ``seen`` where the data set knows."""
     import pandas as pd
 
     parts = []
@@ -120,6 +125,8 @@ def _items(tested: list[dict[str, Any]], folds: list[str]) -> pd.DataFrame:
         test = dataset.test
         names = [dataset.class_names[c] for c in test.category]
         columns = dict(fold=int(fold), stimulus=list(test.stimulus), category=test.category, category_name=names)
+        how = {twin.item: twin.how for twin in part["findings"].twins}
+        columns["in_training"] = [how.get(i, "") for i in range(len(test))]
         parts.append(pd.DataFrame(columns if test.seen is None else columns | {"seen": test.seen}))
     return pd.concat(parts, ignore_index=True).rename_axis("item").reset_index()
 

@@ -2,8 +2,8 @@
 
 A step is a pure function of its settings, its inputs and its seed, and is kept under the hash of those and of its code
 (:mod:`cnd.steps`). Rows that share a step compute it once; a run that was killed goes on where it was. A sweep calls
-``missing``, ``steps``, ``check``, ``warm_up``, ``prepare``, ``run`` or ``run_together``, ``intervene`` and ``analyse``.
-Importing this loads no torch.
+``missing``, ``steps``, ``examine``, ``check``, ``warm_up``, ``prepare``, ``run`` or ``run_together``, ``intervene``
+and ``analyse``. Importing this loads no torch.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from cnd.protocols import Generator, GeneratorChoice
 from cnd.workflow.bench import Workbench
 from cnd.workflow.cache import DESCRIPTION, StageCache
 from cnd.workflow.classes import own_classes
+from cnd.workflow.examine import examine
 from cnd.workflow.lab import Laboratory
 from cnd.workflow.plan import (
     FoldSteps,
@@ -46,6 +47,7 @@ __all__ = [
     "analyse",
     "analyse_record",
     "check",
+    "examine",
     "export_record",
     "intervene",
     "intervene_record",
@@ -69,8 +71,8 @@ def check(experiment: Experiment) -> None:
     generator = [e.generator] if e.decoder.uses_generator else []
     for part in (e.data, *generator, e.decoder, *e.evaluation.classifiers):
         part.check()
-    if e.evaluation.own_classes and (occurring := e.data.classes()) is not None:
-        n_own, most = len(own_classes(e.generator, occurring)), max(e.evaluation.n_way, default=0)
+    if e.evaluation.own_classes and (known := e.data.classes()) is not None:
+        n_own, most = len(own_classes(e.generator, known, e.label_map)), max(e.evaluation.n_way, default=0)
         if most > n_own and e.evaluation.candidates == "dataset":
             raise UserError(too_many_ways(most, n_own))
 

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IMAGE_SIZE = 64
+from cnd.data.simulation.names import CATEGORY_NAMES, SHAPE_NAMES, SURFACES
 
-SURFACES = ("red", "stripes", "bars", "checker", "dots", "rings", "glow", "diagonal", "waves", "grid")
-"""Names of the surfaces, in the order of their index; each has its own two colours."""
+__all__ = ["CATEGORY_NAMES", "IMAGE_SIZE", "N_CATEGORIES", "N_SHAPES", "N_SURFACES", "SHAPES", "SURFACES", "render"]
+
+IMAGE_SIZE = 64
 
 
 def _box(x: Tensor, y: Tensor, half_width: float, half_height: float) -> Tensor:
@@ -99,8 +100,7 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 N_SHAPES, N_SURFACES = len(SHAPES), len(SURFACES)
 N_CATEGORIES = N_SHAPES * N_SURFACES
-CATEGORY_NAMES = tuple(f"{surface} {shape}" for shape in SHAPES for surface in SURFACES)
-"""Name of each category; category index = shape index * 10 + surface index."""
+assert tuple(SHAPES) == SHAPE_NAMES
 
 # Two colours a surface (RGB in 0..1); the pattern mixes them.
 _COLOURS = np.array(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 from collections import Counter
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnd.protocols import FmriDataset, FmriSplit, ImageArray
+from cnd.data.findings import findings, twins_told
+from cnd.protocols import FmriDataset, FmriSplit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,37 +110,10 @@ def split_snr(dataset: FmriDataset) -> tuple[np.ndarray | None, str | None]:
 
 
 def warn(dataset: FmriDataset) -> list[str]:
-    """What is allowed but seldom meant."""
-    train, test = dataset.train, dataset.test
-    found = []
-    if constant := int((train.fmri.std(0) == 0).sum()):
-        found.append(f"{constant} of {train.fmri.shape[1]} voxels are constant in training")
-    spread = float(np.median(test.fmri.std(0))) if len(test) > 1 else 1.0
-    if not 1 / 3 < spread < 3:
-        found.append(f"test fMRI has {spread:.3g} times the spread of training: is it scaled the same way?")
-    if shared := len(_digests(train.fmri) & _digests(test.fmri)):
-        found.append(f"{shared} patterns of fMRI are in both training and test")
-    if 0 not in train.images.shape:
-        seen, tested = (_first_names(split) for split in (train, test))
-        if both := sorted(seen.keys() & tested.keys()):
-            pair = f"{seen[both[0]]} = {tested[both[0]]}"
-            found.append(f"{len(both)} images are in both training and test, e.g. {pair}")
-    names = {tuple(row) for row in zip(train.stimulus, train.category.tolist(), strict=True)}
-    if len(names) > len(set(train.stimulus)):
-        found.append("a training stimulus has several classes")
-    return found
-
-
-def _digests(rows: np.ndarray | ImageArray) -> set[bytes]:
-    return {_digest(rows[i]) for i in range(len(rows))}
-
-
-def _digest(row: np.ndarray) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(row).tobytes()).digest()
-
-
-def _first_names(split: FmriSplit) -> dict[bytes, str]:
-    return {_digest(split.images[i]): name for i, name in reversed(list(enumerate(split.stimulus)))}
+    """What is allowed but seldom meant: remarks of the source and of its data, and stimuli that are trained on."""
+    found = findings(dataset)
+    told = twins_told([found.stimulus], [found.twins])
+    return [*([told] if told else []), *found.remarks]
 
 
 # ---------------------------------------------------------------- pictures

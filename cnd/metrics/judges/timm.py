@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from cnd.errors import UserError
 from cnd.keys import file_hash
-from cnd.protocols import GeneratorChoice, Judge, JudgeChoice
+from cnd.protocols import IMAGENET, GeneratorChoice, Judge, JudgeChoice
 
 LITE0 = "tf_efficientnet_lite0"
 TAGS = {"vit_base_patch16_224": "augreg2_in21k_ft_in1k", LITE0: "in1k"}  # timm's default weights of a model
@@ -40,6 +40,10 @@ class TimmClassifier(JudgeChoice):
     def n_classes(self, generator: GeneratorChoice) -> int:
         """Those of ImageNet-1K."""
         return 1000
+
+    def class_space(self, generator: GeneratorChoice) -> str:
+        """As :mod:`cnd.imagenet` counts them."""
+        return IMAGENET
 
     def load(self) -> Judge:
         """The classifier, on a GPU where there is one.

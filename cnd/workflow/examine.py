@@ -1,0 +1,67 @@
+"""What data and settings say before anything runs: whether they go together, and what a reader must know of the data.
+
+Loads no torch: data without files of their own (the simulated cortex) say nothing before they are made.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from cnd.data.findings import findings
+from cnd.experiment import Experiment
+from cnd.protocols import Classes, DataSource
+from cnd.workflow.cache import StageCache
+from cnd.workflow.class_spaces import check_classes
+from cnd.workflow.findings import read_findings, told
+from cnd.workflow.plan import findings_step
+
+CHEAP = 100e6  # bytes of files that a plan reads; those of larger data are read when a run starts
+
+
+def examine(experiment: Experiment, cache: StageCache) -> list[str]:
+    """What must be known of an experiment's data, as far as it is known already or cheap to find out.
+
+    Raises:
+        UserError: data, generator and judges do not go together, or a data file is malformed.
+    """
+    source = experiment.data
+    if source.missing():
+        check_classes(experiment, None)
+        return []
+    steps = tuple((index, findings_step(source, index).key) for index in source.folds())
+    check_classes(experiment, _classes(source, steps))
+    return list(_told(source, steps, cache.root))
+
+
+@lru_cache(maxsize=64)  # the plan asks for every trial; the keys of the data know the content of its files
+def _classes(source: DataSource, steps: tuple[tuple[int, str], ...]) -> Classes | None:
+    return source.classes()
+
+
+@lru_cache(maxsize=64)
+def _told(source: DataSource, steps: tuple[tuple[int, str], ...], root: Path) -> tuple[str, ...]:
+    """Sentences on the folds (index and key of what was found of them) of a source, together."""
+    cache = StageCache(root)
+    if all(cache.has("findings", key) for _, key in steps):
+        found = [read_findings(cache.path("findings", key)) for _, key in steps]
+    elif not _is_cheap(source):
+        return ()
+    elif source.stores_images or not source.has_fmri:
+        _without_pools(source).check()
+        return ()
+    else:
+        found = [findings(source.load(index)) for index in source.folds()]
+    warnings, remarks = told(found)
+    return (*warnings, *(f"Data: {remark}" for remark in remarks))
+
+
+def _without_pools(source: DataSource) -> DataSource:
+    return source.model_copy(update={"unlabelled": ()}) if "unlabelled" in type(source).model_fields else source
+
+
+def _is_cheap(source: DataSource) -> bool:
+    files = source.files()
+    images = source.image_source()
+    files = [*files, *(images.files if images is not None else [])]
+    return bool(files) and sum(path.stat().st_size for path in files) <= CHEAP
