@@ -114,12 +114,9 @@ def write_record(
     _images(rng, n_items, n_samples, channels, size, folder)
     if row not in LEVELS:
         _attention(rng, n_items).to_parquet(folder / "attention.parquet")
-    chosen = {
-        "seed": seed,
-        "evaluation.n_way": n_way,
-        "phase1.enabled": row != "0",
-        "phase2.timestep_range": (400, 560),
-    } | (experiment or {})
+    chosen: dict[str, Any] = {"seed": seed, "evaluation.n_way": n_way} | (experiment or {})
+    if "decoder.kind" not in chosen:
+        chosen = {"phase1.enabled": row != "0", "phase2.timestep_range": (400, 560)} | chosen
     resolved = override(Experiment(name="fake", data=SimulatedData()), chosen, "test")
     (folder / "experiment.json").write_text(resolved.model_dump_json())
     content = {

@@ -83,6 +83,7 @@ def test_rows_of_one_table_have_one_score() -> None:
     sweep = load_sweep("floors")
     line = next(row for row in sweep.rows if row.id != sweep.reference) if len(sweep.rows) > 1 else sweep.rows[0]
     odd = line.model_copy(update={"id": "odd", "set": {**line.set, "evaluation.n_way": [8, 50]}})
+    sweep = sweep.model_copy(update={"varies": ()})
     mixed = sweep.model_copy(update={"rows": (*sweep.rows, odd)})
     with pytest.raises(UserError, match=r"would be nway8_top1, and nway50_top1 in row .* evaluation\.headline"):
         resolve(mixed, SMOKE, fake_pipeline.steps, None, 1, {})
