@@ -166,7 +166,7 @@ def _samples(folder: Path) -> None:
     shutil.copy(folder / "barn-1_0.png", folder / "barn-1_1.png")
 
 
-SMALL, DEEP = Image.fromarray(pictures.picture(0, 8)), Image.fromarray(np.zeros((16, 16), np.uint16))
+SMALL = Image.fromarray(pictures.picture(0, 8))
 CLEAR = Image.fromarray(np.zeros((16, 16, 4), np.uint8), "RGBA")
 FAULTS = {
     "missing": (_remove("barn-3"), ["1 of 4 stimuli have none (barn 3)", "name each file after its stimulus"]),
@@ -180,7 +180,6 @@ FAULTS = {
     "wrong size": (_save("barn-1.png", SMALL), ["1 of 4 have another size than the stimuli, 16x16 (barn-1.png 8x8)"]),
     "no image": (_write("barn-1.png", b"text"), ["1 of 1 cannot be used (barn-1.png)", "not a readable PNG or JPEG"]),
     "cut off": (_cut, ["1 of 4 cannot be used (barn-3.png)", "write it again"]),
-    "16 bits": (_save("barn-1.png", DEEP), ["mode I;16", "expected 8-bit grey or RGB"]),
     "transparent": (_save("barn-1.png", CLEAR), ["partly transparent"]),
 }
 
