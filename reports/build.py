@@ -168,7 +168,6 @@ def environment() -> Environment:
         "seconds": _seconds,
         "minutes": _minutes,
         "count": _count,
-        "needed": _needed,
     }
     return made
 
@@ -466,11 +465,6 @@ def _seconds(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.0f} s" if value < 600 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
-
-
-def _needed(number: float | None) -> str:
-    """A number of seeds or items; None where none is enough."""
-    return NOTHING if number is None or not math.isfinite(number) else f"{number:.0f}"
 
 
 def _minutes(seconds: float) -> str:

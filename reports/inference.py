@@ -102,8 +102,5 @@ def difference_line(found: Crossed, bounds: tuple[float, float], better: int, ma
     line |= {"p": NAN if d.p_value is None else d.p_value, "p_equivalent": NAN if equivalent is None else equivalent}
     improved = statistics.probability_of_improvement(better * found.values.mean(axis=2))
     names = ("improved", "improved_low", "improved_high")
-    line |= dict(zip(names, (improved.estimate, improved.low, improved.high) if improved else (NAN,) * 3, strict=True))
-    needed = statistics.Needed(None, None)
-    if d.p_value is not None and d.components is not None:
-        needed = statistics.needed(d.components, margin)
-    return line | {"needed_seeds": needed.seeds, "needed_units": needed.units}
+    limits = (improved.estimate, improved.low, improved.high) if improved else (NAN,) * 3
+    return line | dict(zip(names, limits, strict=True))

@@ -87,8 +87,7 @@ def difference_table(records: Records) -> pd.DataFrame:
 
     Columns: row, title, control, role, difference, low, high (within what differences can be), error, freedom (degrees
     of it), p, p_equivalent (TOST at ``records.margin``), n_units, n_seeds, detectable, improved with ..._low and
-    ..._high (P(the row beats the reference when both are trained once more)), needed_seeds and needed_units (to find
-    a difference of the margin; None: no number is enough, or not known), crossed (the whole
+    ..._high (P(the row beats the reference when both are trained once more)), crossed (the whole
     :class:`~cnd.statistics.CrossedMean`), p_holm, p_equivalent_holm, verdict. What needs two seeds is NaN, None or ""
     with one. Holm's correction runs over the table's rows, and for rivals over these; other controls are judged by
     what they are there for (p_holm NaN, no verdict).
@@ -107,7 +106,7 @@ def difference_table(records: Records) -> pd.DataFrame:
 
 DIFFERENCE = [
     "difference", "low", "high", "error", "freedom", "p", "p_equivalent", "n_units", "n_seeds", "detectable",
-    "improved", "improved_low", "improved_high", "needed_seeds", "needed_units", "crossed",
+    "improved", "improved_low", "improved_high", "crossed",
 ]  # fmt: skip
 
 
