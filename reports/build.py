@@ -279,6 +279,7 @@ def _line(
         "title": row.title,
         "label": row.label,
         "control": row.control,
+        "role": row.role,
         "reference": row.id == records.reference,
         "settings": [str(row.settings.get(column["key"], "-")) for column in records.columns],
         "scores": own.to_dict("index"),
