@@ -6,13 +6,11 @@ python -m reports.build OUTPUT SWEEP_DIR
 from __future__ import annotations
 
 import base64
-import contextlib
-import gc
 import hashlib
 import io
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,11 +121,6 @@ def render(output: Path, sweep_dir: Path) -> Rendered:
     Raises:
         UserError: there is no readable sweep.json.
     """
-    with _fewer_collections():
-        return _rendered(output, sweep_dir)
-
-
-def _rendered(output: Path, sweep_dir: Path) -> Rendered:
     records = read_sweep(output, sweep_dir)
     analysed = analysis.section(records)
     found: dict[str, Any] = {"analysis": None, "analysis_page": None}
@@ -138,19 +131,6 @@ def _rendered(output: Path, sweep_dir: Path) -> Rendered:
     html = environment().get_template("report.html").render(content)
     html, tables = exports.with_files(html, exports.folder_of(Path(f"{sweep_dir.name}.html")).name)
     return Rendered(html, analysed.page if analysed else None, tables)
-
-
-@contextlib.contextmanager
-def _fewer_collections() -> Iterator[None]:
-    """Pictures are made of many small objects: looking for garbage among all others takes a twentieth of the time."""
-    thresholds = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
 
 
 def environment() -> Environment:

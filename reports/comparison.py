@@ -24,10 +24,10 @@ from safetensors import safe_open
 from cnd import statistics
 from cnd.errors import UserError, nearest
 from cnd.statistics import CrossedMean, Error
+from cnd.store.tracking import flatten
 from reports import build, exports, figures, looks
 from reports.collect import MetricFacts, RecordedTrial, Records, read_sweep
 from reports.inference import Crossed, crossed_scores, difference_line, finished_runs
-from reports.provenance import _flat
 from reports.tables import judged
 from reports.text import words
 
@@ -393,7 +393,7 @@ def _places(table: pd.DataFrame) -> list[str]:
 
 def _settings(sides: list[Side]) -> list[tuple[str, list[str]]]:
     """Where the sweeps' anchors differ."""
-    flat = [_flat(side.trial.experiment) if side.trial else {} for side in sides]
+    flat = [flatten(side.trial.experiment) if side.trial else {} for side in sides]
     keys = [key for key in dict.fromkeys(k for one in flat for k in one) if key.partition(".")[0] not in NOT_COMPARED]
     shown = [(key, [str(one[key]) if key in one else "–" for one in flat]) for key in keys]
     return [(key, values) for key, values in shown if len(set(values)) > 1]

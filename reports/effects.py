@@ -22,6 +22,7 @@ from cnd.cortex.drawing.figures import INK, STYLE
 from cnd.paper import show
 from cnd.statistics import effects
 from cnd.statistics.effects import Contrast, OneAtATime, Terms
+from cnd.store.tracking import flatten
 from reports.collect import Records, TableRow
 from reports.complete import complete_scores
 from reports.figures import GREEN, VERDICTS
@@ -129,7 +130,7 @@ def effect_table(records: Records) -> Table | None:
 
 def _factors(records: Records, rows: list[TableRow]) -> list[tuple[str, list[str]]]:
     """Title and level of each row, of the table's columns, then of other settings that rows state."""
-    stated = {str(entry["id"]): _flat(entry.get("set") or {}) for entry in records.sweep["rows"]}
+    stated = {str(entry["id"]): flatten(entry.get("set") or {}) for entry in records.sweep["rows"]}
     found = [(c["title"], _column(c, rows, stated)) for c in records.columns]
     shown = {column.get("setting", "") for column in records.columns}
     for setting in dict.fromkeys(key for row in rows for key in stated[row.id] if key not in shown):
@@ -156,14 +157,6 @@ def _resolved(records: Records, row: str, setting: str) -> Any:
     for key in setting.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return value
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted key; those of a group one by one."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 # ---------------------------------------------------------------- numbers

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from cnd.json_files import read_json
+from cnd.store.tracking import flatten
 
 SECTIONS = ("data", "split", "generator", "decoder")  # what a training depends on, besides the seed
 
@@ -39,7 +40,7 @@ def find(trials: Sequence[Mapping[str, Any]], output: Path, reference: str) -> l
 
 def differing(record: Path, other: Path) -> list[str]:
     """Dotted keys in which what two records were trained by differs."""
-    one, two = (_leaves({k: read_json(r / "experiment.json")[k] for k in SECTIONS}) for r in (record, other))
+    one, two = (flatten({k: read_json(r / "experiment.json")[k] for k in SECTIONS}) for r in (record, other))
     missing = object()
     return [key for key in dict.fromkeys([*one, *two]) if one.get(key, missing) != two.get(key, missing)]
 
@@ -57,11 +58,3 @@ def _losses(path: Path) -> pd.DataFrame:
     ]
     order = ["phase", "fold", "samples_seen", "name", "value"]
     return kept[order].sort_values(order[:-1], ignore_index=True)
-
-
-def _leaves(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        inner = isinstance(value, dict) and value
-        flat |= _leaves(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return flat

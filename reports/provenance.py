@@ -10,6 +10,7 @@ from typing import Any
 from cnd import paper
 from cnd.errors import UserError
 from cnd.experiment import Experiment, parse_experiment
+from cnd.store.tracking import flatten
 from reports.collect import RecordedTrial, Records
 
 __all__ = ["data", "departures", "gathered", "provenance", "rivals", "trained", "warnings"]
@@ -39,7 +40,7 @@ def rivals(records: Records) -> list[dict[str, str]]:
 
     def told(experiment: Experiment) -> list[str]:
         kind = experiment.decoder.kind
-        chosen = _flat(experiment.rivals.get(kind, {}))
+        chosen = flatten(experiment.rivals.get(kind, {}))
         return [f"{kind}: " + ", ".join(f"{key} = {paper.show(value)}" for key, value in chosen.items())] * bool(chosen)
 
     return _by_rows(records, lambda trial: _told(trial, told))
@@ -96,7 +97,7 @@ def data(records: Records) -> dict[str, Any]:
 def provenance(records: Records) -> dict[str, Any]:
     """Command, seeds, versions, the reference row's settings, and a line a trial with what it changed of them."""
     reference = _described(records)
-    base = _flat(reference.experiment) if reference else {}
+    base = flatten(reference.experiment) if reference else {}
     return {
         "command": command(records),
         "seeds": ", ".join(map(str, records.seeds)),
@@ -143,7 +144,7 @@ def command(records: Records, seeds: str = "", rows: Sequence[str] = ()) -> str:
 
 
 def _trial_line(trial: RecordedTrial, base: dict[str, Any]) -> dict[str, Any]:
-    own = _flat(trial.experiment)
+    own = flatten(trial.experiment)
     ignored = ("seed", "name", "description", "rivals")
     changed = [
         key
@@ -164,13 +165,6 @@ def _trial_line(trial: RecordedTrial, base: dict[str, Any]) -> dict[str, Any]:
         "error": trial.error,
         "changes": [*later, *(f"{key} = {own[key]}" for key in changed if key in own)],
     }
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _number(value: Any) -> str:

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from cnd.errors import UserError
 from cnd.experiment import Experiment, today
+from cnd.store.tracking import flatten
 
 NO_FACTORS = {"name", "description", "rivals", "minutes_per_trial"}
 
 
 def differing(one: Experiment, other: Experiment) -> list[str]:
     """Dotted keys of the settings in which two experiments differ, whatever they are called."""
-    contents = [leaves(e.model_dump(mode="json", exclude=NO_FACTORS)) for e in (one, other)]
+    contents = [flatten(e.model_dump(mode="json", exclude=NO_FACTORS)) for e in (one, other)]
     missing = object()
     keys = dict.fromkeys([*contents[0], *contents[1]])
     return [key for key in keys if contents[0].get(key, missing) != contents[1].get(key, missing)]
-
-
-def leaves(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        inner = isinstance(value, dict) and value
-        flat |= leaves(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return flat
 
 
 def check(row: Experiment, reference: Experiment, varies: Iterable[str], where: str) -> None:
