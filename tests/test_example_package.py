@@ -68,6 +68,6 @@ def test_they_stand_in_a_sweep(installed: dict[str, str], tmp_path: Path) -> Non
 
 
 def test_readme_shows_them_whole() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "cnd" / "decoders" / "README.md").read_text(encoding="utf-8")
     for name in ("decoder", "metric", "data"):
         assert (EXAMPLE / "my_package" / f"{name}.py").read_text(encoding="utf-8") in readme
