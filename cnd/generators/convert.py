@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cnd._compat import make_torchvision_importable
-from cnd.checkpoint_files import check_values, open_checkpoint
+from cnd.checkpoint_files import check_values, find_weights, open_checkpoint
 from cnd.errors import UserError
 from cnd.generators.cin256_settings import CIN256_V2, read_config
 from cnd.json_files import write_json
@@ -41,7 +41,7 @@ from safetensors.torch import save_file  # noqa: E402
 Say = Callable[[str], None]
 State = dict[str, Tensor]
 
-UNET = "model.diffusion_model."
+UNET, CLASSES = "model.diffusion_model.", "cond_stage_model."
 FIRST_STAGE = tuple(
     f"first_stage_model.{part}." for part in ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
 )
@@ -102,9 +102,8 @@ def read_checkpoint(path: Path, say: Say) -> State:
     content, foreign = open_checkpoint(path, weights_key="state_dict")
     if foreign:
         say(f"left out, not run: objects that are not weights ({', '.join(foreign)})")
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    items = state.items() if isinstance(state, dict) else []
-    tensors = {key: value for key, value in items if isinstance(key, str) and isinstance(value, Tensor)}
+    # averaged weights of this kind keep their names: the config decides about them (:func:`takes_ema`)
+    tensors = find_weights(content, lambda name: name.startswith((UNET, "model_ema.", *FIRST_STAGE, CLASSES)))
     if not any(key.startswith(UNET) for key in tensors):
         raise UserError(
             f"{path}: no 'model.diffusion_model.*' in its state_dict; expected a latent diffusion checkpoint"
