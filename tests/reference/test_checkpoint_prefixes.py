@@ -134,7 +134,7 @@ def test_networks_of_features(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "told"),
     [
-        ("features.0.weight", (4, 4, 3, 3), "features.0.weight: expected 3 channels, found 4: a network of images with"),
+        ("features.0.weight", (4, 4, 3, 3), "features.0.weight: expected 3 channels, found 4: a network of"),
         ("input_fc.weight", (8, 5), "a network trained by SelfSuperReconst, of another architecture than ours"),
         ("space_maps.26.weight", (5, 676), "a network trained by SelfSuperReconst, of another architecture than ours"),
     ],

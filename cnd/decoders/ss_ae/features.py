@@ -122,8 +122,8 @@ def _vgg_blocks(path: Path) -> list[nn.Sequential]:
     first = kernels.get("features.0.weight")
     if first is not None and first.ndim == 4 and first.shape[1] != 3:
         raise UserError(
-            f"{path}: features.0.weight: expected 3 channels, found {first.shape[1]}: a network of images with depth, which "
-            "ours have not (decoder.perceptual_weights); take vgg16 or vgg19"
+            f"{path}: features.0.weight: expected 3 channels, found {first.shape[1]}: a network of images with depth, "
+            "which ours have not (decoder.perceptual_weights); take vgg16 or vgg19"
         )
     try:
         check_values(kernels)

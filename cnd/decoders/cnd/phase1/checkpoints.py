@@ -39,6 +39,7 @@ NAMES = {  # beginning of a name in MinD-Vis: beginning of the name here
 
 PLACES = {"encoder.positions", "decoder.positions"}
 
+
 def load_initial_weights(model: MaskedAutoencoder, path: Path) -> None:
     """Start ``model`` from a checkpoint: ours (``model.safetensors`` of a Phase 1 stage) or MinD-Vis's (``.pth``).
 
