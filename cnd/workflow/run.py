@@ -19,7 +19,7 @@ from cnd.experiment import Experiment, override, parse_experiment
 from cnd.generators.shared import Meeting, Seat
 from cnd.json_files import read_json
 from cnd.metrics.nway import too_many_ways
-from cnd.protocols import Generator, GeneratorChoice
+from cnd.protocols import FmriDataset, Generator, GeneratorChoice
 from cnd.workflow.bench import Workbench
 from cnd.workflow.cache import DESCRIPTION, StageCache
 from cnd.workflow.classes import own_classes
@@ -248,8 +248,13 @@ def export_record(record: Path, cache: StageCache, fold: int, output: Path) -> P
     _same_generator(experiment, cache, known[chosen.sample.name, chosen.sample.key])
     bench = Workbench(cache, recorded=known, fixed=frozenset(["data", *chosen.own]))
     lab = Laboratory(bench, chosen.given, chosen.given.classes, chosen.given.generator)
-    n_voxels = bench.value(chosen.given.data).train.fmri.shape[1]
+    dataset: FmriDataset = bench.value(chosen.given.data)
+    n_voxels = dataset.train.fmri.shape[1]
     experiment.decoder.export(lab, n_voxels, experiment.model_dump(mode="json"), output)
+    if dataset.normalisation is not None:
+        from cnd.generators.pipeline import write_normalisation
+
+        write_normalisation(dataset.normalisation, output)
     return output
 
 
