@@ -34,8 +34,10 @@ PREFIXES = EMA | {"module", "model", "net", "network", "online_model", "_forward
 """Attributes that hold the network in what trains it: DataParallel, Lightning, AveragedModel, Fabric, ..."""
 ANYWHERE = frozenset(["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
 """Attributes that wrap parts of a network too: ``torch.compile``, FSDP, activation checkpointing."""
-CONTAINERS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
-CONTAINERS += ("state_dict", "model_state_dict", "model", "module", "network", "net")
+CONTAINERS = (
+    "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema",
+    "state_dict", "model_state_dict", "model", "module", "network", "net",
+)  # fmt: skip
 """Keys where a file may keep its weights, below each other too; averaged ones come first."""
 COUNTERS = frozenset(["n_averaged", "num_updates", "decay", "initted", "step"])
 """Single numbers that averaging keeps beside the weights."""
