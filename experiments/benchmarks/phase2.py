@@ -3,7 +3,7 @@
     python experiments/benchmarks/phase2.py
 
 The plain way encodes the images of every batch anew and keeps gradients of the UNet's weights that nobody uses.
-Both are measured in turns in one process, with one thread, in seconds of the processor, on the sizes of the ``simulated``
+Both are measured in turns in one process, one thread, in seconds of the processor, on the sizes of the ``simulated``
 experiment.
 """
 
