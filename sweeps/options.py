@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from cnd.errors import UserError, nearest
-from sweeps.spec import EXPERIMENTS, SCORE, SWEEPS, names_in
+from cnd.places import COMMAND, EXPERIMENTS, SWEEPS, names_in
+from sweeps.spec import SCORE
 
 ANALYSES = ("reference", "all", "none")
 COMMANDS = ("run", "plan", "status", "report", "verify", "compare", "clean", "export-best")
@@ -27,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     names = {"sweeps": names_in(SWEEPS), "experiments": names_in(EXPERIMENTS)}
     parser = _Parser(
-        prog="python sweeps/run.py",
+        prog=COMMAND,
         usage="%(prog)s [plan|status|report|verify|clean] SWEEP [options]\n"
         "       %(prog)s compare A B ... [options]\n"
         "       %(prog)s export-best SEARCH FILE [options]\n"

@@ -11,9 +11,10 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 
 from cnd.errors import UserError, nearest
 from cnd.experiment import Experiment, override, today
+from cnd.places import SWEEPS, find_file
 from cnd.reading import explain, read_yaml
 from cnd.settings import Config, Positive
-from sweeps.spec import SCORE, SWEEPS, Id, NamedId, find_file
+from sweeps.spec import SCORE, Id, NamedId
 
 SECONDS = "seconds"  # the objective that counts device time, as the record has it
 Scalar = str | int | float | bool | None
