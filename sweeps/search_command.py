@@ -196,6 +196,8 @@ def search(options: argparse.Namespace, pipeline: str) -> int:
 
 def run(request: SearchRequest) -> int:
     """Run what the budget leaves, then the final comparison, and report."""
+    from reports.results import results
+
     request.folder.exists()  # a folder of another version is refused before anything runs
     if lacking := request.missing():
         raise UserError(lacking[0].splitlines()[0])
@@ -214,7 +216,10 @@ def run(request: SearchRequest) -> int:
         code = run_final(request, found)
     path = write_report(request)
     if request.options.json:
-        print(json.dumps({"search": request.search.name, "trials": _listed(found), "report": str(path)}, indent=1))
+        content = {"search": request.search.name, "objectives": request.names, "trials": _listed(found)}
+        final = SweepFolder(request.folder.output, read_json(request.folder.path / SEARCH_FILE)["final"])
+        content["final"] = results(final.output, final.path) if final.exists() else None
+        print(json.dumps(content | {"report": str(path)}, indent=1))
     else:
         print(_best_text(request, found))
     for number, label in sorted(failed.items()):
