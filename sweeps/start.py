@@ -99,5 +99,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     sweep["required"] = [key for key in sweep["required"] if key not in written_out]
     sweep["anyOf"] = [{"required": [*written_out]}, {"required": ["grid"]}, {"required": ["leave_one_out"]}]
     experiment["required"].remove("name")  # the file's
+    target = experiment["$defs"]["TargetConfig"]  # of the decoder; one word does, too
+    experiment["$defs"]["TargetConfig"] = {"anyOf": [target, {"enum": ["stimuli", "generated", "embedding"]}]}
     draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return {"sweep": draft | sweep, "search": draft | search, "experiment": draft | experiment}
