@@ -216,7 +216,7 @@ def run(request: SearchRequest) -> int:
         code = run_final(request, found)
     path = write_report(request)
     if request.options.json:
-        content = {"search": request.search.name, "objectives": request.names, "trials": _listed(found)}
+        content: dict[str, Any] = {"search": request.search.name, "objectives": request.names, "trials": _listed(found)}
         final = SweepFolder(request.folder.output, read_json(request.folder.path / SEARCH_FILE)["final"])
         content["final"] = results(final.output, final.path) if final.exists() else None
         print(json.dumps(content | {"report": str(path)}, indent=1))

@@ -1,4 +1,4 @@
-"""What a new sweep begins with: a file to edit (``new``), and schemas by which an editor knows its keys (``schema``)."""
+"""What a new sweep begins with: a file to edit (``new``); schemas by which an editor knows its keys (``schema``)."""
 
 from __future__ import annotations
 

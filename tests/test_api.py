@@ -68,4 +68,4 @@ def test_importing_it_is_quick() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
     with pytest.raises(AttributeError):
-        cnd.walk
+        _ = cnd.walk

@@ -1,6 +1,6 @@
 """The examples of the guides: commands are parsed, YAML is read as what it is, Python is compiled, keys are complete.
 
-Those of ``cnd/README.md`` run in ``test_api.py``, the parts of ``cnd/decoders/README.md`` in ``test_example_package.py``.
+Those of ``cnd/README.md`` run in ``test_api.py``, parts of ``cnd/decoders/README.md`` in ``test_example_package.py``.
 """
 
 from __future__ import annotations

@@ -326,8 +326,10 @@ def test_the_command_runs_goes_on_and_exports(mine: str, tmp_path: Path, capsys:
     assert "failed: trial 0000 reference: the same command tries it again" in capsys.readouterr().err
     (output / "cache" / "fail-4").unlink()
     assert command(output, "run", mine, "--trials", "6", "--json") == 0
-    found = json.loads(capsys.readouterr().out)["trials"]
-    assert [t["state"] for t in found] == ["complete"] * 6
+    told = json.loads(capsys.readouterr().out)
+    found = told["trials"]
+    assert [t["state"] for t in found] == ["complete"] * 6 and all(t["values"] for t in found)
+    assert told["final"] is None or told["final"]["rows"]
     assert [t["label"] for t in found[:3]] == ["reference", "row 12 of ablation_table1", ""]
     built = (output / "cache" / "built.txt").read_text().splitlines()
     assert len(built) == len(set(built)) and sum(line.startswith("record") for line in built) == 12

@@ -43,7 +43,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_wheel_holds_every_file_that_is_needed_and_one_package(site: Path) -> None:
-    """Code, sweeps, experiments, templates, lists and weights: all that lies in the packages but guides and pictures."""
+    """Code, sweeps, experiments, templates, lists and weights: all but guides and pictures."""
 
     def found(folder: Path, suffixes: tuple[str, ...]) -> set[str]:
         files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
