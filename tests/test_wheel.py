@@ -15,10 +15,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 INSIDE = ("sweeps", "reports", "experiments")
 BUILD = """
-import setuptools.build_meta as backend, tarfile
-with tarfile.open("dist/" + backend.build_sdist("dist")) as source:
-    source.extractall("unpacked", filter="data")
-import os, glob
+import glob, os, shutil
+import setuptools.build_meta as backend
+shutil.unpack_archive("dist/" + backend.build_sdist("dist"), "unpacked")
 os.chdir(*glob.glob("unpacked/*"))
 backend.build_wheel(os.environ["WHEELS"])
 """
