@@ -35,6 +35,7 @@ else:
 
 OLD_SPELLINGS = {
     "phase2.validation_fraction": "split.validation_fraction",
+    "data.validation_split": "split.validation",
     "shuffle_pairs": "split.shuffle_pairs",
     "encoder": "decoder.encoder",
     "phase1": "decoder.phase1",
@@ -90,6 +91,14 @@ class Experiment(Config):
             raise ValueError(
                 f"decoder.kind = {self.decoder.kind} learns from fMRI, and data.kind = {self.data.kind} has none; "
                 "choose decoder.kind 'external', or data with fMRI"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_something_to_hold_out(self) -> Experiment:
+        if self.split.validation is not None and not self.data.has_fmri:
+            raise ValueError(
+                f"split.validation holds out training items, and data.kind = {self.data.kind} has none; leave it out"
             )
         return self
 

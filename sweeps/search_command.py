@@ -35,7 +35,7 @@ from sweeps.search import (
     trial_of,
     validation_scores,
 )
-from sweeps.space import Search, load_search, validation
+from sweeps.space import Search, folds_note, load_search, on_test, validation
 from sweeps.spec import Column, Row, Sweep, load_base, load_sweep
 from sweeps.text import columns
 from sweeps.trials import Trial
@@ -68,8 +68,8 @@ class SearchRequest:
             if today(key) in self.search.space:
                 raise UserError(f"--set {key}: has no effect, because {self.search.name} varies it")
         bare = load_base(options.experiment, self.edits)
-        self.base = override(bare, self.search.set, self.search.where()) if self.search.set else bare
-        self.blind = validation(self.base, self.search.where())
+        edited = override(bare, self.search.set, self.search.where()) if self.search.set else bare
+        self.base, self.blind = (make(edited, self.search.where()) for make in (on_test, validation))
         self.search.tried(self.blind)
         self.names = objective_names(self.search, self.blind)
         self.up = higher_is_better(self.search, self.blind)
@@ -140,8 +140,9 @@ class SearchRequest:
         Raises:
             UserError: data, generator and judges do not go together, or a data file is malformed.
         """
-        found: list[str] = importlib.import_module(self.pipeline).examine(self.base, self.cache)
-        return found
+        look = importlib.import_module(self.pipeline).examine
+        found = [line for experiment in (self.base, self.blind) for line in look(experiment, self.cache)]
+        return list(dict.fromkeys([*found, *filter(None, [folds_note(self.base)])]))
 
     # ---- what a search is, for going on with it
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+from cnd.data import validation
 from cnd.data.findings import findings
 from cnd.experiment import Experiment
 from cnd.protocols import Classes, DataSource
@@ -25,13 +26,13 @@ def examine(experiment: Experiment, cache: StageCache) -> list[str]:
     Raises:
         UserError: data, generator and judges do not go together, or a data file is malformed.
     """
-    source = experiment.data
+    source, share = experiment.data, experiment.split.validation
     if source.missing():
         check_classes(experiment, None)
         return []
-    steps = tuple((index, findings_step(source, index).key) for index in source.folds())
+    steps = tuple((index, findings_step(source, index, share).key) for index in source.folds())
     check_classes(experiment, _classes(source, steps))
-    return list(_told(source, steps, cache.root))
+    return list(_told(source, steps, cache.root, share))
 
 
 @lru_cache(maxsize=64)  # the plan asks for every trial; the keys of the data know the content of its files
@@ -40,20 +41,38 @@ def _classes(source: DataSource, steps: tuple[tuple[int, str], ...]) -> Classes 
 
 
 @lru_cache(maxsize=64)
-def _told(source: DataSource, steps: tuple[tuple[int, str], ...], root: Path) -> tuple[str, ...]:
-    """Sentences on the folds (index and key of what was found of them) of a source, together."""
+def _told(
+    source: DataSource, steps: tuple[tuple[int, str], ...], root: Path, share: float | None
+) -> tuple[str, ...]:
+    """Sentences on the folds (index and key of what was found of them) of a source, together.
+
+    Args:
+        share: ``split.validation``.
+    """
     cache = StageCache(root)
     if all(cache.has("findings", key) for _, key in steps):
         found = [read_findings(cache.path("findings", key)) for _, key in steps]
     elif not _is_cheap(source):
-        return ()
+        return _rule(share)
     elif source.stores_images or not source.has_fmri:
         _without_pools(source).check()
-        return ()
-    else:
+        return _rule(share)
+    elif share is None:
         found = [findings(source.load(index)) for index in source.folds()]
+    else:
+        found = [findings(validation.load(source, share, index)) for index in source.folds()]
     warnings, remarks = told(found)
     return (*warnings, *(f"Data: {remark}" for remark in remarks))
+
+
+def _rule(share: float | None) -> tuple[str, ...]:
+    """What is scored in place of the test set, before the data are loaded."""
+    if share is None:
+        return ()
+    return (
+        f"Data: Validation: {100 * share:g} % of the training categories are held out and scored in place of the test "
+        "set; of runs or stimuli, where categories are few or the test set has no others.",
+    )
 
 
 def _without_pools(source: DataSource) -> DataSource:

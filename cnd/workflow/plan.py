@@ -23,6 +23,7 @@ from cnd.workflow.classes import find_classes, find_own_classes
 from cnd.workflow.drawn import load_drawn, make_drawn
 from cnd.workflow.figures import draw_figures
 from cnd.workflow.findings import load_findings, make_findings
+from cnd.workflow.held_out import load_held_out, make_held_out
 from cnd.workflow.inputs import StoredImagesOf, load_data, make_data, store_images, stored_images
 from cnd.workflow.interventions import intervene
 from cnd.workflow.latents import load_latents, make_latents
@@ -65,7 +66,7 @@ def fold_steps(experiment: Experiment, index: int) -> FoldSteps:
 
 def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     """What the decoder's own steps start from, for one subject."""
-    raw = data_step(source, index)
+    raw = data_step(source, index, e.split.validation)
     data = data_as_used(e.split, raw, e.seed)
     judges = _judges(e)
     mapped = {} if e.label_map is None else {"label_map": FileOf(path=e.label_map)}
@@ -81,7 +82,7 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
         naming = {"generator": e.generator, "label_map": mapped.get("label_map")}
         own = Step("own_classes", find_own_classes, naming, {"data": data}, kept=False)
         scored |= {"own": own} if first.own_classes else {}
-    fold0 = data_step(source, source.folds()[0])
+    fold0 = data_step(source, source.folds()[0], e.split.validation)
     occurring = Step("classes", find_classes, finding, {"data": fold0}, kept=False)
     drawing = {"generator": e.generator, "sampling": e.sampling}
     return Given(
@@ -105,18 +106,26 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     )
 
 
-def data_step(source: DataSource, index: int) -> Step:
-    """One fold of a data source as it is, before the experiment edits it."""
+def data_step(source: DataSource, index: int, validation: float | None = None) -> Step:
+    """One fold of a data source as it is, before the experiment edits it.
+
+    Args:
+        validation: share of what is trained on that stands in place of the test set; None: the test set stays.
+    """
     images = None
     if source.stores_images:
         settings = {"images": StoredImagesOf(source=source)}
         images = Step("images", store_images, settings, load=stored_images)
-    return Step("data", make_data, {"source": source, "fold": index}, {"images": images}, load_data)
+    chosen: dict[str, Any] = {"source": source, "fold": index}
+    if validation is not None:
+        return Step("data", make_held_out, chosen | {"share": validation}, {"images": images}, load_held_out)
+    return Step("data", make_data, chosen, {"images": images}, load_data)
 
 
-def findings_step(source: DataSource, index: int) -> Step:
-    """What is to be known of one fold of a data source."""
-    return Step("findings", make_findings, needs={"data": data_step(source, index)}, load=load_findings)
+def findings_step(source: DataSource, index: int, validation: float | None = None) -> Step:
+    """What is to be known of one fold of a data source; arguments as of :func:`data_step`."""
+    data = data_step(source, index, validation)
+    return Step("findings", make_findings, needs={"data": data}, load=load_findings)
 
 
 def _judges(e: Experiment) -> tuple[JudgeChoice, ...]:
@@ -148,7 +157,7 @@ def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     needs: dict[str, Step | None] = {}
     for fold in folds:
         needs |= {f"sample{fold.index}": fold.sample, f"data{fold.index}": fold.given.data}
-        needs[f"findings{fold.index}"] = findings_step(e.data, fold.index)
+        needs[f"findings{fold.index}"] = findings_step(e.data, fold.index, e.split.validation)
         if _judged_by_label(e):
             needs[f"classes{fold.index}"] = fold.given.classes
         needs |= _own_classes(fold)
@@ -220,7 +229,8 @@ def missing(experiment: Experiment) -> list[str]:
     generator = e.generator.missing() if e.decoder.uses_generator else []
     judges = [line for judge in e.evaluation.classifiers for line in judge.missing()]
     data, decoder = e.data.missing(), e.decoder.missing()
-    if not data and not decoder and (stimuli := e.data.test_stimuli()) is not None:
+    known = not data and not decoder and e.split.validation is None
+    if known and (stimuli := e.data.test_stimuli()) is not None:
         decoder = e.decoder.missing_for(stimuli, e.sampling.samples_per_item)
     return [*data, *generator, *judges, *decoder]
 
