@@ -140,9 +140,17 @@ class SearchRequest:
         Raises:
             UserError: data, generator and judges do not go together, or a data file is malformed.
         """
-        look = importlib.import_module(self.pipeline).examine
-        found = [line for experiment in (self.base, self.blind) for line in look(experiment, self.cache)]
-        return list(dict.fromkeys([*found, *filter(None, [folds_note(self.base)])]))
+        found: list[str] = importlib.import_module(self.pipeline).examine(self.base, self.cache)
+        return [*found, *(line for line in self.notes() if line not in found)]
+
+    def notes(self) -> list[str]:
+        """What is scored in place of the test set, as far as it is known already, and what that means.
+
+        Raises:
+            UserError: nothing can be held out.
+        """
+        found: list[str] = importlib.import_module(self.pipeline).examine(self.blind, self.cache)
+        return [line for line in [*found, folds_note(self.base)] if line]
 
     # ---- what a search is, for going on with it
 
@@ -250,6 +258,7 @@ def _search(request: SearchRequest) -> dict[int, str]:
             status = "FAILED" if proposer.failed else "FINISHED"
         finally:
             define(request, proposer.trials())
+            write_json(folder.path / SEARCH_FILE, _described(request))  # of the data more is known now
             write_json(folder.path / TRIALS_FILE, _listed(proposer.outcomes()))
             scribe.close(status)
             if status == "KILLED":  # Ctrl-C: what is known is reported all the same
@@ -283,6 +292,7 @@ def _described(request: SearchRequest) -> dict[str, Any]:
         "data": request.blind.data.kind,
         "simulated": request.blind.data.simulated,
         "final": f"{search.name}_final-{request.base.name}",
+        "notes": request.notes(),
         "set": {key: request.edits[key] for key in sorted(request.edits)},
     }
 

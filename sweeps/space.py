@@ -368,10 +368,10 @@ def folds_note(experiment: Experiment) -> str | None:
     """What choosing settings for all folds of a cross-validation together means; None where there is one fold."""
     if (n := len(experiment.data.folds())) < 2:
         return None
+    nested = "--set data.fold=0, and so on" if "fold" in type(experiment.data).model_fields else "a data set a fold"
     return (
-        f"{n} folds: a trial neither learns from nor is scored on the test items of its fold, but every item belongs "
-        "to the training set of other folds, and one choice of settings is made over all of them. So the final score "
-        "on test data can still be a little too high. Nested throughout is one search a fold, whose test items it "
-        "never meets: " + ("--set data.fold=0, and so on." if "fold" in type(experiment.data).model_fields else "one "
-        "data set a fold.")
+        f"{n} folds: a trial neither learns from nor is scored on the test items of its fold, but every item is a "
+        "training item of other folds, and one choice of settings is made over all of them, so the final score on "
+        f"test data can still be a little too high. Nested throughout is one search a fold ({nested}), which never "
+        "meets that fold's test items."
     )

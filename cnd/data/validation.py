@@ -91,8 +91,7 @@ def _described(dataset: FmriDataset, told: str) -> FmriDataset:
         description=f"{dataset.description}; VALIDATION: {told} ({n} items) scored in place of the test set",
         remarks=[
             *dataset.remarks,
-            f"Validation: {told}, {n} items, are held out of {n + len(dataset.train)} and scored in place of the test "
-            "set, of which nothing is used.",
+            f"Validation: {told} ({n} items) are held out and scored in place of the test set, which is not used.",
         ],
     )
 
@@ -162,7 +161,9 @@ def _stimuli(train: FmriSplit, shown: np.ndarray, share: float, fold: int) -> _C
         own = np.unique(shown[train.category == category])
         chosen += [_some(own, share, fold)] if len(own) > 1 else []
     found = np.unique(np.concatenate(chosen))
-    return _Choice(np.isin(shown, found), f"{len(found)} of {len(np.unique(shown))} training stimuli, by category")
+    return _Choice(
+        np.isin(shown, found), f"{len(found)} of {len(np.unique(shown))} training stimuli, some of each category"
+    )
 
 
 def _some(units: np.ndarray, share: float, fold: int) -> np.ndarray:

@@ -41,9 +41,7 @@ def _classes(source: DataSource, steps: tuple[tuple[int, str], ...]) -> Classes 
 
 
 @lru_cache(maxsize=64)
-def _told(
-    source: DataSource, steps: tuple[tuple[int, str], ...], root: Path, share: float | None
-) -> tuple[str, ...]:
+def _told(source: DataSource, steps: tuple[tuple[int, str], ...], root: Path, share: float | None) -> tuple[str, ...]:
     """Sentences on the folds (index and key of what was found of them) of a source, together.
 
     Args:

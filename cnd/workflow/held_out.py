@@ -1,4 +1,4 @@
-"""Data whose training items are scored in place of the test set, as a step. No other step of such a run sees test items."""
+"""Data whose training items are scored in place of the test set, as a step. No other step of a run sees test items."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from cnd.steps import Step
 from cnd.workflow.inputs import every_core, load_data
 
 
-def make_held_out(
-    bench: Bench, folder: Path, source: DataSource, fold: int, share: float, images: Step | None
-) -> None:
+def make_held_out(bench: Bench, folder: Path, source: DataSource, fold: int, share: float, images: Step | None) -> None:
     """Load one fold, hold training items out, let the test items go, and write the rest."""
     from cnd.data.storage import save_dataset
 
