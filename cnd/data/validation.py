@@ -120,7 +120,7 @@ def _identities(items: FmriSplit) -> np.ndarray:
     name = np.unique(items.stimulus, return_inverse=True)[1]
     if not items.images.size:
         return name
-    digests = [hashlib.sha256(np.ascontiguousarray(items.images[i])).hexdigest() for i in range(len(items))]
+    digests = [hashlib.sha256(items.images[i].tobytes()).hexdigest() for i in range(len(items))]
     picture = len(items) + np.unique(digests, return_inverse=True)[1]
     links = coo_array((np.ones(len(items)), (name, picture)), shape=(2 * len(items), 2 * len(items)))
     group: np.ndarray = connected_components(links, directed=False)[1]
