@@ -106,6 +106,7 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.workflow.drawn": {"drawn"},
     "cnd.workflow.findings": {"findings"},
     "cnd.workflow.label_map": {"latents", "drawn"},
+    "cnd.workflow.assigned": {"record"},  # which keeps the map; it makes none here
     "cnd.workflow.classes": {"latents", "drawn"},  # drawn by class where the data has no images
     "cnd.workflow.scoring": only(CND, {"phase2"}, SCORED),
     "cnd.workflow.interventions": {"interventions"},

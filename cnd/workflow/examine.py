@@ -10,12 +10,14 @@ from pathlib import Path
 
 from cnd.data import validation
 from cnd.data.findings import findings
-from cnd.experiment import Experiment
+from cnd.experiment import AUTO, Experiment
 from cnd.protocols import Classes, DataSource
+from cnd.workflow.assigned import read_assigned
+from cnd.workflow.assigned import told as in_words
 from cnd.workflow.cache import StageCache
 from cnd.workflow.class_spaces import check_classes
 from cnd.workflow.findings import read_findings, told
-from cnd.workflow.plan import findings_step
+from cnd.workflow.plan import all_folds, findings_step
 
 CHEAP = 100e6  # bytes of files that a plan reads; those of larger data are read when a run starts
 
@@ -32,7 +34,17 @@ def examine(experiment: Experiment, cache: StageCache) -> list[str]:
         return []
     steps = tuple((index, findings_step(source, index, share).key) for index in source.folds())
     check_classes(experiment, _classes(source, steps))
-    return list(_told(source, steps, cache.root, share))
+    known = all(cache.has("findings", key) for _, key in steps)
+    return [*_told(source, steps, cache.root, share, known), *_assigned(experiment, cache)]
+
+
+def _assigned(experiment: Experiment, cache: StageCache) -> list[str]:
+    """Classes that an earlier run assigned by similarity."""
+    if experiment.label_map != AUTO:
+        return []
+    needed = [fold.given.assigned for fold in all_folds(experiment)]
+    found = [cache.find(step.name, step.key) for step in needed if step is not None]
+    return in_words([read_assigned(path) for path in found if path is not None]) if all(found) else []
 
 
 @lru_cache(maxsize=64)  # the plan asks for every trial; the keys of the data know the content of its files
@@ -41,14 +53,17 @@ def _classes(source: DataSource, steps: tuple[tuple[int, str], ...]) -> Classes 
 
 
 @lru_cache(maxsize=64)
-def _told(source: DataSource, steps: tuple[tuple[int, str], ...], root: Path, share: float | None) -> tuple[str, ...]:
+def _told(
+    source: DataSource, steps: tuple[tuple[int, str], ...], root: Path, share: float | None, known: bool
+) -> tuple[str, ...]:
     """Sentences on the folds (index and key of what was found of them) of a source, together.
 
     Args:
         share: ``split.validation``.
+        known: whether an earlier run has looked already.
     """
     cache = StageCache(root)
-    if all(cache.has("findings", key) for _, key in steps):
+    if known:
         found = [read_findings(cache.path("findings", key)) for _, key in steps]
     elif not _is_cheap(source):
         return _rule(share)

@@ -12,13 +12,15 @@ from cnd import registry
 from cnd.cortex.drawing import PAGE
 from cnd.data.splits import data_as_used, training_step
 from cnd.errors import UserError
-from cnd.experiment import Experiment
+from cnd.experiment import AUTO, Experiment
 from cnd.json_files import read_json
 from cnd.protocols import DataSource, GeneratorChoice, Given, JudgeChoice
 from cnd.settings import FileOf
 from cnd.steps import FORMAT, Step, upstream
 from cnd.workflow.analysis import analyse_run
+from cnd.workflow.assigned import load_assigned, make_assigned
 from cnd.workflow.cache import DESCRIPTION, StageCache
+from cnd.workflow.class_spaces import assigning_judge
 from cnd.workflow.classes import find_classes, find_own_classes
 from cnd.workflow.drawn import load_drawn, make_drawn
 from cnd.workflow.figures import draw_figures
@@ -69,10 +71,12 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     raw = data_step(source, index, e.split.validation)
     data = data_as_used(e.split, raw, e.seed)
     judges = _judges(e)
-    mapped = {} if e.label_map is None else {"label_map": FileOf(path=e.label_map)}
+    mapped = {"label_map": FileOf(path=e.label_map)} if isinstance(e.label_map, Path) else {}
     told = [j for j, of in zip(judges, e.evaluation.classifiers, strict=True) if _same_classes(e.generator, of)]
     finding = {"generator": e.generator, "judge": told[0] if told else None, "label_map": mapped.get("label_map")}
-    classes = Step("classes", find_classes, finding, {"data": data}, kept=False)
+    assigned = _assigned(e, raw)
+    by_similarity = {} if assigned is None else {"assigned": assigned}
+    classes = Step("classes", find_classes, finding, {"data": data} | by_similarity, kept=False)
     training = training_step(e.split, data, e.seed)
     first = e.evaluation.first()  # what only stands beside the table's score makes no decoder train again
     scoring = {"evaluation": first, "judges": judges[: len(first.classifiers)]}
@@ -80,10 +84,11 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     own = None
     if e.evaluation.own_classes:
         naming = {"generator": e.generator, "label_map": mapped.get("label_map")}
-        own = Step("own_classes", find_own_classes, naming, {"data": data}, kept=False)
+        own = Step("own_classes", find_own_classes, naming, {"data": data} | by_similarity, kept=False)
         scored |= {"own": own} if first.own_classes else {}
-    fold0 = data_step(source, source.folds()[0], e.split.validation)
-    occurring = Step("classes", find_classes, finding, {"data": fold0}, kept=False)
+    # classes that are assigned belong to a fold, whose training stimuli decide them
+    fold0 = raw if assigned else data_step(source, source.folds()[0], e.split.validation)
+    occurring = Step("classes", find_classes, finding, {"data": fold0} | by_similarity, kept=False)
     drawing = {"generator": e.generator, "sampling": e.sampling}
     return Given(
         data=data,
@@ -103,7 +108,20 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
         ),
         of_subject=lambda subject: given_of(e, source.of_subject(subject), index),
         own_classes=own,
+        assigned=assigned,
     )
+
+
+def _assigned(e: Experiment, data: Step) -> Step | None:
+    """The step that assigns classes by similarity, where the experiment wants that.
+
+    Raises:
+        UserError: there is no classifier of the generator's classes.
+    """
+    if e.label_map != AUTO:
+        return None
+    settings = {"generator": e.generator, "judge": assigning_judge(e)}
+    return Step("label_map", make_assigned, settings, {"data": data}, load_assigned)
 
 
 def data_step(source: DataSource, index: int, validation: float | None = None) -> Step:
@@ -161,6 +179,7 @@ def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
         if _judged_by_label(e):
             needs[f"classes{fold.index}"] = fold.given.classes
         needs |= _own_classes(fold)
+        needs |= {} if fold.given.assigned is None else {f"assigned{fold.index}": fold.given.assigned}
     settings = {"evaluation": e.evaluation, "judges": _judges(e)}
     make = partial(write_record, experiment=e, trained=[fold.own for fold in folds])
     return Step("record", make, settings, needs)
