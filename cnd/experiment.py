@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -33,7 +33,7 @@ else:
     AnyData, AnyDecoder = registry.union("cnd.data"), registry.union("cnd.decoders")
     AnyGenerator = registry.union("cnd.generators")
 
-AUTO = "auto"  # label_map
+AUTO: Final = "auto"  # label_map
 ASSIGNED = (
     "Classes assigned by similarity: label_map = auto; the generator's class of a class of the data is the one that a "
     "classifier finds most similar, so what counts as true is a likeness, not a name."

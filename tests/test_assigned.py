@@ -71,8 +71,8 @@ def test_training_stimuli_alone_decide_and_names_that_are_known_stay(tmp_path: P
     dataset = FmriDataset(train, split([50, 60, 7], [0, 1, 2]), (), names, "made", False)
     judge = Judge()
     found = made(dataset, judge, tmp_path)
-    assert [(entry.name, entry.index, entry.target) for entry in found[:1]] == [("cat", 30, CATEGORY_NAMES[30])]
-    assert found[1].name == "dog" and found[1].index not in (7, 30) and len(found) == 2
+    assert [(entry.name, entry.number, entry.target) for entry in found[:1]] == [("cat", 30, CATEGORY_NAMES[30])]
+    assert found[1].name == "dog" and found[1].number not in (7, 30) and len(found) == 2
     assert found[0].probability == pytest.approx((0.9 + 0.9 + 0.1 / 199) / 3)
     assert sorted(judge.shown) == [7, 7, 30, 30, 31]  # no test item, and none whose class is known
     assert made(replace(dataset, test=split([99], [0])), Judge(), tmp_path) == found
@@ -114,7 +114,7 @@ def test_renamed_classes_are_found_again_and_the_map_is_kept_and_told(tmp_path: 
     assert not any("\u2192" in line for line in examine(e, cache))
     record = run(e, cache)
     kept = read_json(record / "label_map.json")
-    assert {line["name"]: line["index"] for line in kept} == dict(zip(names, classes, strict=True))
+    assert {line["name"]: line["number"] for line in kept} == dict(zip(names, classes, strict=True))
     assert pd.read_parquet(record / "items.parquet")["truth"].tolist() == np.repeat(classes, 2).tolist()
     summary = read_json(record / "summary.json")
     (line,) = (remark for remark in summary["remarks"] if "assigned by similarity" in remark)

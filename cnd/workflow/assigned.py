@@ -23,10 +23,10 @@ NAMED = 12  # classes that one sentence names
 
 
 class Assigned(NamedTuple):
-    """A class of the data, the generator's class that it stands for, and how probable the judge holds that."""
+    """A class of the data; number and name of the generator's that it stands for; how probable the judge holds it."""
 
     name: str
-    index: int
+    number: int
     target: str
     probability: float
 
@@ -96,7 +96,7 @@ def told(folds: Sequence[Sequence[Assigned]]) -> list[str]:
         return []
     pairs = [f"{entry.name} \u2192 {entry.target} ({entry.probability:.2g})" for entry in folds[0][:NAMED]]
     more = [f"and {len(folds[0]) - NAMED} more"] if len(folds[0]) > NAMED else []
-    differ = any([e.index for e in fold] != [e.index for e in folds[0]] for fold in folds)
+    differ = any([e.number for e in fold] != [e.number for e in folds[0]] for fold in folds)
     where = " in the first fold; other folds differ" if differ else ""
     return [
         "Classes assigned by similarity (label_map = auto; class of the data \u2192 the generator's, with the judge's "

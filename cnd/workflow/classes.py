@@ -37,7 +37,7 @@ def find_classes(
 
 
 def _by_name(bench: Bench, assigned: Step | None) -> dict[str, int] | None:
-    return None if assigned is None else {entry.name: entry.index for entry in bench.value(assigned)}
+    return None if assigned is None else {entry.name: entry.number for entry in bench.value(assigned)}
 
 
 def find_own_classes(
