@@ -2,7 +2,8 @@
 
 Every data source gets it. What is held out resembles what the source itself tests on, by the first rule that applies:
 
-1. whole categories: where there are at least ten for training, and the test set has others;
+1. whole categories: where there are at least ten for training, and the test set has others; none that alone has more
+   than the share of all items;
 2. whole runs: where runs are known, at least four, a run's stimuli are in no other run, and no category is lost;
 3. stimuli with all of their items, some of each category that has two or more.
 
@@ -135,9 +136,10 @@ def _chosen(train: FmriSplit, shown: np.ndarray, others: bool, share: float, fol
     shown: of :func:`_identities`.
     others: whether the test set has categories that are not trained on.
     """
-    categories = np.unique(train.category)
+    categories, counts = np.unique(train.category, return_counts=True)
     if others and len(categories) >= FEWEST_CATEGORIES:
-        chosen = _some(categories, share, fold)
+        small = categories[counts <= max(share * len(train), float(np.median(counts)))]  # not all of COCO (BOLD5000)
+        chosen = _some(small, share, fold)
         return _Choice(np.isin(train.category, chosen), f"{len(chosen)} of {len(categories)} training categories")
     return _runs(train, shown, share, fold) or _stimuli(train, shown, share, fold)
 
