@@ -101,6 +101,16 @@ def test_a_stimulus_is_never_on_both_sides() -> None:
         assert not any(image.tobytes() in known for image in made.test.images)
 
 
+def test_items_where_each_category_is_one_stimulus() -> None:
+    train = items(np.arange(60) % 3)
+    repeated = FmriSplit(
+        train.fmri, np.zeros((60, 0, 0, 0), np.uint8), train.category, [f"p{i % 3}" for i in range(60)]
+    )
+    made = validation.hold_out(dataset(repeated, [0, 1]), 0.1, 0)
+    assert np.bincount(made.test.category).tolist() == [2, 2, 2] and len(made.train) == 54
+    assert "6 of 60 training items, whose stimuli are trained on too" in made.description
+
+
 def test_whole_runs_where_they_are_known_and_no_category_is_lost() -> None:
     category, run = np.arange(60) % 2, np.arange(60) // 10
     made = validation.hold_out(dataset(items(category, run=run), [0]), 0.1, 0)

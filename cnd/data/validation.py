@@ -5,7 +5,8 @@ Every data source gets it. What is held out resembles what the source itself tes
 1. whole categories: where there are at least ten for training, and the test set has others; none that alone has more
    than the share of all items;
 2. whole runs: where runs are known, at least four, a run's stimuli are in no other run, and no category is lost;
-3. stimuli with all of their items, some of each category that has two or more.
+3. stimuli with all of their items, some of each category that has two or more;
+4. where each category is one stimulus: items, some of each stimulus that was shown twice or more.
 
 Test items are let go where the data are loaded: no other step sees them. The choice belongs to the data, not to a
 training seed; folds of a cross-validation hold out different items.
@@ -31,10 +32,11 @@ SEED = 31  # of the choice: every row, seed and subject is judged on the same
 
 
 class _Choice(NamedTuple):
-    """Which training items are held out, bool [n], and what they are in words."""
+    """Which training items are held out, bool [n], what they are in words, and whether whole stimuli are."""
 
     held: np.ndarray
     told: str
+    stimuli_apart: bool = True
 
 
 def load(source: DataSource, share: float, fold: int, images: Path | None = None) -> FmriDataset:
@@ -65,13 +67,13 @@ def hold_out(dataset: FmriDataset, share: float, fold: int) -> FmriDataset:
     train = dataset.train
     shown = _identities(train)
     others = bool((~np.isin(dataset.test.category, train.category)).any())
-    held, told = _chosen(train, shown, others, share, fold)
-    stays = ~np.isin(shown, shown[held])  # a stimulus of two categories would be on both sides
+    held, told, stimuli_apart = _chosen(train, shown, others, share, fold)
+    stays = ~np.isin(shown, shown[held]) if stimuli_apart else ~held  # one of two categories would be on both sides
     if not held.any() or stays.sum() < 2:
         raise UserError(
             f"split.validation: of {len(train)} training items ({len(np.unique(shown))} stimuli in "
-            f"{len(np.unique(train.category))} categories) none can be held out; add training items, so that a "
-            "category has two stimuli and two items are left to learn from, or score the test set (no search)"
+            f"{len(np.unique(train.category))} categories) none can be held out so that two are left to learn from; "
+            "add training items, two to a category, or score the test set (no search)"
         )
     measured = train.fmri if train.repeated is None else train.repeated  # as test items are
     fitted = train.fmri[stays]
@@ -141,7 +143,7 @@ def _chosen(train: FmriSplit, shown: np.ndarray, others: bool, share: float, fol
         small = categories[counts <= max(share * len(train), float(np.median(counts)))]  # not all of COCO (BOLD5000)
         chosen = _some(small, share, fold)
         return _Choice(np.isin(train.category, chosen), f"{len(chosen)} of {len(categories)} training categories")
-    return _runs(train, shown, share, fold) or _stimuli(train, shown, share, fold)
+    return _runs(train, shown, share, fold) or _stimuli(train, shown, share, fold) or _items(shown, share, fold)
 
 
 def _runs(train: FmriSplit, shown: np.ndarray, share: float, fold: int) -> _Choice | None:
@@ -151,21 +153,31 @@ def _runs(train: FmriSplit, shown: np.ndarray, share: float, fold: int) -> _Choi
     held, n, wanted = np.zeros(len(train), dtype=bool), 0, _count(len(runs), share)
     for run in _order(runs, fold * wanted):
         more = held | (train.run == run)
-        stimuli_apart = not np.isin(shown[more], shown[~more]).any()
-        if n < wanted and stimuli_apart and np.isin(train.category, train.category[~more]).all():
+        apart = not np.isin(shown[more], shown[~more]).any()
+        if n < wanted and apart and np.isin(train.category, train.category[~more]).all():
             held, n = more, n + 1
     return _Choice(held, f"{n} of {len(runs)} runs of the training set") if n else None
 
 
-def _stimuli(train: FmriSplit, shown: np.ndarray, share: float, fold: int) -> _Choice:
-    chosen = [np.zeros(0, dtype=np.int64)]
-    for category in np.unique(train.category):
-        own = np.unique(shown[train.category == category])
-        chosen += [_some(own, share, fold)] if len(own) > 1 else []
-    found = np.unique(np.concatenate(chosen))
-    return _Choice(
-        np.isin(shown, found), f"{len(found)} of {len(np.unique(shown))} training stimuli, some of each category"
+def _stimuli(train: FmriSplit, shown: np.ndarray, share: float, fold: int) -> _Choice | None:
+    """None where no category has two."""
+    found = _of_each(
+        [np.unique(shown[train.category == category]) for category in np.unique(train.category)], share, fold
     )
+    told = f"{len(found)} of {len(np.unique(shown))} training stimuli, some of each category"
+    return _Choice(np.isin(shown, found), told) if len(found) else None
+
+
+def _items(shown: np.ndarray, share: float, fold: int) -> _Choice:
+    found = _of_each([np.flatnonzero(shown == stimulus) for stimulus in np.unique(shown)], share, fold)
+    told = f"{len(found)} of {len(shown)} training items, whose stimuli are trained on too, some of each"
+    return _Choice(np.isin(np.arange(len(shown)), found), told, stimuli_apart=False)
+
+
+def _of_each(groups: list[np.ndarray], share: float, fold: int) -> np.ndarray:
+    """Some of each group that has two or more, none twice."""
+    chosen = [_some(group, share, fold) for group in groups if len(group) > 1]
+    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *chosen]))
 
 
 def _some(units: np.ndarray, share: float, fold: int) -> np.ndarray:
