@@ -126,7 +126,7 @@ def test_whole_runs_where_they_are_known_and_no_category_is_lost() -> None:
 
 @pytest.mark.parametrize("category", [np.zeros(0), np.arange(3), np.zeros(2)])
 def test_too_little_data_is_told_in_one_line(category: np.ndarray) -> None:
-    with pytest.raises(UserError, match="none can be held out; add training items") as error:
+    with pytest.raises(UserError, match="none can be held out so that two are left to learn from; add") as error:
         validation.hold_out(dataset(items(category), [0]), 0.1, 0)
     assert "\n" not in str(error.value)
 
