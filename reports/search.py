@@ -78,6 +78,7 @@ def content(output: Path, folder: Path, described: dict[str, Any], trials: list[
         "settings": [figures.short(setting) for setting in settings],
         "best": _best(trials, done, objectives, up, scales, settings),
         "final": final,
+        "notes": described.get("notes", []),
         "fewest": FEWEST,
         **_pictures(table, done, objectives, up, scales, settings),
     }
