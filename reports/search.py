@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cnd.errors import UserError
 from cnd.json_files import read_json
+from cnd.places import COMMAND
 from reports import search_figures as figures
 from reports.build import TEMPLATES, _picture, _write
 from reports.collect import read_sweep
@@ -48,7 +49,9 @@ def build_search_report(output: Path, folder: Path) -> Path:
         lstrip_blocks=True,
     )  # fmt: skip
     path = output / "reports" / f"{folder.name}.html"
-    html = environment.get_template("search.html").render(content(output, folder, described, trials))
+    html = environment.get_template("search.html").render(
+        content(output, folder, described, trials) | {"command": COMMAND}
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, html)
     return path
@@ -75,6 +78,7 @@ def content(output: Path, folder: Path, described: dict[str, Any], trials: list[
         "settings": [figures.short(setting) for setting in settings],
         "best": _best(trials, done, objectives, up, scales, settings),
         "final": final,
+        "notes": described.get("notes", []),
         "fewest": FEWEST,
         **_pictures(table, done, objectives, up, scales, settings),
     }
