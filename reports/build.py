@@ -26,6 +26,7 @@ from reports import (
     effects,
     exports,
     figures,
+    grid,
     interventions,
     metrics,
     next_runs,
@@ -37,8 +38,9 @@ from reports import (
     subjects,
     text,
 )
-from reports.collect import Records, choose_items, read_attention, read_images, read_sweep
+from reports.collect import Records, choose_items, read_attention, read_sweep
 from reports.page import TEMPLATES, Picture, environment, picture, sorting, write
+from reports.pairing import BOTH
 from reports.tables import (
     Design,
     by_row,
@@ -54,7 +56,6 @@ from reports.tables import (
 
 __all__ = ["build_report", "result_table"]
 
-N_STIMULI = 10  # columns of the image grid
 N_CONCEPTS = 3  # concepts shown for a stimulus
 
 
@@ -147,7 +148,7 @@ def _content(records: Records) -> dict[str, Any]:
             *metrics.computed(text.statistics_notes(records, plan)),
             *nulls.notes(records, scores, plan.unit),
         ],
-        "published": text.PUBLISHED if records.scale.percent else [],
+        "published": text.PUBLISHED if any(row.paper is not None or row.published for row in records.rows) else [],
         "plan": plan,
         "notable": nulls.notable,
         "columns": records.columns,
@@ -160,8 +161,11 @@ def _content(records: Records) -> dict[str, Any]:
         "all_metrics": metrics.section(records, scores),
         "has_paper": any(row.paper is not None for row in records.rows),
         "paper_title": (records.sweep.get("paper_metric") or {}).get("title", ""),
-        "simulated": any(trial.summary.get("simulated") for trial in records.complete),
+        "simulated": provenance.simulated(records)[0] and not provenance.simulated(records)[1],
+        "mixed": bool(provenance.simulated(records)[0] and provenance.simulated(records)[1]),
         "rows": [_line(records, row.id, scores, differences, converged) for row in records.rows],
+        "all_paired": bool(differences["paired"].eq(BOTH).all()),
+        "whole": BOTH,
         "judged": bool(differences["verdict"].ne("").any()),
         "verdicts": _verdicts(differences),
         "margin": records.scale.difference(records.margin, signed=False),
@@ -215,6 +219,7 @@ def _line(
         "scores": own.to_dict("index"),
         "difference": difference.iloc[0].to_dict() if len(difference) else None,
         "n_seeds": len({trial.seed for trial in trials if trial.folder is not None}),
+        "simulated": any(trial.summary.get("simulated") for trial in trials),
         "paper": row.paper,
         "state": row_state(records, row_id),
         "converged": converged.get(row_id),
@@ -287,35 +292,10 @@ def _candidates(records: Records) -> Picture | None:
 
 
 def _grid(records: Records, elsewhere: Collection[str]) -> dict[str, Any] | None:
-    """The same drawn stimuli for every other finished row; the first sample of the first finished subject and seed."""
-    chosen = choose_items(records.items, N_STIMULI)
-    names = records.items.drop_duplicates("item").set_index("item")["category_name"]
-    cells: list[dict[str, Any]] = []
-    failed: list[str] = []
-    for row in records.rows:
-        trial = records.first(row.id)
-        if row.id in elsewhere or trial is None or trial.folder is None:
-            continue
-        try:
-            images = read_images(trial.folder, chosen)
-        except (OSError, ValueError) as error:
-            failed.append(str(error))
-            continue
-        titles = [f"{position + 1}. {names[item]}" for position, item in enumerate(chosen)]
-        shown = f"{row.title} (reference)" if row.id == records.reference else row.title
-        blocks = [(shown, images["reconstructions"])]
-        if not cells:
-            blocks.insert(0, ("Stimulus", images["stimuli"]))
-        cells += [
-            {"row_title": title, "column_title": column, "pixels": pixels}
-            for title, pictures in blocks
-            for column, pixels in zip(titles, pictures, strict=True)
-        ]
-    if not cells:
-        return {"picture": None, "failed": failed} if failed else None
+    """The section of :mod:`reports.grid`, its figures made ready for the template."""
+    found = grid.section(records, elsewhere)
     described = "Stimuli and the reconstructions of every finished row"
-    drawn = picture(figures.image_grid(pd.DataFrame(cells)), described, photographs=True)
-    return {"picture": drawn, "failed": failed}
+    return found and found | {"pictures": [picture(figure, described, photographs=True) for figure in found["figures"]]}
 
 
 def _curves(records: Records) -> Picture | None:
@@ -366,9 +346,10 @@ def _attention(records: Records, shown: sheets.Section | None) -> dict[str, Any]
     attention = read_attention(trial.folder) if trial and trial.folder else None
     if trial is None or attention is None:
         return None
-    names = records.items.drop_duplicates("item").set_index("item")["category_name"]
+    own = records.of_one_row(trial.row)
+    names = own.set_index("item")["category_name"]
     known = sheets.numbers(records, trial)
-    items = [known.get(key, -1) for key in shown.items] if shown else choose_items(records.items, N_STIMULI)
+    items = [known.get(key, -1) for key in shown.items] if shown else choose_items(own, grid.N_STIMULI)
     lines = []
     for position, item in enumerate(items):
         strongest = attention[attention["item"] == item].nlargest(N_CONCEPTS, "weight")

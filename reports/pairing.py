@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from cnd import statistics
 from cnd.statistics import CrossedMean, Error
-from reports.collect import MetricFacts, Records
+from reports.collect import MetricFacts, Records, TableRow
 from reports.inference import Crossed, crossed, crossed_scores, difference_line, finished_runs
 from reports.stimuli import shared
 
@@ -113,6 +114,30 @@ def same_stimuli(own: Place, reference: Place) -> bool:
     """Whether two rows that share their catalogue were shown the same stimuli, most of them at least."""
     sides = [records.numbered.loc[records.numbered["row"] == row, "shown"] for records, row in (own, reference)]
     return shared(*sides) >= LEAST_SHARED
+
+
+def may_stand_beside(own: Place, reference: Place) -> bool:
+    """Whether a row's scores may be paired with the reference row's, as far as both have some."""
+    if any(place.records.first(place.row) is None for place in (own, reference)):
+        return True
+    metric = reference.records.facts(reference.records.metric)
+    return same_stimuli(own, reference) and not obstacles(own, reference, metric)
+
+
+def by_stimuli(records: Records, rows: Sequence[TableRow]) -> list[list[TableRow]]:
+    """Rows that were shown the same stimuli together: first those with the reference row's and those without a result.
+
+    Each group is in order, and none is empty.
+    """
+    finished = [row.id for row in rows if records.first(row.id) is not None]
+    leaders = [records.reference] if records.first(records.reference) is not None else finished[:1]
+    groups: dict[str, list[TableRow]] = {leader: [] for leader in leaders or [""]}
+    for row in rows:
+        place = Place(records, row.id)
+        same = (leader for leader in groups if same_stimuli(place, Place(records, leader)))
+        leader = next(same, row.id) if row.id in finished else next(iter(groups))
+        groups.setdefault(leader, []).append(row)
+    return [group for group in groups.values() if group]
 
 
 def unpaired(own: Crossed, reference: Crossed, bounds: tuple[float, float], margin: float) -> dict[str, Any]:

@@ -100,9 +100,7 @@ def _pictures(
     found["parallel"] = picture(drawn, "Parallel coordinates: a line a trial through its settings, coloured by score")
     found["slices"] = picture(figures.slices(done, name, settings, scale), "Score against each setting")
     if len(objectives) > 1:
-        found["pareto"] = picture(
-            figures.pareto(done, objectives, up, scales), "Both objectives, and the Pareto front"
-        )
+        found["pareto"] = picture(figures.pareto(done, objectives, up, scales), "Both objectives, and the Pareto front")
     weights = importance_table(done, name, settings)
     if len(weights):
         found["importance"] = picture(figures.importance(weights), "Importance of settings beside shuffled scores")
