@@ -70,11 +70,9 @@ def section(records: Records, differences: pd.DataFrame, unit: str) -> dict[str,
         return told
     if not lines:
         return told | {"sentences": ["Every row has a verdict: nothing needs to be run for one."]}
-    return (
-        told
-        | {"lines": lines, "summary": _summary(lines, len(judged), units)}
-        | _proposal(records, lines, told["sentences"])
-    )
+    proposal = _proposal(records, lines)
+    told |= {"lines": lines, "summary": _summary(lines, len(judged), units)}
+    return told | proposal | {"sentences": [*told["sentences"], *proposal["sentences"]]}
 
 
 def _with_one_seed(records: Records) -> dict[str, Any]:

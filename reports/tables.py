@@ -16,7 +16,7 @@ from reports import looks, nulls, pools
 from reports.collect import Records, TableRow, read_sweep
 from reports.convergence import states
 from reports.inference import Crossed, crossed_scores, finished_runs
-from reports.pairing import Place, difference, obstacles, same_stimuli
+from reports.pairing import BOTH, Place, difference, obstacles, same_stimuli
 
 STATE_WORDS = {
     "pending": "not started",
@@ -232,7 +232,7 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
 
     Columns: row, label, control, the sweep's setting columns by key, score, low, high, difference, difference_low,
     difference_high, p_holm, verdict (better, worse, equivalent, undecided; "" with one seed and for controls but
-    rivals), n_seeds, paper, state ("" when complete), converged (yes, no, at chance, not measured, no training; ""
+    rivals), n_seeds, paper, state ("" when complete and paired with the reference row), converged (yes, no, at chance, not measured, no training; ""
     without a result). Missing numbers are NaN.
     ``attrs["scale"]`` says how the score is read, such as in %, and ``attrs["pools"]`` what it was decided among.
 
@@ -270,8 +270,14 @@ def _result_line(records: Records, row: TableRow, scores: Lines, differences: Li
         "verdict": difference.get("verdict", ""),
         "n_seeds": len({trial.seed for trial in records.of(row.id) if trial.folder is not None}),
         "paper": float("nan") if row.paper is None else float(row.paper),
-        "state": row_state(records, row.id),
+        "state": "; ".join(told for told in (row_state(records, row.id), _apart(difference)) if told),
     }
+
+
+def _apart(difference: dict[str, Any]) -> str:
+    """What is to be known of a difference: that it is not paired, or that nothing may be concluded from it."""
+    paired, against = difference.get("paired", BOTH), difference.get("against", "")
+    return "; ".join(told for told in ("" if paired == BOTH else paired, against) if told)
 
 
 def by_row(table: pd.DataFrame) -> Lines:

@@ -56,11 +56,10 @@ def badges(records: Records) -> list[Badge]:
     found = []
     made, measured = simulated(records)
     if made and measured:
-        text = f"The brain, the stimuli and the generator of these rows are simulated: {', '.join(made)}."
-        found.append(
-            Badge("SIMULATED DATA IN SOME ROWS", f"{text} Nothing of theirs is a measurement of a human brain.")
-        )
-        found.append(Badge("REAL DATA IN OTHERS", f"{', '.join(measured)}. Nothing compares them with simulated ones."))
+        text = f"{', '.join(made)}. Nothing of these rows is a measurement of a human brain."
+        found.append(Badge("SIMULATED DATA IN SOME ROWS", text))
+        text = f"{', '.join(measured)}. No verdict compares these rows with simulated ones."
+        found.append(Badge("REAL DATA IN OTHERS", text))
     elif made:
         text = "The brain, the stimuli and the generator are simulated. Nothing here is a measurement of a human brain."
         found.append(Badge("SIMULATED DATA", text))
