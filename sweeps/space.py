@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 
 from cnd.errors import UserError, nearest
 from cnd.experiment import Experiment, override, today
-from cnd.reading import explain, read_yaml
+from cnd.reading import explain, read_yaml, refuse_words
 from cnd.settings import Config, Positive
 from sweeps.spec import SCORE, SWEEPS, Id, NamedId, find_file
 
@@ -32,6 +32,9 @@ class _Part(Config):
     @field_validator("when")
     @classmethod
     def _today(cls, when: dict[str, Any]) -> dict[str, Any]:
+        for value in when.values():
+            for one in value if isinstance(value, list) else [value]:
+                refuse_words(one)
         return {today(key): value for key, value in when.items()}
 
     def active(self, values: Mapping[str, Any]) -> bool:
@@ -108,6 +111,8 @@ class CategoricalPart(_Part):
         words = [json.dumps(choice, sort_keys=True) for choice in choices]
         if len(set(words)) < len(words):
             raise ValueError("a choice appears twice")
+        for choice in choices:
+            refuse_words(choice)
         return choices
 
     def ends(self) -> list[Any]:

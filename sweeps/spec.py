@@ -36,7 +36,7 @@ SWEEPS = ROOT / "sweeps"
 EXPERIMENTS = ROOT / "experiments"
 SCORE = "score"  # the sweep that is built from the command line (sweeps/score.py)
 
-Id = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
+Id = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
 
 def _fits_in_a_file_name(value: str) -> str:

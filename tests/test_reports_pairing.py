@@ -162,7 +162,9 @@ def test_real_and_simulated_rows_are_told_apart_and_not_judged(tmp_path: Path) -
         repaint(record, range(24))
     records = read_sweep(tmp_path, folder)
     found = line_of(records)
-    assert found["verdict"] == "" and found["against"].startswith("real against simulated data; 50-way top-1 with other")
+    assert found["verdict"] == "" and found["against"].startswith(
+        "real against simulated data; 50-way top-1 with other"
+    )
     assert line_of(records, "11")["verdict"] != ""
     levels = tables.score_table(records).set_index(["row", "metric"])["chance"]
     assert levels[ROW, METRIC] == 0.5 and levels["10", METRIC] == levels["11", METRIC] == 0.02
@@ -170,7 +172,9 @@ def test_real_and_simulated_rows_are_told_apart_and_not_judged(tmp_path: Path) -
     assert "SIMULATED DATA IN SOME ROWS</strong>Row 10, Row 11." in html
     assert "REAL DATA IN OTHERS</strong>Row 12." in html
     assert html.count("<small>simulated data</small>") == 2 and html.count("<small>real data</small>") == 1
-    assert "This run (simulated data)" not in html and "chance is 2.0 %" in html and "<small>chance 50.0</small>" in html
+    assert (
+        "This run (simulated data)" not in html and "chance is 2.0 %" in html and "<small>chance 50.0</small>" in html
+    )
 
 
 def test_all_rows_of_one_kind_have_the_badge_of_all(tmp_path: Path) -> None:
