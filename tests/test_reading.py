@@ -100,12 +100,21 @@ def test_numbers_that_are_none(tmp_path: Path, reader: str, before: str, after: 
     [
         ("evaluation.n_way=50", "evaluation.n_way = 50: must be a list, e.g. [50]"),
         ("evaluation.metrics=ssim", "evaluation.metrics = 'ssim': must be a list, e.g. [ssim]"),
-        ("evaluation.metrics=[ssim]", "evaluation.metrics.0 = 'ssim': must be a mapping of settings, e.g. {kind: ssim}"),
+        (
+            "evaluation.metrics=[ssim]",
+            "evaluation.metrics.0 = 'ssim': must be a mapping of settings, e.g. {kind: ssim}",
+        ),
         ("evaluation.classifiers={kind: timm}", "evaluation.classifiers: must be a list, e.g. [{kind: timm}]"),
         ("evaluation.headline=3", "evaluation.headline = 3: must be text: put it in quotes, '3'"),
         ("decoder=ridge", "decoder = 'ridge': must be a mapping of settings, e.g. {kind: ridge}"),
-        ("data.kind=gott", "data.kind = 'gott': there is no such kind; did you mean 'god'? There are: simulated, digit"),
-        ("data.kind=xyz", "data.kind = 'xyz': there is no such kind; valid: bold5000, digits69, folder, god, simulated"),
+        (
+            "data.kind=gott",
+            "data.kind = 'gott': there is no such kind; did you mean 'god'? There are: simulated, digit",
+        ),
+        (
+            "data.kind=xyz",
+            "data.kind = 'xyz': there is no such kind; valid: bold5000, digits69, folder, god, simulated",
+        ),
         ("sampling.steps=.inf", "sampling.steps = inf: must be a finite number"),
         ("label_map=true", "label_map = True: must be a path"),
     ],

@@ -16,9 +16,12 @@ from cnd import statistics
 from cnd.metrics.nway import NWay
 from reports import build, sheets, tables
 from reports.collect import Records, read_sweep
+from reports.complete import complete_scores
 from reports.page import Picture
 from reports.page_tables import read_page
 from reports.stimuli import Catalogue
+from sweeps.spec import load_sweep
+from sweeps.text import result_text
 
 METRIC = "nway50_top1"
 SEEDS = (0, 1)
@@ -28,6 +31,8 @@ ROW = "12"  # the one on other data
 @pytest.fixture(autouse=True)
 def without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "picture", lambda figure, description, **_: Picture("data:,", description, 1))
+    for slow in (build.seeds, build.effects):  # bootstraps
+        monkeypatch.setattr(slow, "section", lambda *_: None)
 
 
 def sweep(output: Path, **record: Any) -> Path:
@@ -146,6 +151,10 @@ def test_other_stimuli_are_compared_as_two_independent_means(tmp_path: Path, nam
         ["Row 10 (reference)", "Row 11"],
         ["Row 12"],
     ]
+    complete = complete_scores(records, records.rows)
+    assert complete is not None and [row.id for row in complete.rows] == ["10", "11"]
+    if not names:
+        return
     html = build.build_report(tmp_path, folder).read_text()
     page = read_page(html)
     sentences = " ".join(text for _, text in page.sentences)
@@ -177,9 +186,18 @@ def test_real_and_simulated_rows_are_told_apart_and_not_judged(tmp_path: Path) -
     )
 
 
-def test_all_rows_of_one_kind_have_the_badge_of_all(tmp_path: Path) -> None:
-    html = build.build_report(tmp_path, sweep(tmp_path)).read_text()
-    assert "<strong>SIMULATED DATA</strong>The brain" in html and "This run (simulated data)" in html
+def test_a_report_without_published_scores_says_nothing_of_them(tmp_path: Path) -> None:
+    rows = [row | {"paper": None} for row in ROWS[1:3]]
+    folder = finished_sweep(tmp_path, rows, (0,), n_categories=1, per_category=1)
+    amend(folder, "sweep", paper_metric=None, rows=rows)
+    html = build.build_report(tmp_path, folder).read_text()
+    for words in ('class="paper"', "Published numbers", "MinD-Vis", "half-width"):
+        assert words not in html
+    table = build.result_table(tmp_path, folder)
+    assert (
+        "paper"
+        not in result_text(load_sweep("ablation_table1").model_copy(update={"columns": ()}), table, []).splitlines()[0]
+    )
 
 
 def test_what_tells_stimuli_apart(tmp_path: Path) -> None:

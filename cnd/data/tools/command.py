@@ -28,6 +28,7 @@ from cnd.data.tools import inspection
 from cnd.errors import UserError
 from cnd.protocols import DataSource, FmriDataset
 from cnd.reading import explain
+from cnd.terminal import any_encoding
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -231,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, 2 where the input is at fault, 130 when interrupted."""
+    any_encoding()
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
