@@ -30,7 +30,7 @@ needs one, and else says so."""
 NOT_PLAIN = re.compile(r"(?i:yes|no|on|off)|[-+]?0[0-9]+|[-+]?[0-9]+(?::[0-9]+)+")
 
 
-class _YamlLoader(_Base):
+class _YamlLoader(_Base):  # type: ignore[misc]
     """The safe loader with :data:`_PLAIN`."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {

@@ -232,8 +232,8 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
 
     Columns: row, label, control, the sweep's setting columns by key, score, low, high, difference, difference_low,
     difference_high, p_holm, verdict (better, worse, equivalent, undecided; "" with one seed and for controls but
-    rivals), n_seeds, paper, state ("" when complete and paired with the reference row), converged (yes, no, at chance, not measured, no training; ""
-    without a result). Missing numbers are NaN.
+    rivals), n_seeds, paper, state ("" when complete and paired with the reference row), converged (yes, no, at chance,
+    not measured, no training; "" without a result). Missing numbers are NaN.
     ``attrs["scale"]`` says how the score is read, such as in %, and ``attrs["pools"]`` what it was decided among.
 
     Raises:
