@@ -53,8 +53,8 @@ def crossed_scores(records: Records, row: str, column: str, runs: Runs | None = 
 def crossed(scores: pd.Series, category: pd.Series, runs: Runs) -> Crossed | None:
     """Scores where every item, seed and subject is there; None where nothing is.
 
-    Subjects that were shown no common stimulus are taken together by the place of each in its own test set: nobody
-    knows then what a stimulus as such contributes, and it counts as noise of the subject.
+    Runs that were shown no common stimulus are taken together by the place of each in its own test set: nobody knows
+    then what a stimulus as such contributes, and it counts as noise of the run.
 
     Args:
         scores: indexed by subject, seed and item.
@@ -66,11 +66,10 @@ def crossed(scores: pd.Series, category: pd.Series, runs: Runs) -> Crossed | Non
     places = [(seed, subject) for seed in seeds for subject in subjects]
     wide = scores.unstack(["seed", "subject"]).reindex(columns=places)
     complete = wide.dropna()
-    if complete.empty and len(subjects) > 1:
-        alone = [wide[[(seed, subject) for seed in seeds]].dropna() for subject in subjects]
+    if complete.empty and len(places) > 1:
+        alone = [wide[place].dropna() for place in places]
         n = min(map(len, alone))
-        numbers = alone[0].index[:n]
-        complete = pd.concat([own.head(n).set_axis(numbers) for own in alone], axis=1)[places]
+        complete = pd.concat([own.head(n).set_axis(alone[0].index[:n]) for own in alone], axis=1, keys=places)
     if complete.empty:
         return None
     categories = category.groupby("item").first()[complete.index].to_numpy()
