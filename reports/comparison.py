@@ -21,7 +21,7 @@ from reports import exports, figures, looks
 from reports.collect import MetricFacts, RecordedTrial, Records, read_sweep
 from reports.inference import crossed_scores
 from reports.page import Picture, environment, picture, sorting, style, write
-from reports.pairing import Place, difference, obstacles
+from reports.pairing import Place, difference, obstacles, of_some_runs
 from reports.stimuli import Catalogue, read_pictures
 from reports.tables import judged
 from reports.text import words
@@ -215,7 +215,9 @@ def _line(first: Side, side: Side, row: str, metric: MetricFacts, no_verdict: bo
     line |= {"score": mean.estimate, "low": mean.low, "high": mean.high}
     if reference or not side.place.measures(metric.name):
         return line
-    found, by = difference(Place(records, row), first.place, metric, first.records.margin)
+    place = Place(records, row)
+    found, by = difference(place, first.place, metric, first.records.margin)
+    by += of_some_runs(place, first.place) if by and not by.startswith("not") else ""
     if no_verdict:
         found |= {"p": NAN, "p_equivalent": NAN}
     renamed = {"low": "difference_low", "high": "difference_high"}

@@ -62,7 +62,7 @@ def section(records: Records) -> dict[str, Any] | None:
 def read(records: Records) -> Found:
     """The scores and measures of every trial that has some."""
     numbered = records.numbered.drop_duplicates(["row", "subject", "seed", "item"])
-    known: Any = numbered.set_index(["row", "subject", "seed", "item"])[["shown", "category"]]
+    known: Any = numbered.set_index(["row", "subject", "seed", "item"])[["shown", "category"]].sort_index()
     scores, measures, problems = [], [], []
     if_equal: dict[str, str] = {}
     for trial in records.complete:

@@ -85,14 +85,19 @@ def difference(own: Place, reference: Place, metric: MetricFacts, margin: float)
         by = BOTH
         if not all(side is not None and len(side.items) == n_shared for side in sides):
             by += f", {n_shared} stimuli of both"
-        most = max(len(finished_runs(*place)) for place in places)
-        by += f", {len(runs)} of {most} runs" if len(runs) < most else ""
         return difference_line(found, metric.bounds, better, margin), by
     one, two = (crossed_scores(*place, metric.name) for place in places)
     if one is None or two is None:
         return {}, ""
     why = "other stimuli" if runs else "other seeds or subjects"
     return unpaired(one, two, metric.bounds, margin), f"not paired: {why}"
+
+
+def of_some_runs(own: Place, reference: Place) -> str:
+    """How many runs two rows share, where one has more; "" where they share all, or none."""
+    sides = [finished_runs(*place) for place in (own, reference)]
+    n_shared, most = len(set.intersection(*sides)), max(map(len, sides))
+    return f", {n_shared} of {most} runs" if 0 < n_shared < most else ""
 
 
 def paired(own: Place, reference: Place, metric: str) -> tuple[Crossed | None, int]:
