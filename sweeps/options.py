@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--fuse", type=int, default=1, metavar="N", help="trials that share one frozen UNet in a process (default: 1)")
     add("--ray-address", metavar="ADDRESS", help="of a running Ray cluster that shares the file system")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite below OUTPUT)")
+    add("--keep-going", action="store_true", help="go on although the first trials all failed in the same way")
     add("--force", action="store_true", help="clean: really delete")
     add("--json", action="store_true", help="print JSON")
     return parser

@@ -29,6 +29,7 @@ from cnd.json_files import read_json
 from cnd.paper import published
 from cnd.store.convergence import verdict
 from cnd.store.folder import SweepFolder, damaged
+from cnd.terminal import any_encoding, width
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
 from sweeps import start
@@ -38,7 +39,7 @@ from sweeps.rounds import begun, by_records, most, rounds
 from sweeps.space import is_search
 from sweeps.spec import SCORE, Line, Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
-from sweeps.trials import Trial, count_stages, in_table_order, resolve
+from sweeps.trials import Trial, count_stages, in_table_order, resolve, seconds_to_report, work
 
 UNTIL_CONVERGED: dict[str, Any] = {"decoder.phase2.until_converged": {}}
 
@@ -139,6 +140,7 @@ class Request:
     def plan(self, trials: list[Trial]) -> dict[str, Any]:
         """What ``plan --json`` prints."""
         missing = [trial for trial in trials if not self.cache.has("record", trial.key)]
+        wanted = sum(map(work, missing))
         converged = self.converged(trials)
         at_once = min(self.concurrency(), max(1, len(missing)))
         ceilings = self.ceilings(trials)
@@ -157,7 +159,9 @@ class Request:
             "stages": count_stages(trials),
             "ceilings": ceilings,
             "warnings": [*warnings_for(trials), *self.examined(trials), *far_under(ceilings)],
-            "expected_minutes": round(len(missing) * seconds / 60 / at_once, 1),
+            "expected_minutes": round((wanted * seconds / at_once + seconds_to_report(len(trials))) / 60, 1)
+            if missing
+            else 0.0,
         } | ({"at_most": further} if possible else {})
 
     def ceilings(self, trials: list[Trial]) -> dict[str, float]:
@@ -232,7 +236,8 @@ def run(request: Request) -> int:
     limit = options.max_concurrent if options.ray_address else at_once  # a cluster knows its own size
     resources = Resources(limit, options.gpus_per_trial, options.ray_address)
     uri = options.tracking_uri or sqlite_uri(options.output)
-    _say("\n".join([plan_text(request.sweep, request.plan(trials), at_once), *request.notes]).rstrip("\n") + "\n")
+    planned = plan_text(request.sweep, request.plan(trials), at_once, width(sys.stderr))
+    _say("\n".join([planned, *request.notes]).rstrip("\n") + "\n")
     if not all(request.cache.has("record", trial.key) for trial in trials):
         check(request, trials)
     with folder.locked():
@@ -243,10 +248,14 @@ def run(request: Request) -> int:
                 missing = adopt(folder, request.cache, trials, scribe)
                 names = [trial.name for trial in missing]
                 board = Board(request.sweep.title, names, at_once, request.expected_seconds())
-                session = Session(folder, request.cache, Table(missing), board, scribe)
+                board.expect({trial.name: work(trial) for trial in missing}, seconds_to_report(len(trials)))
+                session = Session(folder, request.cache, Table(missing), board, scribe, keep_going=options.keep_going)
                 if missing:
                     session.run(resources, request.pipeline, options.fuse)
                 failed = failed or bool(session.failed_trials)
+                if error := session.gave_up:
+                    _say(f"stopped: the first trials all failed with {error}; --keep-going runs the others too")
+                    break
             status = "FAILED" if failed else "FINISHED"
         finally:
             scribe.close(status)
@@ -356,16 +365,25 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
         print(json.dumps(content | scored | {"report": str(path) if path else None, "mlflow": uri}, indent=1))
     elif path:
         print(result_text(request.sweep, result_table(folder.output, folder.path), told))
-    for trial in known:
-        if trial["state"] == "failed":
-            name = trial["name"]
-            _say(f"failed: {name}: {trial['error']} ({folder.traceback_file(name)})")
+    for error, names in failures(known).items():
+        others = f" and {len(names) - 1} more in the same way" if len(names) > 1 else ""
+        _say(f"failed: {names[0]}{others}: {error} ({folder.traceback_file(names[0])})")
     for warning in noops.find(known, folder.output, request.sweep.reference):
         _say(f"warning: {warning}")
     if path:
         _say(f"report: {path}")
     where = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1" if "sqlite" in uri else uri
     _say(f"MLflow: {where}")
+
+
+def failures(known: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Names of the failed trials by their error, as the first of them has it."""
+    found: dict[str, list[str]] = {}
+    for trial in known:
+        if trial["state"] == "failed":
+            same = (e for e, names in found.items() if e.replace(names[0], trial["name"]) == trial["error"])
+            found.setdefault(next(same, trial["error"]), []).append(trial["name"])
+    return found
 
 
 def plan(request: Request) -> int:
@@ -375,7 +393,7 @@ def plan(request: Request) -> int:
     if request.options.json:
         print(json.dumps(content | {"missing": missing}, indent=1))
     else:
-        print(plan_text(request.sweep, content, request.concurrency()), end="")
+        print(plan_text(request.sweep, content, request.concurrency(), width(sys.stdout)), end="")
     for note in request.notes:
         _say(note)
     for what in missing:
@@ -489,6 +507,7 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
     """
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
     commands["export-best"] = no_search
+    any_encoding()
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     try:
         options = parse(argv)

@@ -13,7 +13,7 @@ from cnd.data.splits import SHARE
 from cnd.errors import UserError, nearest
 from cnd.experiment import Experiment, override, today
 from cnd.places import SWEEPS, find_file
-from cnd.reading import explain, read_yaml
+from cnd.reading import explain, read_yaml, refuse_words
 from cnd.settings import Config, Positive
 from sweeps.spec import SCORE, Id, NamedId
 
@@ -35,6 +35,9 @@ class _Part(Config):
     @field_validator("when")
     @classmethod
     def _today(cls, when: dict[str, Any]) -> dict[str, Any]:
+        for value in when.values():
+            for one in value if isinstance(value, list) else [value]:
+                refuse_words(one)
         return {today(key): value for key, value in when.items()}
 
     def active(self, values: Mapping[str, Any]) -> bool:
@@ -111,6 +114,8 @@ class CategoricalPart(_Part):
         words = [json.dumps(choice, sort_keys=True) for choice in choices]
         if len(set(words)) < len(words):
             raise ValueError("a choice appears twice")
+        for choice in choices:
+            refuse_words(choice)
         return choices
 
     def ends(self) -> list[Any]:

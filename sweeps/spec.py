@@ -36,7 +36,7 @@ SCORE = "score"  # the sweep that is built from the command line (sweeps/score.p
 
 Id = Annotated[
     str,
-    BeforeValidator(lambda value: str(value) if isinstance(value, int) else value),
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
     WithJsonSchema({"type": ["string", "integer"]}),
 ]
 
