@@ -109,6 +109,10 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "n_folds":                    Ours("other data"),
         "fold":                       Ours("other data"),
     },
+    "MiyawakiData": {
+        "path":                       Ours("place"),
+        "split_by":                   Ours("other data"),
+    },
     "FolderData": {
         "path":                       Ours("place"),
         "image_size":                 Stated("sec. 4.2", 256),
@@ -285,6 +289,9 @@ SETTINGS: dict[str, dict[str, Entry]] = {
     },
     "PixelMetric": {
         "convention":                 Ours("beside n-way accuracy"),
+    },
+    "Identification": {
+        "n":                          Ours("beside n-way accuracy"),
     },
     "TwoWayIdentification": {
         "accept":                     Ours("beside n-way accuracy"),
