@@ -118,6 +118,8 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "image_size":                 Stated("sec. 4.2", 256),
         "subject":                    Ours("other data"),
         "roi":                        Ours("other data"),
+        "test_trials":                Ours("other data"),
+        "shared_stimuli":             Ours("other data"),
     },
     "StimuliData": {
         "path":                       Ours("place"),

@@ -20,7 +20,12 @@ from nilearn.glm.first_level import make_first_level_design_matrix
 from PIL import Image
 
 T_R = 2.0  # seconds a volume
-ON, OFF, LEAD, TAIL = 4.0, 4.0, 8.0, 16.0  # seconds that an image is shown, of rest after it, before the first and after the last
+ON, OFF, LEAD, TAIL = (
+    4.0,
+    4.0,
+    8.0,
+    16.0,
+)  # seconds that an image is shown, of rest after it, before the first and after the last
 SHAPE, AFFINE = (14, 14, 8), np.array([[3.0, 0, 0, -20], [0, 3, 0, -95], [0, 0, 3, -10], [0, 0, 0, 1]])
 AREAS = ("V1", "V2", "V4", "LO2")
 RECIPE = """# python -m cnd.data prepare nifti scans --output my_data
@@ -64,7 +69,9 @@ def write(output: Path, n_categories: int = 12, n_images: int = 2, noise: float 
         response = (small - small.mean(0)) @ fields + tuning[category]
         shown = np.concatenate([rng.permutation(len(names)) for _ in range(2)])
         onset = LEAD + (ON + OFF) * np.arange(len(shown))
-        events = pd.DataFrame({"onset": onset, "duration": ON, "trial_type": [CATEGORY_NAMES[category[i]] for i in shown]})
+        events = pd.DataFrame(
+            {"onset": onset, "duration": ON, "trial_type": [CATEGORY_NAMES[category[i]] for i in shown]}
+        )
         events["stim_file"] = [f"stimuli/{names[i]}" for i in shown]
         stem = output / f"sub-01_task-view_run-{run}"
         events.to_csv(f"{stem}_events.tsv", sep="\t", index=False)

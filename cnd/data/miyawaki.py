@@ -1,4 +1,4 @@
-"""Real fMRI: one subject sees contrast patterns of 10 x 10 patches, geometrical figures and letters (Miyawaki et al. 2008).
+"""Real fMRI: one subject sees figures and letters made of 10 x 10 patches (Miyawaki et al. 2008).
 
 The file ``miyawaki_structured_28x28.mat`` (github.com/braindecoding/LDM) is a cut of the original data and may not be
 passed on. It holds ``fmriTrn`` (107, 967), ``fmriTest`` (12, 967), ``stimTrn`` and ``stimTest`` (n, 784; stored
@@ -107,7 +107,7 @@ class MiyawakiData(FileSource):
             test=split(inside),
             unlabelled=(),
             class_names=list(STIMULI),
-            description=f"miyawaki: real fMRI, 119 blocks of 20 figures and letters, cross-validated by {self.split_by}",
+            description=f"miyawaki: real fMRI, 119 blocks of 20 figures and letters, folds by {self.split_by}",
             simulated=False,
             remarks=[REMARK],
         )
@@ -143,8 +143,8 @@ def read(config: MiyawakiData) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
     distinct, stimulus = np.unique(pixels, axis=0, return_inverse=True)
     if len(distinct) != len(STIMULI) or not (pixels.min() >= 0 and 0 < pixels.max() <= 1):
         raise UserError(
-            f"{path}: stimTrn/stimTest hold {len(distinct)} distinct stimuli from {pixels.min():g} to {pixels.max():g}, "
-            f"expected {len(STIMULI)} from 0 to 1; download the file again"
+            f"{path}: stimTrn/stimTest hold {len(distinct)} distinct stimuli from {pixels.min():g} to {pixels.max():g}"
+            f", expected {len(STIMULI)} from 0 to 1; download the file again"
         )
     if sorted(set(run.ravel().tolist())) != list(range(21, 33)):
         raise UserError(f"{path}: labelTrn/labelTest are not the runs 21 to 32; download the file again")

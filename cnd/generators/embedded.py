@@ -20,6 +20,7 @@ class EmbeddedGenerator(GeneratorChoice):
 
     brings_judge: ClassVar[bool] = True
     of_photographs: ClassVar[bool] = False
+    licence: ClassVar[str] = "MIT, with this package"
     kind: Literal["embedded"] = "embedded"
     name: Literal["simulated", "digits"] = "simulated"
 
@@ -36,6 +37,10 @@ class EmbeddedGenerator(GeneratorChoice):
         from cnd.generators.latent_diffusion import LatentDiffusion
 
         return LatentDiffusion.from_folder(self.folder())
+
+    def draws(self) -> str:
+        """As it was trained."""
+        return {"simulated": "64x64 RGB", "digits": "32x32 grey"}[self.name]
 
     def class_space(self) -> str:
         """Its own."""

@@ -51,6 +51,10 @@ class FolderGenerator(GeneratorChoice):
             raise UserError(problems[0])
         return self.path
 
+    def draws(self) -> str:
+        """Those of the published models of both kinds."""
+        return "256x256 RGB"
+
     def class_space(self) -> str:
         """As :mod:`cnd.imagenet` counts them."""
         return IMAGENET

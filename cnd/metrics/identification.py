@@ -85,7 +85,8 @@ class Identification(PixelMetric):
         for i, samples in enumerate(images):
             for place, at in enumerate(first):
                 found[i, :, place] = correlation(*self._prepared(stimuli[at : at + 1], samples))
-        return np.round(found, DIGITS), right.reshape(-1)
+        rounded: NDArray[np.float64] = np.round(found, DIGITS)
+        return rounded, right.reshape(-1).astype(np.int64)
 
     def _accuracy(self, similarity: NDArray[np.float64], target: NDArray[np.int64]) -> NDArray[np.float64]:
         """[item, sample] of similarities [item, sample, candidate] and targets [item]."""

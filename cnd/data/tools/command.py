@@ -1,4 +1,4 @@
-"""Data from the command line: check what you have, pack HCP, prepare your own scans, download what has a public address.
+"""Data from the command line: check what you have, prepare scans, pack HCP, download what has a public address.
 
 python -m cnd.data check PATH            what a folder or file holds, and what is wrong with it
 python -m cnd.data prepare hcp FOLDER --output FOLDER
@@ -241,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     two.add_argument(
         "folder",
         type=Path,
-        help="hcp: holds *_REST1_LR_Atlas_MSMAll*.dtseries.nii, in it or below; nifti: recipe.yaml, or the folder of the runs",
+        help="hcp: holds *_REST1_LR_Atlas_MSMAll*.dtseries.nii, in it or below; nifti: recipe.yaml, or its folder",
     )
     two.add_argument("--output", type=Path, required=True, help="folder of what is made")
     two.add_argument("--pattern", default="*_REST1_LR_Atlas_MSMAll*.dtseries.nii", help="hcp: names of the raw files")

@@ -44,8 +44,8 @@ def scaled(recipe: Recipe, run: Run, series: np.ndarray) -> np.ndarray:
     varies = (values != values[:1]).any(0)
     if (senseless := varies & (mean <= 0)).any():
         raise UserError(
-            f"{run.series.space.file}: {senseless.sum()} of {len(mean)} voxels have a mean of 0 or less, so that nothing is "
-            "a percentage of it; set scale to none, or take them out of the mask"
+            f"{run.series.space.file}: {senseless.sum()} of {len(mean)} voxels have a mean of 0 or less, so that "
+            "nothing is a percentage of it; set scale to none, or take them out of the mask"
         )
     return np.where(varies, 100 * (values / np.where(varies, mean, 1) - 1), 0.0)
 
@@ -111,9 +111,10 @@ def _betas(recipe: Recipe, run: Run, series: np.ndarray, events: pd.DataFrame, w
             f"{len(design)} volumes; take another estimate (lss, block_mean) or fewer confounds"
         )
     labels, results = run_glm(series, design.to_numpy(), noise_model="ols")
-    columns = [design.columns.get_loc(name) for name in wanted]
+    columns = design.columns.get_indexer(wanted)
     (label,) = np.unique(labels)
-    return np.asarray(results[label].theta)[columns]
+    betas: np.ndarray = np.asarray(results[label].theta)[columns]
+    return betas
 
 
 def design_matrix(recipe: Recipe, run: Run, events: pd.DataFrame | None) -> pd.DataFrame:
@@ -124,6 +125,4 @@ def design_matrix(recipe: Recipe, run: Run, events: pd.DataFrame | None) -> pd.D
     if recipe.high_pass is not None:
         drift = {"drift_model": "cosine", "high_pass": recipe.high_pass}
     confounds = run.confounds.add_prefix("confound_") if run.confounds.shape[1] else None
-    return make_first_level_design_matrix(
-        run.times, events, hrf_model=recipe.hrf_model, add_regs=confounds, **drift
-    )
+    return make_first_level_design_matrix(run.times, events, hrf_model=recipe.hrf_model, add_regs=confounds, **drift)

@@ -58,7 +58,7 @@ def summarise(recipe: Recipe, done: Prepared, source: Path) -> dict[str, Any]:
     warnings = [f"{constant} voxels are constant and will stand as 0"] if constant else []
     if shared:
         warnings.append(
-            f"{len(shared)} test stimuli were trained on in other runs: set data.shared_stimuli=true, and scores say in "
+            f"{len(shared)} test stimuli were trained on in other runs: set data.shared_stimuli=true; scores then say in "
             "part how well known stimuli are recognised"
         )
     return {
@@ -134,8 +134,10 @@ def design(recipe: Recipe, done: Prepared) -> Figure:
             colours = [f"C{labels.index(name) % 10}" if name in labels else "C0" for name in part["label"]]
             left.broken_barh(blocks, (place - 0.4, 0.8), facecolors=colours, edgecolors="black" if test else "none")
     _named(left, done)
-    events = None if recipe.estimate == "block_mean" else events_of(
-        done.runs[0], [f"item_{i:05d}" for i in range(len(done.runs[0].items))]
+    events = (
+        None
+        if recipe.estimate == "block_mean"
+        else events_of(done.runs[0], [f"item_{i:05d}" for i in range(len(done.runs[0].items))])
     )
     model = design_matrix(recipe, done.runs[0], events).to_numpy()
     right.imshow(model / np.maximum(np.abs(model).max(0), 1e-12), aspect="auto", cmap="gray", interpolation="nearest")

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -53,7 +53,7 @@ def prepare(
     recipe: Recipe,
     folder: Path,
     output: Path,
-    progress: Callable[[list[Run]], Iterable[Run]] = iter,  # type: ignore[assignment]
+    progress: Callable[[list[Run]], Iterable[Run]] = iter,
 ) -> Prepared:
     """Estimate what is missing, run by run, and write the folder that :mod:`cnd.data.folder` reads.
 
@@ -162,9 +162,13 @@ def test_items(recipe: Recipe, folder: Path, items: pd.DataFrame) -> np.ndarray:
                 chosen += rng.choice(names, max(1, round(HELD_OUT * len(names))), replace=False).tolist()
     test = items[column].isin(chosen).to_numpy()
     if not test.any():
-        raise UserError(f"{folder}: no test stimulus: every label has a single one; name some with test, or set split to run")
+        raise UserError(
+            f"{folder}: no test stimulus: every label has a single one; name some with test, or set split to run"
+        )
     if (~test).sum() < 2:
-        raise UserError(f"{folder}: test leaves {(~test).sum()} of {len(items)} items to train on; name fewer with test")
+        raise UserError(
+            f"{folder}: test leaves {(~test).sum()} of {len(items)} items to train on; name fewer with test"
+        )
     return test
 
 
@@ -228,7 +232,7 @@ def _save_mask(done: Prepared, path: Path) -> None:
 def _save(path: Path, **arrays: np.ndarray) -> None:
     """Write an ``.npz`` whole or not at all."""
     content = io.BytesIO()
-    np.savez(content, **arrays)
+    np.savez(content, **cast(Any, arrays))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:

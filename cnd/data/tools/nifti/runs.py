@@ -57,10 +57,14 @@ def find_runs(recipe: Recipe, folder: Path) -> list[Run]:
         RunFiles(bold=path.relative_to(folder)) for path in sorted(p for kind in BOLD for p in folder.rglob(kind))
     )
     if not listed:
-        raise UserError(f"{folder}: no {' or '.join(BOLD[:2])} in it or below; name the files under runs in recipe.yaml")
+        raise UserError(
+            f"{folder}: no {' or '.join(BOLD[:2])} in it or below; name the files under runs in recipe.yaml"
+        )
     names = [files.name or _run_name(files.bold) for files in listed]
     if twice := [name for name, n in Counter(names).items() if n > 1]:
-        raise UserError(f"{folder}: {Counter(names)[twice[0]]} runs are called '{twice[0]}'; give each a name under runs")
+        raise UserError(
+            f"{folder}: {Counter(names)[twice[0]]} runs are called '{twice[0]}'; give each a name under runs"
+        )
     return [_run(recipe, folder, files, name) for files, name in zip(listed, names, strict=True)]
 
 
@@ -111,7 +115,9 @@ def _beside(folder: Path, bold: Path, what: str, endings: tuple[str, ...]) -> Pa
         if ours and {e for e in _entities(path) if e.split("-")[0] not in DERIVED} == ours
     ]
     if len(found) != 1:
-        told = f"{len(found)} files would do, {found[0]} and {found[1]}" if found else f"no {stem}{endings[0]} beside it"
+        told = (
+            f"{len(found)} files would do, {found[0]} and {found[1]}" if found else f"no {stem}{endings[0]} beside it"
+        )
         raise UserError(f"{bold}: its {what} are not clear: {told}; name the file under runs in recipe.yaml ({what})")
     return found[0]
 
@@ -119,20 +125,20 @@ def _beside(folder: Path, bold: Path, what: str, endings: tuple[str, ...]) -> Pa
 # ---------------------------------------------------------------- events
 
 
-def _events(
-    recipe: Recipe, folder: Path, path: Path, bold: Path, seconds: float
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _events(recipe: Recipe, folder: Path, path: Path, bold: Path, seconds: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Items and other events of a run of that many seconds."""
     table = _table(path)
     column = recipe.stimulus or ("stim_file" if "stim_file" in table else "trial_type")
     label = recipe.label if recipe.label in table or recipe.stimuli is None or recipe.label is None else None
     for needed in ("onset", "duration", column, *([label] if label else [])):
         if needed not in table:
-            raise UserError(f"{path}: no column '{needed}'{nearest(needed, table.columns)}; add it, or name another one")
+            raise UserError(
+                f"{path}: no column '{needed}'{nearest(needed, table.columns)}; add it, or name another one"
+            )
     times = table[["onset", "duration"]].apply(pd.to_numeric, errors="coerce")
     if (bad := ~np.isfinite(times).all(axis=1)).any():
         row = int(bad.to_numpy().argmax())
-        told = "/".join(table.loc[row, ["onset", "duration"]])
+        told = f"{table['onset'][row]}/{table['duration'][row]}"
         raise UserError(f"{path}: onset/duration in row {row} are {told}, expected seconds; correct the row or drop it")
     types = table["trial_type"] if "trial_type" in table else pd.Series("event", index=table.index)
     rest = types.isin(recipe.rest) | table[column].isin(recipe.rest)
@@ -143,8 +149,8 @@ def _events(
     if late.any():
         row = int(late.to_numpy().argmax())
         raise UserError(
-            f"{path}: the event in row {row} begins at {times['onset'][row]:g} s, so its response ({recipe.hrf_delay:g} s "
-            f"later, hrf_delay) lies beyond the end of {bold.name} at {seconds:g} s; drop it, or correct onset or t_r"
+            f"{path}: the event in row {row} begins at {times['onset'][row]:g} s, so its response "
+            f"({recipe.hrf_delay:g} s later, hrf_delay) lies beyond the end of {bold.name} at {seconds:g} s; drop it, or correct onset or t_r"
         )
     items = times.assign(stimulus=table[column], label=table[label] if label else "")[is_item]
     if (unnamed := items["label"].isin(MISSING)).any() and label:

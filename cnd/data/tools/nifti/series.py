@@ -73,8 +73,8 @@ class Space:
         """
         if (self.shape, self.surface, self.n_positions) != (other.shape, other.surface, other.n_positions):
             raise UserError(
-                f"{self.file}: has {self._size()}, expected {other._size()} as {what} {other.file}; bring both into one "
-                "space, e.g. by nilearn.image.resample_to_img"
+                f"{self.file}: has {self._size()}, expected {other._size()} as {what} {other.file}; bring both into "
+                "one space, e.g. by nilearn.image.resample_to_img"
             )
         if not np.allclose(self.affine, other.affine, atol=1e-3):
             ours, theirs = (np.round(part.affine, 3).tolist()[:12] for part in (self, other))
@@ -111,8 +111,8 @@ class Series:
         bad = ~np.isfinite(series).all(0)
         if bad.any():
             raise UserError(
-                f"{path}: {bad.sum()} of {len(bad)} voxels inside the mask hold NaN or infinite values; take them out of "
-                "the mask"
+                f"{path}: {bad.sum()} of {len(bad)} voxels inside the mask hold NaN or infinite values; take them out "
+                "of the mask"
             )
         return series
 
@@ -135,7 +135,9 @@ def open_series(path: Path) -> Series:
         t_r = float(axis.step) if getattr(axis, "unit", "") == "SECOND" else None
         return Series(_cortex_space(path, image), image.shape[0], t_r)
     if len(image.shape) != 4 or image.shape[3] < 2:
-        raise UserError(f"{path}: has shape {image.shape}, expected 4-D: x, y, z and volumes; give the run's BOLD series")
+        raise UserError(
+            f"{path}: has shape {image.shape}, expected 4-D: x, y, z and volumes; give the run's BOLD series"
+        )
     step, unit = float(image.header.get_zooms()[3]), image.header.get_xyzt_units()[1]
     t_r = step * {"msec": 1e-3, "usec": 1e-6}.get(unit, 1.0)
     return Series(_volume(path, image), image.shape[3], t_r if t_r > 0 else None)
@@ -214,7 +216,8 @@ def _right(path: Path) -> Path:
 def _surface(path: Path, n_vertices: int) -> Space:
     if n_vertices not in SURFACES:
         raise UserError(
-            f"{path}: has {n_vertices} vertices, expected 10242 (fsaverage5) or 32492 (fs_LR 32k) a hemisphere; resample it"
+            f"{path}: has {n_vertices} vertices, expected 10242 (fsaverage5) or 32492 (fs_LR 32k) a hemisphere; "
+            "resample it"
         )
     return Space((), (), SURFACES[n_vertices], 2 * n_vertices, path)
 
