@@ -63,7 +63,7 @@ def voxel_index(analysis: Analysis, affine: np.ndarray, shape: tuple[int, ...], 
     index = np.round(at).astype(np.int64) if np.isfinite(at).all() else None
     if index is None or np.abs(at - index).max() > NEAR or (index < 0).any() or (index >= shape).any():
         raise UserError(
-            f"{grid}: the voxels' xyz do not lie on its grid, so no maps are written; give the mask that they came from, "
+            f"{grid}: the voxels' xyz do not lie on its grid, so no maps are written; give the mask they came from, "
             "or take the file away"
         )
     return index

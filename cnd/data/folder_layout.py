@@ -123,8 +123,8 @@ def both_paths(config: FolderData) -> list[Path]:
         )
     if (folder / "recipe.yaml").is_file():
         raise UserError(
-            f"{folder}: holds a recipe and no items; make them with 'python -m cnd.data prepare nifti {folder} --output "
-            f"NEW_FOLDER', and set data.path to that folder"
+            f"{folder}: holds a recipe and no items; make them with 'python -m cnd.data prepare nifti {folder} "
+            f"--output NEW_FOLDER', and set data.path to that folder"
         )
     listed = sorted(p.name for p in folder.iterdir())[:8]
     raise UserError(

@@ -58,8 +58,8 @@ def summarise(recipe: Recipe, done: Prepared, source: Path) -> dict[str, Any]:
     warnings = [f"{constant} voxels are constant and will stand as 0"] if constant else []
     if shared:
         warnings.append(
-            f"{len(shared)} test stimuli were trained on in other runs: set data.shared_stimuli=true; scores then say in "
-            "part how well known stimuli are recognised"
+            f"{len(shared)} test stimuli were trained on in other runs: set data.shared_stimuli=true; scores then say "
+            "in part how well known stimuli are recognised"
         )
     return {
         "description": f"{source.name}: {recipe.estimate}, split by {recipe.split}",

@@ -150,7 +150,8 @@ def _events(recipe: Recipe, folder: Path, path: Path, bold: Path, seconds: float
         row = int(late.to_numpy().argmax())
         raise UserError(
             f"{path}: the event in row {row} begins at {times['onset'][row]:g} s, so its response "
-            f"({recipe.hrf_delay:g} s later, hrf_delay) lies beyond the end of {bold.name} at {seconds:g} s; drop it, or correct onset or t_r"
+            f"({recipe.hrf_delay:g} s later, hrf_delay) lies beyond the end of {bold.name} at {seconds:g} s; drop it, "
+            "or correct onset or t_r"
         )
     items = times.assign(stimulus=table[column], label=table[label] if label else "")[is_item]
     if (unnamed := items["label"].isin(MISSING)).any() and label:
