@@ -48,11 +48,11 @@ def out_of_fold_errors(config: RidgePixelsDecoder, train: FmriSplit) -> np.ndarr
     from cnd.linear.folds import folds_of
     from cnd.linear.ridge import smoothers
 
-    fold = folds_of(len(train), config.n_splits, train.category)
+    fold, fmri = folds_of(len(train), config.n_splits, train.category), train.fmri.astype(np.float64)
     errors = np.zeros(len(config.alphas))
     for index in np.unique(fold):
         held = fold == index
-        weights = smoothers(train.fmri[~held], train.fmri[held], config.alphas)
+        weights = smoothers(fmri[~held], fmri[held], config.alphas)
         for pixels in _pixels(train.images):
             mean = pixels[~held].mean(0)
             predicted = mean + weights @ (pixels[~held] - mean)  # [n_alphas, held, pixels]
@@ -69,7 +69,7 @@ class _RidgePixels:
         from cnd.linear.ridge import smoothers
 
         train, shape = self.train, self.train.images.shape[1:]
-        (weights,) = smoothers(train.fmri, items.fmri, [self.alpha])
+        (weights,) = smoothers(train.fmri.astype(np.float64), items.fmri.astype(np.float64), [self.alpha])
         parts = []
         for pixels in _pixels(train.images):
             mean = pixels.mean(0)

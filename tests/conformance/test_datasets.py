@@ -25,6 +25,7 @@ from data_writers import (
     write_god_h5,
     write_god_tasks,
     write_image_files,
+    write_miyawaki,
 )
 
 from cnd import registry
@@ -34,6 +35,7 @@ from cnd.data.digits69 import Digits69Data
 from cnd.data.folder import FolderData
 from cnd.data.god import GodData
 from cnd.data.hcp import HcpPool
+from cnd.data.miyawaki import MiyawakiData
 from cnd.data.simulated import SimulatedData
 from cnd.data.storage import load_dataset, save_dataset
 from cnd.data.subject_pool import SubjectPool
@@ -286,6 +288,14 @@ class TestRealDigits69(DataSourceConformance):
         if digits69_file is None:
             pytest.skip("digits69: digit69_28x28.mat is not here (it cannot be shipped)")
         return Digits69Data(path=digits69_file)
+
+
+class TestMiyawaki(FileSourceConformance):
+    def write(self, folder: Path, test_shift: float = 0.0) -> DataSource:
+        source = MiyawakiData(path=folder / "miyawaki_structured_28x28.mat")
+        write_miyawaki(source.path)
+        write_miyawaki(source.path, source.load(0).test.stimulus, test_shift)
+        return source
 
 
 class TestGodH5(FileSourceConformance):
