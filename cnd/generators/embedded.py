@@ -38,9 +38,9 @@ class EmbeddedGenerator(GeneratorChoice):
 
         return LatentDiffusion.from_folder(self.folder())
 
-    def draws(self) -> str:
+    def image_form(self) -> tuple[int, int]:
         """As it was trained."""
-        return {"simulated": "64x64 RGB", "digits": "32x32 grey"}[self.name]
+        return {"simulated": (3, 64), "digits": (1, 32)}[self.name]
 
     def class_space(self) -> str:
         """Its own."""

@@ -24,7 +24,7 @@ def lines() -> list[str]:
         found += [
             f"{' '.join(f'generator.{key}={value}' for key, value in _chosen_by(choice))}",
             f"  classes   {len(names)}: {', '.join(names[:3])}, ...",
-            f"  images    {choice.draws()}",
+            f"  images    {_drawn(choice)}",
             f"  licence   {choice.licence}",
             f"  here      {'yes' if not missing else missing[0]}",
         ]
@@ -42,3 +42,11 @@ def choices() -> Iterator[GeneratorChoice]:
 
 def _chosen_by(choice: GeneratorChoice) -> list[tuple[str, Any]]:
     return [(key, value) for key, value in choice.model_dump(mode="json").items() if value is not None]
+
+
+def _drawn(choice: GeneratorChoice) -> str:
+    form = choice.image_form()
+    if form is None:
+        return "not stated"
+    channels, size = form
+    return f"{size}x{size} {'grey' if channels == 1 else 'RGB'}"

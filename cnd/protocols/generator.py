@@ -167,9 +167,9 @@ class GeneratorChoice(Part):
         """Names of the classes in the concept bank, in its order."""
         raise NotImplementedError
 
-    def draws(self) -> str:
-        """Size and colours of its images, for people, e.g. ``64x64 RGB``."""
-        return "not stated"
+    def image_form(self) -> tuple[int, int] | None:
+        """Channels and size (pixels a side) of its images; None where that takes loading it."""
+        return None
 
     def class_space(self) -> str:
         """Whose classes these are, in words: parts of one class space count the same classes in the same order."""

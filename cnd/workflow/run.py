@@ -20,6 +20,7 @@ from cnd.generators.shared import Meeting, Seat
 from cnd.json_files import read_json
 from cnd.metrics.nway import too_many_ways
 from cnd.protocols import Generator, GeneratorChoice
+from cnd.steps import upstream
 from cnd.workflow.bench import Workbench
 from cnd.workflow.cache import DESCRIPTION, StageCache
 from cnd.workflow.classes import own_classes
@@ -91,8 +92,9 @@ def prepare(experiment: Experiment, cache: StageCache, listener: Listener = igno
     for fold in all_folds(experiment):
         learns = experiment.decoder.uses_generator and experiment.decoder.learns
         wanted = fold.given.latents if learns else fold.given.data
-        if cache.find(wanted.name, wanted.key) is None:
-            bench.folder(wanted)
+        for step in upstream(wanted):  # data that are edited, as by random_input, are not kept themselves
+            if cache.find(step.name, step.key) is None:
+                bench.folder(step)
 
 
 def run(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> Path:
