@@ -101,7 +101,7 @@ def test_edited_data_are_prepared_without_a_generator(tmp_path: Path) -> None:
     """They are not kept themselves, so what is made beforehand is what they are made of."""
     edits = {"decoder.kind": "nearest_training_image", "split.random_input": True}
     cache = StageCache(tmp_path)
-    workflow.prepare(override(load_experiment(ROOT / "experiments" / "smoke.yaml"), edits, "test"), cache)
+    workflow.prepare(override(SMOKE, edits, "test"), cache)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 

@@ -27,8 +27,8 @@ def check_classes(e: Experiment, data: Classes | None) -> None:
     for judge in e.evaluation.classifiers if e.evaluation.asks_for_classes() else ():
         _check_judge(e, judge)
     if data is not None:
-        _check_size(e, data)
         _check_data(e, data, chosen or {})
+        _check_size(e, data)
 
 
 def _check_size(e: Experiment, data: Classes) -> None:
