@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 KNOWN = """Whether generator, judge and loss know these images is not told here, but by
   python sweeps/run.py ceilings --experiment EXPERIMENT --set data.path=..."""
 
+LABELS_ONLY = """Labels without images need classes that the generator knows, by its names or by label_map=FILE
+(python -m cnd.generators list); Phase 2 then learns from images that it draws of each class"""
+
 
 def kinds() -> dict[str, Any]:
     """The data sources and pools that read a path, by kind; those of the user's own packages are among them."""
@@ -101,7 +104,7 @@ def check(options: argparse.Namespace) -> None:
     summary["written"] = [str(page), *map(str, pictures)]
     print(json.dumps(summary, indent=1) if options.json else inspection.text(summary))
     if not options.json and kind in registry.classes("cnd.data"):
-        print(KNOWN, file=sys.stderr)
+        print(LABELS_ONLY if summary["images"] is None else KNOWN, file=sys.stderr)
 
 
 def _of_one_subject(source: DataSource, there: list[str], wanted: str | None) -> DataSource:
