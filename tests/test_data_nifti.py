@@ -320,6 +320,7 @@ def test_broken_input_is_one_line(case: str, tmp_path: Path, capsys: Any) -> Non
         ("scale", "--set scale: expected key=value"),
         ("confounds=[rot_x]", "no column 'rot_x'"),
         ("stimulus=picture", "no column 'picture'"),
+        ("label=kind", "no column 'kind'"),
         ("high_pass=0.22", "regressors that depend on each other"),
     ],
 )

@@ -72,6 +72,9 @@ def prepare(
         run.series.space.same_as(runs[0].series.space, "the first run")
     inside, area = voxels(recipe, folder, runs[0].series.space)
     items = pd.concat([run.items.assign(run=run.name) for run in runs], ignore_index=True)
+    if 0 < (items["label"] != "").sum() < len(items):
+        bare = items["run"][items["label"] == ""].iloc[0]
+        raise UserError(f"{folder}: the events of run '{bare}' have no {recipe.label}, those of others have; add it")
     items["test"] = test_items(recipe, folder, items)
     (output / RUNS).mkdir(parents=True, exist_ok=True)
     parts, made = [], 0

@@ -129,7 +129,8 @@ def _events(recipe: Recipe, folder: Path, path: Path, bold: Path, seconds: float
     """Items and other events of a run of that many seconds."""
     table = _table(path)
     column = recipe.stimulus or ("stim_file" if "stim_file" in table else "trial_type")
-    label = recipe.label if recipe.label in table or recipe.stimuli is None or recipe.label is None else None
+    asked_for = recipe.stimuli is None or "label" in recipe.model_fields_set
+    label = recipe.label if asked_for or recipe.label in table else None
     for needed in ("onset", "duration", column, *([label] if label else [])):
         if needed not in table:
             raise UserError(
