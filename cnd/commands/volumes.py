@@ -18,7 +18,8 @@ NEAR = 0.1  # of a voxel: how far from its centre a place may lie
 def write_volumes(tables: Path, grid: Path, into: Path) -> list[Path]:
     """Write the maps of every drive, side and quantity: the mean, and 4-D by layer and by denoising step.
 
-    Voxels that are not in the analysis are 0. The values along the fourth axis stand in ``maps.tsv``.
+    Voxels that are not in the analysis are 0; what is not significant stands as it is. The values along the fourth axis
+    stand in ``maps.tsv``.
 
     Args:
         tables: folder of an analysis; see :mod:`cnd.cortex.tables`.

@@ -81,12 +81,11 @@ class Identification(PixelMetric):
                 f"evaluation.metrics: {self.name} chooses among {self.n} stimuli, and the test items show {len(first)} "
                 f"different ones; set its n to {len(first)} or less"
             )
-        found = np.empty((*images.shape[:2], len(first)))
+        found: NDArray[np.float64] = np.empty((*images.shape[:2], len(first)))
         for i, samples in enumerate(images):
             for place, at in enumerate(first):
                 found[i, :, place] = correlation(*self._prepared(stimuli[at : at + 1], samples))
-        rounded: NDArray[np.float64] = np.round(found, DIGITS)
-        return rounded, right.reshape(-1).astype(np.int64)
+        return found.round(DIGITS), right.reshape(-1).astype(np.int64)
 
     def _accuracy(self, similarity: NDArray[np.float64], target: NDArray[np.int64]) -> NDArray[np.float64]:
         """[item, sample] of similarities [item, sample, candidate] and targets [item]."""

@@ -111,7 +111,7 @@ def _betas(recipe: Recipe, run: Run, series: np.ndarray, events: pd.DataFrame, w
             f"{len(design)} volumes; take another estimate (lss, block_mean) or fewer confounds"
         )
     labels, results = run_glm(series, design.to_numpy(), noise_model="ols")
-    columns = design.columns.get_indexer(wanted)
+    columns = [list(design.columns).index(name) for name in wanted]
     (label,) = np.unique(labels)
     betas: np.ndarray = np.asarray(results[label].theta)[columns]
     return betas
