@@ -346,9 +346,9 @@ def test_a_raw_folder_names_the_command(noisy: Path) -> None:
 
 def test_gifti_pairs_and_cifti(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    (tmp_path / "e.tsv").write_text("onset\tduration\ttrial_type\n2\t2\tcat\n6\t2\tdog\n")
+    (tmp_path / "e.tsv").write_text("onset\tduration\ttrial_type\n0\t1\tcat\n1\t1\tdog\n")
     for side in "LR":
-        series = 100 + rng.standard_normal((12, 10_242)).astype(np.float32)
+        series = 100 + rng.standard_normal((6, 10_242)).astype(np.float32)
         image = nibabel.gifti.GiftiImage(darrays=[nibabel.gifti.GiftiDataArray(volume) for volume in series])
         nibabel.save(image, tmp_path / f"a_hemi-{side}_bold.func.gii")
         mask = nibabel.gifti.GiftiDataArray((np.arange(10_242) % 100 == 5).astype(np.int32))
@@ -364,7 +364,7 @@ def test_gifti_pairs_and_cifti(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run.series.read(inside)[:, -1], [d.data[10_205] for d in right.darrays])
     with pytest.raises(UserError, match="set t_r"):
         find_runs(Recipe.model_validate(common | {"runs": [files]}), tmp_path)
-    data = rng.standard_normal((12, N_GRAYORDINATES)).astype(np.float32)
+    data = rng.standard_normal((6, N_GRAYORDINATES)).astype(np.float32)
     write_cifti(tmp_path / "b_bold.dtseries.nii", data)
     recipe = Recipe.model_validate(common | {"runs": [{"bold": "b_bold.dtseries.nii", "events": "e.tsv"}]})
     (run,) = find_runs(recipe, tmp_path)
