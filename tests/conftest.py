@@ -21,6 +21,14 @@ def digits69_file() -> Path | None:
 
 
 @pytest.fixture(scope="session")
+def miyawaki_file() -> Path | None:
+    """The real fMRI file: $CND_MIYAWAKI, or beside the repository; None where it is not."""
+    named = os.environ.get("CND_MIYAWAKI")
+    path = Path(named) if named else ROOT.parent / "shared/data/miyawaki/miyawaki_structured_28x28.mat"
+    return path if path.is_file() else None
+
+
+@pytest.fixture(scope="session")
 def smoke_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A cache to which tests may add; data and latents of ``smoke`` are made once for all of them."""
     from cnd.workflow.cache import StageCache

@@ -97,6 +97,13 @@ def test_a_finished_run_is_analysed_without_training(
     assert set(states["drive"]) == {"reconstruction"} and states["n_components"].max() <= 4
 
 
+def test_edited_data_are_prepared_without_a_generator(record: Path, cache: StageCache) -> None:
+    """They are not kept themselves, so what is made beforehand is what they are made of."""
+    edits = {"decoder.kind": "nearest_training_image", "split.random_input": True}
+    workflow.prepare(override(SMOKE, edits, "test"), cache)
+    assert not (cache.root / "random_input").exists()
+
+
 def test_a_record_whose_results_are_gone_is_told(record: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is gone; run the sweep again"):
         workflow.analyse_record(record, StageCache(tmp_path))

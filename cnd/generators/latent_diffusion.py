@@ -201,9 +201,11 @@ class LatentDiffusion(nn.Module):
         expected, channels = self.image_size, self.vae.config.in_channels
         if images.shape[1] not in (1, channels) or images.shape[2:] != (expected, expected):
             found = " x ".join(map(str, images.shape[1:]))
+            grey = channels == 1 and images.shape[1] == 3
+            remedy = "give grey images [n, h, w]" if grey else f"set data.image_size = {expected}"
             raise UserError(
                 f"data: images are {found} (channels, height, width), the generator takes "
-                f"{channels} x {expected} x {expected}; set data.image_size = {expected} or another generator"
+                f"{channels} x {expected} x {expected}; {remedy} or another generator"
             )
         starts = range(0, len(images), self._batch)
         parts = (torch.from_numpy(np.asarray(images[start : start + self._batch])) for start in starts)

@@ -272,6 +272,10 @@ class DataSource(Part):
             told = error.errors()[0]["msg"].replace("Input should be", "must be")
             raise UserError(f"data.subject = {subject}: {told}") from error
 
+    def volume(self) -> Path | None:
+        """A NIfTI image on whose grid ``xyz`` lies, so that maps can be written back; None: there is none."""
+        return None
+
     def pool_identity(self) -> Any:
         """As :meth:`identity`, of the training fMRI alone: what another subject takes as a pool."""
         return self.identity()

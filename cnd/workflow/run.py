@@ -20,6 +20,7 @@ from cnd.generators.shared import Meeting, Seat
 from cnd.json_files import read_json
 from cnd.metrics.nway import too_many_ways
 from cnd.protocols import Classes, FmriDataset, Generator, GeneratorChoice
+from cnd.steps import upstream
 from cnd.workflow.bench import Workbench
 from cnd.workflow.cache import DESCRIPTION, StageCache
 from cnd.workflow.classes import own_classes
@@ -98,8 +99,9 @@ def prepare(experiment: Experiment, cache: StageCache, listener: Listener = igno
     for fold in all_folds(experiment):
         learns = experiment.decoder.uses_generator and experiment.decoder.learns
         for wanted in (fold.given.latents if learns else fold.given.data, fold.given.assigned):
-            if wanted is not None and cache.find(wanted.name, wanted.key) is None:
-                bench.folder(wanted)
+            for step in upstream(wanted) if wanted is not None else ():  # edited data, as by random_input, are not kept
+                if cache.find(step.name, step.key) is None:
+                    bench.folder(step)
 
 
 def run(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> Path:

@@ -27,6 +27,7 @@ from data_writers import (
     write_god_h5,
     write_god_tasks,
     write_image_files,
+    write_miyawaki,
 )
 from safetensors.numpy import load_file
 
@@ -37,6 +38,7 @@ from cnd.data.digits69 import Digits69Data
 from cnd.data.folder import FolderData
 from cnd.data.god import GodData
 from cnd.data.hcp import HcpPool
+from cnd.data.miyawaki import MiyawakiData
 from cnd.data.simulated import SimulatedData
 from cnd.data.splits import SplitConfig
 from cnd.data.storage import load_dataset, save_dataset
@@ -351,6 +353,14 @@ class TestRealDigits69(DataSourceConformance):
         if digits69_file is None:
             pytest.skip("digits69: digit69_28x28.mat is not here (it cannot be shipped)")
         return Digits69Data(path=digits69_file)
+
+
+class TestMiyawaki(FileSourceConformance):
+    def write(self, folder: Path, test_shift: float = 0.0) -> DataSource:
+        source = MiyawakiData(path=folder / "miyawaki_structured_28x28.mat")
+        write_miyawaki(source.path)
+        write_miyawaki(source.path, source.load(0).test.stimulus, test_shift)
+        return source
 
 
 class TestGodH5(FileSourceConformance):
