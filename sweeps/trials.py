@@ -17,6 +17,9 @@ from cnd.workflow.plan import can_be_analysed, has_interventions
 from sweeps.confounds import check
 from sweeps.spec import Column, Control, Line, Row, Sweep
 
+FOLLOWING = ("interventions", "analysis", "figures")
+"""Stages of what may follow a run; the trial's file names them for the report."""
+
 
 class StageLike(Protocol):
     """What :func:`cnd.workflow.run.steps` returns."""
