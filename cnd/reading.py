@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from cnd.errors import UserError, nearest
 from cnd.registry import BROKEN
 
+MOST_NODES, MOST_NESTED = 100_000, 50  # of a file of settings
 _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C version is five times faster, where there is one
 
 
@@ -26,11 +28,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    try:
-        root = yaml.compose(text, Loader=_YamlLoader)
-        content = yaml.load(text, Loader=_YamlLoader)  # the safe loader
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    root, content = parse_yaml(text, str(path))
     if root is None or not isinstance(content, dict):
         raise UserError(f"{path}:1: expected a mapping of settings")
     lines: dict[tuple[str, ...], int] = {}
@@ -50,6 +48,61 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
 
     visit(root, ())
     return content, lines
+
+
+def parse_yaml(text: str, where: str) -> tuple[yaml.Node | None, Any]:
+    """The nodes and the values of a YAML text.
+
+    Args:
+        where: what to name in an error.
+
+    Raises:
+        UserError: it is no valid YAML; contains itself, or has more parts than a file of settings can have, both by way
+            of anchors; is nested too deeply; or has control characters, which would steer the terminal.
+    """
+    try:
+        _check_depth(text, where)  # before what is recursive, and in C
+        root = yaml.compose(text, Loader=_YamlLoader)
+        _check_nodes(root, where)
+        return root, yaml.load(text, Loader=_YamlLoader)  # the safe loader
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # 2024-99-99 is a ValueError
+        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _check_depth(text: str, where: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_YamlLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_NESTED:
+            raise UserError(f"{where}:{event.start_mark.line + 1}: more than {MOST_NESTED} levels; write less")
+
+
+def _check_nodes(root: yaml.Node | None, where: str) -> None:
+    n_nodes = 0
+
+    def visit(node: yaml.Node, above: tuple[yaml.Node, ...]) -> None:
+        nonlocal n_nodes
+        n_nodes += 1
+        at = f"{where}:{node.start_mark.line + 1}"
+        if any(node is other for other in above):
+            raise UserError(f"{at}: contains itself, by an anchor (&) and its alias (*); write the values out")
+        if n_nodes > MOST_NODES or len(above) > MOST_NESTED:
+            raise UserError(f"{at}: far too many values, by aliases (*) of aliases; write them out")
+        if isinstance(node, yaml.ScalarNode):
+            if bad := next(filter(_steers, str(node.value)), None):
+                raise UserError(f"{at}: holds the control character {bad!r}; take it out")
+            return
+        for part in node.value:
+            for inner in part if isinstance(part, tuple) else (part,):
+                visit(inner, (*above, node))
+
+    if root is not None:
+        visit(root, ())
+
+
+def _steers(c: str) -> bool:
+    """Whether a character would steer a terminal or turn the direction of writing, or cannot be written at all."""
+    return c not in "\n\t" and (unicodedata.category(c) in ("Cc", "Cs") or c in "\u202a\u202b\u202d\u202e\u2066\u2067")
 
 
 def _fields_at(model: type[BaseModel], location: tuple[str, ...]) -> list[str]:

@@ -25,6 +25,7 @@ from PIL import Image
 
 from cnd import statistics
 from cnd.errors import UserError
+from cnd.json_files import write_text
 from cnd.keys import code_hash, content_hash, file_hash
 from reports import (
     agreement,
@@ -177,9 +178,7 @@ def _is_current(path: Path, page: Path, inputs: str) -> bool:
 
 def _write(path: Path, html: str) -> None:
     """So that a reader never meets half a file."""
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, html)
 
 
 def _content(records: Records) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from cnd.errors import UserError, in_one_line
 from cnd.generators.shared import SharedRunError
-from cnd.json_files import read_json, write_json
+from cnd.json_files import read_json, write_json, write_text
 from sweeps import signals
 from sweeps.cluster import check_reachable, check_room, refused
 
@@ -385,7 +385,8 @@ class Teller:
 
     def failed(self, error: Exception, alone: bool) -> None:
         """``alone``: it is to be run once more by itself."""
-        Path(self.job["traceback"]).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        with contextlib.suppress(OSError):  # on a full disk the line below still tells
+            write_text(Path(self.job["traceback"]), "".join(traceback.format_exception(error)))
         self._tell(self.name, {"error": in_one_line(error), "alone": alone})
 
     def stopped(self) -> None:

@@ -543,6 +543,9 @@ def _main(argv: list[str] | None, pipeline: str) -> int:
     except BrokenPipeError:  # whoever read our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError as error:
+        _say(f"error: not enough memory: {printable(' '.join(str(error).split()) or 'none is left')}")
+        return 2
     except OSError as error:  # a full disk, a folder that cannot be written, a name that is too long
         _say(f"error: {printable(told_by_the_system(error))}")
         return 2

@@ -21,6 +21,9 @@ def record(tmp_path: Path) -> Path:
     return fake_pipeline.run(experiment, StageCache(tmp_path / "cache"), lambda progress: None)
 
 
+pytestmark = pytest.mark.usefixtures("quick_stores")
+
+
 def _tracker(tmp_path: Path) -> Tracker:
     return Tracker(sqlite_uri(tmp_path), tmp_path / "mlartifacts", "table-base")
 

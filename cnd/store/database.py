@@ -40,10 +40,8 @@ def problem(database: Path) -> str | None:
             if not tables >= TABLES:
                 return "is empty, or was left half made"
             store.execute("select count(*) from runs join experiments using (experiment_id)").fetchone()
-    except sqlite3.OperationalError as error:
-        return None if "locked" in str(error) or "busy" in str(error) else f"cannot be read ({error})"
     except sqlite3.DatabaseError as error:
-        return f"is damaged ({error})"
+        return None if _busy(error) else f"is damaged ({error})"
     return None
 
 
@@ -61,6 +59,8 @@ def set_aside(database: Path) -> Path:
 def make(database: Path, fill: Callable[[Path], None]) -> None:
     """Create a store that is whole whenever it is there; for the holder of the lock.
 
+    One that is there already is set aside if its tables are of another version: without runs, it was left half made.
+
     Args:
         fill: creates the tables in a file that is not there yet, and closes it.
     """
@@ -68,7 +68,26 @@ def make(database: Path, fill: Callable[[Path], None]) -> None:
         leftover.unlink()
     new = database.with_name(f".{database.name}.new{os.getpid()}")
     fill(new)
+    if database.exists() and _version(database) == _version(new):
+        new.unlink()
+        return
+    if database.exists():
+        set_aside(database)
     new.rename(database)
+
+
+def _version(database: Path) -> str | None:
+    """Of the tables."""
+    try:
+        with closing(_open(database)) as store:
+            (version,) = store.execute("select version_num from alembic_version").fetchone()
+            return str(version)
+    except sqlite3.DatabaseError as error:
+        if _busy(error):
+            raise
+        return None
+    except TypeError:  # no line in that table
+        return None
 
 
 def finished_runs(database: Path) -> set[str]:
@@ -88,7 +107,9 @@ def holds_runs(database: Path) -> bool:
     try:
         with closing(_open(database)) as store:
             return store.execute("select 1 from runs limit 1").fetchone() is not None
-    except sqlite3.DatabaseError:
+    except sqlite3.DatabaseError as error:
+        if _busy(error):
+            raise
         return False
 
 
@@ -128,4 +149,8 @@ def opened(output: Path) -> tuple[set[str], list[str]]:
 
 
 def _open(database: Path) -> sqlite3.Connection:
-    return sqlite3.connect(database, timeout=SECONDS)
+    return sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", timeout=SECONDS, uri=True)  # never a new file
+
+
+def _busy(error: sqlite3.DatabaseError) -> bool:
+    return "locked" in str(error) or "busy" in str(error)

@@ -277,21 +277,9 @@ def _client(uri: str) -> Any:
         return MlflowClient(tracking_uri=uri)
     path = Path(uri.removeprefix(SQLITE))
     with database.lock(path):  # two sweeps may share an output folder
-        if not path.exists():
+        if not database.holds_runs(path):
             database.make(path, _create_tables)
-        try:
-            return _asked(MlflowClient(tracking_uri=uri))
-        except Exception:
-            if database.holds_runs(path):  # of another version of MLflow, which says what to do
-                raise
-            database.set_aside(path)  # a process was killed while it created the tables there
-            database.make(path, _create_tables)
-            return _asked(MlflowClient(tracking_uri=uri))
-
-
-def _asked(client: Any) -> Any:
-    client.search_experiments(max_results=1)
-    return client
+        return MlflowClient(tracking_uri=uri)
 
 
 def _create_tables(path: Path) -> None:
