@@ -27,6 +27,7 @@ from sweeps.trials import FOLLOWING, Trial, fused
 if TYPE_CHECKING:
     from cnd.store.tracking import Tracker
 
+KEEP_ARTIFACTS = ("http:", "https:", "databricks")  # servers do; MLflow would put others into the working directory
 SECONDS_BETWEEN_METRICS = 5.0
 SECONDS_TO_END = 4.0  # for MLflow, when the command was told to stop; Slurm and Docker kill it after about ten
 EXTRAS = {"intervene": "interventions", "analyse": "analysis"}
@@ -46,7 +47,7 @@ class Scribe:
 
     def __init__(self, folder: SweepFolder, uri: str, local: bool) -> None:
         self.folder, self.uri = folder, uri
-        self.artifacts = folder.output / database.ARTIFACTS if local else None
+        self.artifacts = None if uri.startswith(KEEP_ARTIFACTS) else folder.output / database.ARTIFACTS
         self.error: str | None = None
         self._finished, told = database.opened(folder.output) if local else (None, [])
         if not local and (why := silent(uri)):

@@ -212,7 +212,8 @@ class SweepFolder:
     def stages(self) -> list[tuple[str, str]]:
         """(name, key) of every stage that this sweep has used."""
         stages = self._definition().get("stages", [])
-        return [(stage[0], stage[1]) for stage in stages if isinstance(stage, list) and len(stage) == 2]
+        listed = stages if isinstance(stages, list) else []
+        return [(stage[0], stage[1]) for stage in listed if isinstance(stage, list) and len(stage) == 2]
 
     def own_stages(self) -> list[tuple[str, str]]:
         """Stages that no other sweep of the output folder uses."""
