@@ -74,7 +74,7 @@ def _check_depth(text: str, where: str) -> None:
     for event in yaml.parse(text, Loader=_YamlLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MOST_NESTED:
-            raise UserError(f"{where}:{event.start_mark.line + 1}: more than {MOST_NESTED} levels; write less")
+            raise UserError(f"{where}: more than {MOST_NESTED} levels of settings; write fewer")
 
 
 def _check_nodes(root: yaml.Node | None, where: str) -> None:

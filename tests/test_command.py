@@ -444,4 +444,5 @@ def test_a_server_that_is_away_holds_up_nothing_and_is_synced_later(
     assert "report: " in told
     assert _run(copy, "sync", "--tracking-uri", sqlite := f"sqlite:///{copy}/other.db") == 0
     assert capsys.readouterr().out == "MLflow lacked 9 of 9 finished trials\n"
+    assert list(copy.glob("mlartifacts/*/artifacts/summary.json")) and not Path("mlruns").exists()
     assert not Scribe(_request(copy, "10").folder, sqlite, local=False).wants(_request(copy, "10").chosen()[0])

@@ -476,15 +476,10 @@ def test_hdf5_that_leads_nowhere_or_claims_too_much_is_refused(tmp_path: Path) -
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["soft"] = h5py.SoftLink("/gone")
         file["external"] = h5py.ExternalLink("gone.h5", "/x")
-        file.create_dataset(
-            "huge", (10**9, 10**6), np.float32, chunks=(1024, 1024)
-        )  # 4 PB, of which nothing is written
+        file.create_dataset("huge", (10**9, 10**6), np.float32, chunks=(1024, 1024))  # 4 PB, none written
         file["fine"] = np.zeros(3)
-    for key, expected in [
-        ("soft", "a link that leads nowhere"),
-        ("external", "leads nowhere"),
-        ("huge", "claims 4,000,"),
-    ]:
+    nowhere = "a link that leads nowhere"
+    for key, expected in [("soft", nowhere), ("external", nowhere), ("huge", "claims 4,000,000,000,000,000 bytes")]:
         with pytest.raises(UserError, match=expected):
             read(tmp_path / "x.h5", [key])
     assert read(tmp_path / "x.h5", ["fine"])["fine"].shape == (3,)
@@ -496,7 +491,7 @@ def test_arrays_that_claim_more_than_there_is_memory_are_refused(tmp_path: Path)
     (tmp_path / "x.npy").write_bytes(npy)
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("fmri.npy", npy)
-    with pytest.raises(UserError, match="not a readable .npz file"):
+    with pytest.raises(UserError, match="not a readable"):
         read(tmp_path / "x.npz", ["fmri"])
-    with pytest.raises(UserError, match="not a readable .npy file"):
+    with pytest.raises(UserError, match="not a readable"):
         read_npy(tmp_path / "x.npy")

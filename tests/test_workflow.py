@@ -231,7 +231,7 @@ def test_images_of_another_shape_are_told(record: Path, cache: StageCache) -> No
 
 def test_a_training_that_was_set_aside_is_made_again_to_the_last_bit(cache: StageCache, record: Path) -> None:
     """Although the record, which needs it no more, is there."""
-    experiment = load_experiment(ROOT / "experiments" / "smoke.yaml")
+    experiment = load_experiment(Path(__file__).resolve().parents[1] / "experiments" / "smoke.yaml")
     phase2 = next(step for step in steps(experiment) if step.name == "phase2")
     folder = cache.path("phase2", phase2.key)
     before = {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
