@@ -90,6 +90,9 @@ class Watcher(Protocol):
     def finished(self, name: str, record: Path, seconds: float) -> None: ...
     def stopped(self, name: str, seconds: float) -> None: ...
     def failed(self, name: str, error: str) -> None: ...
+    def interrupted(self) -> None:
+        """The command was told to stop; the workers end next."""
+        ...
 
 
 def run_jobs(
@@ -119,6 +122,7 @@ def run_jobs(
         except KeyboardInterrupt:
             with contextlib.suppress(OSError):  # the terminal may be gone
                 print("stopping the workers ...", file=sys.stderr, flush=True)
+            watcher.interrupted()
             raise
         finally:
             _stop_ray()

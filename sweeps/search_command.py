@@ -16,8 +16,8 @@ import yaml
 
 from cnd.errors import UserError
 from cnd.experiment import Experiment, override, parse_assignments, today
-from cnd.json_files import read_json, write_json
-from cnd.store.folder import SweepFolder, damaged
+from cnd.json_files import write_json
+from cnd.store.folder import SweepFolder, damaged, read_known
 from cnd.workflow.cache import StageCache
 from sweeps import run as table
 from sweeps.confounds import differing
@@ -166,7 +166,9 @@ class SearchRequest:
         path = self.folder.path / SEARCH_FILE
         if not path.is_file():
             return
-        before, now = read_json(path)["identity"], json.loads(json.dumps(self.identity()))
+        before, now = read_known(path).get("identity"), json.loads(json.dumps(self.identity()))
+        if before is None:  # it is damaged, and written anew
+            return
         if changed := _first_difference(before, now):
             raise UserError(
                 f"{self.folder.path}: holds a search with another {changed}, whose trials do not compare; change it "
@@ -490,7 +492,9 @@ def run_final(request: SearchRequest, found: list[Outcome]) -> int:
     same = {o.number for o in found if not _differs(request, o)}
     chosen = best([o for o in found if o.number not in same], request.up, request.search.final.best)
     path = request.folder.path / FINAL_FILE
-    looks = read_json(path)["looks"] if path.is_file() else []
+    looks = read_known(path).get("looks") if path.is_file() else []
+    if looks is None:
+        raise UserError(f"{path}: is damaged; it counts the looks at the test set: delete it to count anew")
     numbers = [o.number for o in chosen]
     if numbers not in looks:
         looks.append(numbers)

@@ -119,24 +119,24 @@ class Scribe:
             return
         try:
             if status != "KILLED":
-                self._queue(lambda tracker: self._end(tracker, status))
+                self._background.do(lambda: self._end(status))
                 self._background.wait()
         except KeyboardInterrupt:
-            self._stop()
+            self.stop()
+            self._background.wait(SECONDS_TO_END)
             raise
         if status == "KILLED":
-            self._stop()
+            self.stop()
+            self._background.wait(SECONDS_TO_END)
         if self._tracker is not None:
             _say(self._tracker.told)
         if self.error is not None:
             _say([f"MLflow could not be written ({self.error}); sync, or the same command again, writes what it lacks"])
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Write nothing more but the ends of what is open, at once: there may be seconds left."""
         self._stopping = True
-        if self._tracker is not None:  # else nothing is open
-            tracker = self._tracker
-            self._background.do(lambda: self._try(lambda: self._end(tracker, "KILLED")))
-        self._background.wait(SECONDS_TO_END)
+        self._background.do(lambda: self._end("KILLED"))
 
     def _open(self, tracker: Tracker, trial: Trial) -> None:
         if trial.name not in self._runs:
@@ -149,28 +149,32 @@ class Scribe:
             self._runs[trial.name] = tracker.start(trial.name, trial.key, params, tags)
             self.folder.write(trial, run_id=self._runs[trial.name])
 
-    def _end(self, tracker: Tracker, status: str) -> None:
-        for run in self._runs.values():
-            tracker.end(run, "KILLED")
-        tracker.end(tracker.parent, status)
+    def _end(self, status: str) -> None:
+        """Whatever went wrong before: what can be ended is not left open."""
+        if (tracker := self._tracker) is None:
+            return
+        try:
+            while self._runs:
+                tracker.end(self._runs.popitem()[1], "KILLED")
+            tracker.end(tracker.parent, status if self.error is None else "FAILED")
+        except Exception as error:
+            self.error = self.error or in_one_line(error)
 
     def _queue(self, work: Callable[[Tracker], None]) -> None:
         def do() -> None:
-            from cnd.store.tracking import Tracker
-
-            if self._tracker is None:
-                self._tracker = Tracker(self.uri, self.artifacts, self.folder.name)
-            work(self._tracker)
-
-        self._used = True
-        self._background.do(lambda: None if self._stopping else self._try(do))
-
-    def _try(self, work: Callable[[], None]) -> None:
-        if self.error is None:
+            if self.error is not None or self._stopping:
+                return
             try:
-                work()
+                from cnd.store.tracking import Tracker
+
+                self._tracker = self._tracker or Tracker(self.uri, self.artifacts, self.folder.name)
+                if not self._stopping:
+                    work(self._tracker)
             except Exception as error:
                 self.error = in_one_line(error)
+
+        self._used = True
+        self._background.do(do)
 
 
 def _say(lines: list[str]) -> None:
@@ -294,6 +298,9 @@ class Session:
         self.folder.write(self.trials[name], state="failed", error=error)
         self.scribe.fail(self.trials[name], error)
         self.proposer.tell(self.trials[name], None)
+
+    def interrupted(self) -> None:
+        self.scribe.stop()
 
 
 def adopt(folder: SweepFolder, cache: StageCache, trials: list[Trial], scribe: Scribe) -> list[Trial]:

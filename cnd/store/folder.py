@@ -227,7 +227,9 @@ def is_damaged(content: dict[str, Any]) -> bool:
     if content.get("format", FORMAT) != FORMAT:
         return False
     kinds = {"trials": list, "stages": list, "rows": list, "name": str, "experiment": str}
-    return not all(isinstance(content.get(key), kind) for key, kind in kinds.items())
+    if not all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
+        return True
+    return not all(isinstance(stage, list) and list(map(type, stage)) == [str, str] for stage in content["stages"])
 
 
 def readable(content: dict[str, Any], path: Path) -> dict[str, Any]:
