@@ -49,7 +49,10 @@ class Scribe:
         self.folder, self.uri = folder, uri
         self.artifacts = None if uri.startswith(KEEP_ARTIFACTS) else folder.output / database.ARTIFACTS
         self.error: str | None = None
-        self._finished, told = database.opened(folder.output) if local else (None, [])
+        self._finished: set[str] | None = None
+        told: list[str] = []
+        if local:
+            self._finished, told = database.opened(folder.output)
         if not local and (why := silent(uri)):
             self.error = f"{uri} {why}"
             told.append(f"MLflow: {self.error}; the trials run without it")
