@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from cnd.errors import UserError, nearest
 from cnd.registry import BROKEN
 
+MOST_NODES, MOST_NESTED = 100_000, 50  # of a file of settings
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C version is five times faster, where there is one
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {
@@ -43,15 +45,6 @@ for _name, (_pattern, _first) in _PLAIN.items():
     _YamlLoader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"(?:{_pattern})$"), list(_first))
 
 
-def parse_yaml(text: str) -> Any:
-    """The value of a YAML text.
-
-    Raises:
-        yaml.YAMLError: it is none.
-    """
-    return yaml.load(text, Loader=_YamlLoader)
-
-
 def refuse_words(value: Any) -> None:
     """Refuse text that some programs read as a number or a truth value, where nothing says which of them is meant.
 
@@ -76,12 +69,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     if "\0" in text:
         raise UserError(f"{path}: is not UTF-8 text (byte {text.index(chr(0))}); save it as UTF-8")
-    text = text.removeprefix("\ufeff")
-    try:
-        root = yaml.compose(text, Loader=_YamlLoader)
-        content = yaml.load(text, Loader=_YamlLoader)  # the safe loader
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    root, content = parse_yaml(text.removeprefix("\ufeff"), str(path))
     if root is None or not isinstance(content, dict):
         raise UserError(f"{path}:1: expected a mapping of settings")
     lines: dict[tuple[str, ...], int] = {}
@@ -101,6 +89,61 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
 
     visit(root, ())
     return content, lines
+
+
+def parse_yaml(text: str, where: str) -> tuple[yaml.Node | None, Any]:
+    """The nodes and the values of a YAML text.
+
+    Args:
+        where: what to name in an error.
+
+    Raises:
+        UserError: it is no valid YAML; contains itself, or has more parts than a file of settings can have, both by way
+            of anchors; is nested too deeply; or has control characters, which would steer the terminal.
+    """
+    try:
+        _check_depth(text, where)  # before what is recursive, and in C
+        root = yaml.compose(text, Loader=_YamlLoader)
+        _check_nodes(root, where)
+        return root, yaml.load(text, Loader=_YamlLoader)  # the safe loader
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # 2024-99-99 is a ValueError
+        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _check_depth(text: str, where: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_YamlLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_NESTED:
+            raise UserError(f"{where}: more than {MOST_NESTED} levels of settings; write fewer")
+
+
+def _check_nodes(root: yaml.Node | None, where: str) -> None:
+    n_nodes = 0
+
+    def visit(node: yaml.Node, above: tuple[yaml.Node, ...]) -> None:
+        nonlocal n_nodes
+        n_nodes += 1
+        at = f"{where}:{node.start_mark.line + 1}"
+        if any(node is other for other in above):
+            raise UserError(f"{at}: contains itself, by an anchor (&) and its alias (*); write the values out")
+        if n_nodes > MOST_NODES or len(above) > MOST_NESTED:
+            raise UserError(f"{at}: far too many values, by aliases (*) of aliases; write them out")
+        if isinstance(node, yaml.ScalarNode):
+            if bad := next(filter(_steers, str(node.value)), None):
+                raise UserError(f"{at}: holds the control character {bad!r}; take it out")
+            return
+        for part in node.value:
+            for inner in part if isinstance(part, tuple) else (part,):
+                visit(inner, (*above, node))
+
+    if root is not None:
+        visit(root, ())
+
+
+def _steers(c: str) -> bool:
+    """Whether a character would steer a terminal or turn the direction of writing, or cannot be written at all."""
+    return c not in "\n\t" and (unicodedata.category(c) in ("Cc", "Cs") or c in "\u202a\u202b\u202d\u202e\u2066\u2067")
 
 
 def _fields_at(model: type[BaseModel], location: tuple[str, ...]) -> list[str]:

@@ -263,9 +263,9 @@ def _read_definition(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: no sweep to report on ({error.strerror}); run it first") from error
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
+        raise UserError(f"{path}: not valid JSON ({error}); run the sweep again, which writes it anew") from error
     if not isinstance(sweep, dict) or not sweep.get("rows"):
-        raise UserError(f"{path}: the sweep names no rows")
+        raise UserError(f"{path}: the sweep names no rows; run it again, which writes this anew")
     return readable(sweep, path)
 
 

@@ -2,12 +2,13 @@
 """Run a sweep, or go on with it: ``python sweeps/run.py ablation_table1``. ``--help`` lists the rest.
 
 Data goes to stdout, progress to stderr. Exit code 0: complete; 1: some trials failed; 2: wrong settings or usage, told
-in one line; 130: interrupted. Nothing heavy is imported before it is needed.
+in one line; 130: interrupted; 143, 129: ended by SIGTERM or SIGHUP. Nothing heavy is imported before it is needed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -23,7 +24,7 @@ if __name__ == "__main__":  # Python put sweeps/ first, where our file names cou
     _here = Path(__file__).resolve().parent
     sys.path[:] = [str(_here.parent), *(p for p in sys.path if Path(p or ".").resolve() not in (_here, _here.parent))]
 
-from cnd.errors import UserError
+from cnd.errors import UserError, printable, told_by_the_system
 from cnd.experiment import Experiment, parse_assignments, today
 from cnd.json_files import read_json
 from cnd.paper import published
@@ -32,14 +33,14 @@ from cnd.store.folder import SweepFolder, damaged
 from cnd.terminal import any_encoding, width
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
-from sweeps import start
+from sweeps import signals, start
 from sweeps.compare import compare
 from sweeps.options import AUTO, OF_SEARCH, parse
 from sweeps.rounds import begun, by_records, most, rounds
 from sweeps.space import is_search
 from sweeps.spec import SCORE, Line, Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
-from sweeps.trials import Trial, count_stages, in_table_order, resolve, seconds_to_report, work
+from sweeps.trials import FOLLOWING, Trial, count_stages, in_table_order, resolve, seconds_to_report, work
 
 UNTIL_CONVERGED: dict[str, Any] = {"decoder.phase2.until_converged": {}}
 
@@ -139,13 +140,13 @@ class Request:
 
     def plan(self, trials: list[Trial]) -> dict[str, Any]:
         """What ``plan --json`` prints."""
-        missing = [trial for trial in trials if not self.cache.has("record", trial.key)]
+        missing = [trial for trial in trials if not self.done(trial)]
         wanted = sum(map(work, missing))
         converged = self.converged(trials)
         at_once = min(self.concurrency(), max(1, len(missing)))
         ceilings = self.ceilings(trials)
         seconds, possible = self.expected_seconds(), self.everything() if self.auto else []
-        left = sum(not self.cache.has("record", trial.key) for trial in possible)
+        left = sum(not self.done(trial) for trial in possible)
         further = {"trials": len(possible), "seeds": self.seeds, "minutes": round(left * seconds / 60 / at_once, 1)}
         return {
             "sweep": self.sweep.name,
@@ -192,9 +193,14 @@ class Request:
         }
         return {row: verdict(records).state for row, records in folders.items()}
 
+    def done(self, trial: Trial) -> bool:
+        """Whether nothing of a trial is left to be made: its record, and what is to follow it."""
+        return all(self.cache.has(*stage) for stage in trial.stages if stage[0] in ("record", *FOLLOWING)) and not any(
+            self.cache.was_set_aside(*stage) for stage in trial.stages
+        )
+
     def _planned(self, trial: Trial, converged: dict[str, str]) -> dict[str, Any]:
-        done = self.cache.has("record", trial.key)
-        settings = {"settings": trial.settings, "label": trial.label, "done": done}
+        settings = {"settings": trial.settings, "label": trial.label, "done": self.done(trial)}
         settings["converged"] = converged.get(trial.row)
         return {"row": trial.row, "subject": trial.subject, "seed": trial.seed, "key": trial.key, **settings}
 
@@ -238,7 +244,7 @@ def run(request: Request) -> int:
     uri = options.tracking_uri or sqlite_uri(options.output)
     planned = plan_text(request.sweep, request.plan(trials), at_once, width(sys.stderr))
     _say("\n".join([planned, *request.notes]).rstrip("\n") + "\n")
-    if not all(request.cache.has("record", trial.key) for trial in trials):
+    if not all(map(request.done, trials)):
         check(request, trials)
     with folder.locked():
         scribe, status, failed = Scribe(folder, uri, local=not options.tracking_uri), "KILLED", False
@@ -259,8 +265,6 @@ def run(request: Request) -> int:
             status = "FAILED" if failed else "FINISHED"
         finally:
             scribe.close(status)
-    if scribe.error is not None:
-        _say(f"MLflow could not be written, run the command again: {scribe.error}")
     _show_result(request, trials, uri)
     return 1 if failed or scribe.error is not None else 0
 
@@ -283,7 +287,7 @@ def define(request: Request, chosen: list[Trial]) -> None:
     """Write the sweep's definition: the chosen trials, and those of earlier commands that are still what they were."""
     from reports.metrics import measured as is_measured
 
-    before = request.folder.definition() if request.folder.exists() else {"seeds": [], "subjects": []}
+    before = request.folder.definition() if request.folder.exists() else request.folder.seen()
     seeds = max(len(before["seeds"]), request.seeds)
     subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
     names = {trial.name for trial in chosen}
@@ -458,9 +462,42 @@ def verify(request: Request) -> int:
         print("".join(f"{problem}\n" for problem in report.problems), end="")
         print(f"{there} results checked, {len(problems)} damaged")
         print(f"{report.numbers:,} numbers of the report recomputed, {len(report.problems)} problems")
-    if problems:
-        _say("run the sweep again: it moves damaged results aside and makes them anew")
+    if problems and request.options.repair:
+        with folder.locked():
+            for stage in stages:
+                request.cache.find(*stage)  # moves what is damaged aside
+        _say("run the sweep again: it makes anew what was moved aside")
+    elif problems:
+        _say("verify --repair moves damaged results aside; the sweep, run again, then makes them anew")
     return 1 if problems or report.problems else 0
+
+
+def sync(request: Request) -> int:
+    """Write to MLflow what it lacks of the finished trials; exit code 1 where it could not be written."""
+    before = request.folder.definition()
+    seeds = max(len(before["seeds"]), request.seeds)
+    subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
+    trials = [trial for trial in request.trials(None, seeds, subjects) if request.folder.is_complete(trial)]
+    return write_to_mlflow(request.folder, request.cache, request.options, trials)
+
+
+def write_to_mlflow(folder: SweepFolder, cache: StageCache, options: argparse.Namespace, trials: list[Trial]) -> int:
+    """The same for some finished trials."""
+    from cnd.store.tracking import sqlite_uri
+    from sweeps.session import Scribe, adopt
+
+    uri = options.tracking_uri or sqlite_uri(options.output)
+    with folder.locked():
+        scribe = Scribe(folder, uri, local=not options.tracking_uri)
+        lacking = [trial for trial in trials if scribe.wants(trial)]
+        adopt(folder, cache, lacking, scribe)
+        scribe.close("FINISHED")
+    if options.json:
+        told = {"finished": len(trials), "lacking": len(lacking), "error": scribe.error, "mlflow": uri}
+        print(json.dumps(told, indent=1))
+    else:
+        print(f"MLflow lacked {len(lacking)} of {len(trials)} finished trials")
+    return 1 if scribe.error is not None else 0
 
 
 def clean(request: Request) -> int:
@@ -505,10 +542,15 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
         pipeline: module with ``missing``, ``steps``, ``examine``, ``check``, ``prepare``, ``run``,
             ``intervene`` and ``analyse``.
     """
-    commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
-    commands["export-best"] = no_search
     any_encoding()
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+    with signals.as_interrupts():
+        return _main(argv, pipeline)
+
+
+def _main(argv: list[str] | None, pipeline: str) -> int:
+    commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
+    commands |= {"sync": sync, "export-best": no_search}
     try:
         options = parse(argv)
         if options.command == "compare":
@@ -521,14 +563,21 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
             return search(options, pipeline)
         return commands[options.command](Request(options, pipeline))
     except UserError as error:
-        _say(f"error: {error}")
+        _say(f"error: {printable(' '.join(str(error).splitlines()))}")
         return 2
     except BrokenPipeError:  # whoever read our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError as error:
+        _say(f"error: not enough memory: {printable(' '.join(str(error).split()) or 'none is left')}")
+        return 2
+    except OSError as error:  # a full disk, a folder that cannot be written, a name that is too long
+        _say(f"error: {printable(told_by_the_system(error))}")
+        return 2
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on from here")
-        return 130
+        with contextlib.suppress(OSError):
+            _say(f"{signals.name()}; the same command goes on from here")
+        return signals.exit_code()
 
 
 if __name__ == "__main__":

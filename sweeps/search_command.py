@@ -17,7 +17,7 @@ import yaml
 from cnd.errors import UserError
 from cnd.experiment import Experiment, override, parse_assignments, today
 from cnd.json_files import read_json, write_json
-from cnd.store.folder import SweepFolder, damaged
+from cnd.store.folder import SweepFolder, damaged, read_known
 from cnd.workflow.cache import StageCache
 from sweeps import run as table
 from sweeps.confounds import differing
@@ -57,6 +57,8 @@ class SearchRequest:
         for name in FOREIGN:
             if getattr(options, name):
                 raise UserError(f"--{name}: belongs to tables, and '{options.sweep}' is a search; leave it out")
+        if options.repair:
+            raise UserError("--repair: belongs to tables; a search does not make finished trials again; leave it out")
         if options.fuse > 1 or options.until_converged:
             name = "fuse" if options.fuse > 1 else "until-converged"
             raise UserError(f"--{name}: trials of a search run each by itself, as long as its file says; leave it out")
@@ -173,7 +175,9 @@ class SearchRequest:
         path = self.folder.path / SEARCH_FILE
         if not path.is_file():
             return
-        before, now = read_json(path)["identity"], json.loads(json.dumps(self.identity()))
+        before, now = read_known(path).get("identity"), json.loads(json.dumps(self.identity()))
+        if before is None:  # it is damaged, and written anew
+            return
         if changed := _first_difference(before, now):
             raise UserError(
                 f"{self.folder.path}: holds a search with another {changed}, whose trials do not compare; change it "
@@ -192,7 +196,7 @@ def _first_difference(before: Any, now: Any, at: str = "") -> str:
 
 def search(options: argparse.Namespace, pipeline: str) -> int:
     """A command on a search; returns its exit code."""
-    commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify}
+    commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "sync": sync}
     request = SearchRequest(options, pipeline)
     if options.command == "clean":
         return table.clean(request)  # type: ignore[arg-type]  # it asks for folder, cache and options only
@@ -242,7 +246,7 @@ def _search(request: SearchRequest) -> dict[int, str]:
     from cnd.store.tracking import sqlite_uri
     from sweeps.executor import Resources
     from sweeps.live import Board
-    from sweeps.session import Scribe, Session
+    from sweeps.session import Scribe, Session, adopt
 
     options, folder = request.options, request.folder
     at_once = request.concurrency()
@@ -253,6 +257,8 @@ def _search(request: SearchRequest) -> dict[int, str]:
         write_json(folder.path / SEARCH_FILE, _described(request))
         define(request, proposer.trials())
         scribe, status = Scribe(folder, uri, local=not options.tracking_uri), "KILLED"
+        finished = [trial for trial in proposer.trials() if folder.is_complete(trial) and scribe.wants(trial)]
+        adopt(folder, request.cache, finished, scribe)  # MLflow's store may have been lost, or away
         seeds = request.search.seeds
         more = seeds * max(0, request.search.trials - sum(o.state != "open" for o in proposer.outcomes()))
         board = Board(request.search.title, [], at_once, _expected_seconds(request), more=more)
@@ -268,8 +274,6 @@ def _search(request: SearchRequest) -> dict[int, str]:
             scribe.close(status)
             if status == "KILLED":  # Ctrl-C: what is known is reported all the same
                 _say(f"report: {write_report(request)}")
-    if scribe.error is not None:
-        _say(f"MLflow could not be written, run the command again: {scribe.error}")
     return proposer.failed
 
 
@@ -443,6 +447,13 @@ def verify(request: SearchRequest) -> int:
     return 1 if problems else 0
 
 
+def sync(request: SearchRequest) -> int:
+    """Write to MLflow what it lacks of the finished trials (:func:`sweeps.run.sync`)."""
+    request.folder.definition()
+    trials = [trial for trial in request.proposer().trials() if request.folder.is_complete(trial)]
+    return table.write_to_mlflow(request.folder, request.cache, request.options, trials)
+
+
 def write_report(request: SearchRequest) -> Path:
     """The search's page."""
     from reports.search import build_search_report
@@ -497,7 +508,9 @@ def run_final(request: SearchRequest, found: list[Outcome]) -> int:
     same = {o.number for o in found if not _differs(request, o)}
     chosen = best([o for o in found if o.number not in same], request.up, request.search.final.best)
     path = request.folder.path / FINAL_FILE
-    looks = read_json(path)["looks"] if path.is_file() else []
+    looks = read_known(path).get("looks") if path.is_file() else []
+    if looks is None:
+        raise UserError(f"{path}: is damaged; it counts the looks at the test set: delete it to count anew")
     numbers = [o.number for o in chosen]
     if numbers not in looks:
         looks.append(numbers)

@@ -15,7 +15,7 @@ from cnd.experiment import Experiment, override, today
 from cnd.places import SWEEPS, find_file
 from cnd.reading import explain, read_yaml, refuse_words
 from cnd.settings import Config, Positive
-from sweeps.spec import SCORE, Id, NamedId
+from sweeps.spec import NOT_OF_A_ROW, SCORE, Id, NamedId
 
 VALIDATION = "split.validation"  # the setting that keeps a search from the test set
 SECONDS = "seconds"  # the objective that counts device time, as the record has it
@@ -234,6 +234,9 @@ class Search(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Search:
+        for part_of, keys in (("set", self.set), ("space", self.space)):
+            if alien := [key for key in keys if key.partition(".")[0] in NOT_OF_A_ROW]:
+                raise ValueError(f"{part_of}: '{alien[0]}' is no setting of a trial; leave it out")
         before: list[str] = []
         for key, part in self.space.items():
             if unknown := [other for other in part.when if other not in before]:

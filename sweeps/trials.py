@@ -18,6 +18,9 @@ from cnd.workflow.progress import TIMES
 from sweeps.confounds import check
 from sweeps.spec import Column, Control, Line, Row, Sweep
 
+FOLLOWING = ("interventions", "analysis", "figures")
+"""Stages of what may follow a run; the trial's file names them for the report."""
+
 
 class StageLike(Protocol):
     """What :func:`cnd.workflow.run.steps` returns."""

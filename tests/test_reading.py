@@ -45,7 +45,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     ],
 )
 def test_plain_words(text: str, value: Any) -> None:
-    assert parse_yaml(text) == value and type(parse_yaml(text)) is type(value)
+    assert (found := parse_yaml(text, "text")[1]) == value and type(found) is type(value)
 
 
 def test_ids_are_the_words_that_stand_there(tmp_path: Path) -> None:

@@ -123,6 +123,9 @@ def run_on(bench: Workbench, experiment: Experiment) -> Path:
         if bench.cache.find("sample", fold.sample.key) is None:
             bench.folder(fold.sample)
     bench.clock.done = len(folds)
+    for step in steps(experiment):  # of what was found damaged, all that a reader of the record may ask for
+        if bench.cache.was_set_aside(step.name, step.key):
+            bench.folder(step)
     record = bench.folder(record_step(experiment, folds))
     bench.listener(Progress("done", 1.0, metrics=read_json(record / "summary.json")["scores"]))
     return record
