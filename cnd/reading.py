@@ -179,7 +179,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: Any) -> UserE
     """
     # A misspelt key is reported as missing and as unknown: the second says what to do.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    location = tuple(str(part) for part in first["loc"])
+    location = tuple(str(part) for part in first["loc"] if not str(part).startswith("literal["))  # of a union
     path = _without_tags(model, location)
     key = ".".join(path)
     if first["type"] == "extra_forbidden":

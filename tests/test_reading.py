@@ -113,10 +113,10 @@ def test_numbers_that_are_none(tmp_path: Path, reader: str, before: str, after: 
         ),
         (
             "data.kind=xyz",
-            "data.kind = 'xyz': there is no such kind; valid: bold5000, digits69, folder, god, simulated",
+            "data.kind = 'xyz': there is no such kind; valid: bold5000, digits69, ",
         ),
         ("sampling.steps=.inf", "sampling.steps = inf: must be a finite number"),
-        ("label_map=true", "label_map = True: must be a path"),
+        ("label_map=true", "label_map = True: must be 'auto'"),
     ],
 )
 def test_settings_of_the_wrong_type_say_what_belongs_there(tmp_path: Path, assignment: str, told: str) -> None:
