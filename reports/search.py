@@ -16,9 +16,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cnd.errors import UserError
 from cnd.json_files import read_json
+from cnd.places import COMMAND
 from reports import search_figures as figures
-from reports.build import TEMPLATES, _picture, _write
 from reports.collect import read_sweep
+from reports.page import TEMPLATES, picture, write
 from reports.scale import Scale
 from reports.search_tables import FEWEST, final_table, importance_table, on_front, trial_table
 
@@ -48,9 +49,11 @@ def build_search_report(output: Path, folder: Path) -> Path:
         lstrip_blocks=True,
     )  # fmt: skip
     path = output / "reports" / f"{folder.name}.html"
-    html = environment.get_template("search.html").render(content(output, folder, described, trials))
+    html = environment.get_template("search.html").render(
+        content(output, folder, described, trials) | {"command": COMMAND}
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, html)
+    write(path, html)
     return path
 
 
@@ -75,6 +78,7 @@ def content(output: Path, folder: Path, described: dict[str, Any], trials: list[
         "settings": [figures.short(setting) for setting in settings],
         "best": _best(trials, done, objectives, up, scales, settings),
         "final": final,
+        "notes": described.get("notes", []),
         "fewest": FEWEST,
         **_pictures(table, done, objectives, up, scales, settings),
     }
@@ -95,17 +99,15 @@ def _pictures(
     if done.empty:
         return found
     name, scale = objectives[0], scales[0]
-    found["history"] = _picture(figures.history(table, name, up[0], scale), "Score of each trial, and the best so far")
+    found["history"] = picture(figures.history(table, name, up[0], scale), "Score of each trial, and the best so far")
     drawn = figures.parallel(done, name, settings, up[0], scale)
-    found["parallel"] = _picture(drawn, "Parallel coordinates: a line a trial through its settings, coloured by score")
-    found["slices"] = _picture(figures.slices(done, name, settings, scale), "Score against each setting")
+    found["parallel"] = picture(drawn, "Parallel coordinates: a line a trial through its settings, coloured by score")
+    found["slices"] = picture(figures.slices(done, name, settings, scale), "Score against each setting")
     if len(objectives) > 1:
-        found["pareto"] = _picture(
-            figures.pareto(done, objectives, up, scales), "Both objectives, and the Pareto front"
-        )
+        found["pareto"] = picture(figures.pareto(done, objectives, up, scales), "Both objectives, and the Pareto front")
     weights = importance_table(done, name, settings)
     if len(weights):
-        found["importance"] = _picture(figures.importance(weights), "Importance of settings beside shuffled scores")
+        found["importance"] = picture(figures.importance(weights), "Importance of settings beside shuffled scores")
         found["weights"] = [line | {"setting": figures.short(line["setting"])} for line in weights.to_dict("records")]
     return found
 

@@ -30,6 +30,7 @@ from cnd.generators.shared import SharedRunError
 from cnd.json_files import read_json, write_json, write_text
 from sweeps import signals
 from sweeps.cluster import check_reachable, check_room, refused
+from sweeps.ray_folder import ray_folder
 
 ENTRY = "cnd"  # our part of a Tune result; Tune adds keys of its own
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -113,9 +114,13 @@ def run_jobs(
         KeyboardInterrupt: Ctrl-C; the workers are stopped before it is passed on.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # Ray reports dead workers there
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),  # Ray reports dead workers there
+        ray_folder() as own,
+    ):
         try:
-            _start_ray(resources)
+            _start_ray(resources, own)
             if alone := _tune(watcher.next_group, cache, folder / "first", resources, watcher, pipeline):
                 once_more = iter([[job] for job in alone])
                 _tune(lambda: next(once_more, None), cache, folder / "alone", resources, watcher, pipeline)
@@ -129,7 +134,7 @@ def run_jobs(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_ray(resources: Resources) -> None:
+def _start_ray(resources: Resources, own: Path) -> None:
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_worker_prestart": "0",  # Tune starts workers of its own; those started ahead only cost time
@@ -148,7 +153,7 @@ def _start_ray(resources: Resources) -> None:
     settings: dict[str, Any] = {"address": resources.address or "local"}
     if resources.address is None:
         settings |= {"num_cpus": resources.concurrency or 1, "object_store_memory": OBJECT_STORE_BYTES}
-        settings |= {"include_dashboard": False}
+        settings |= {"include_dashboard": False, "_temp_dir": str(own)}
     check_reachable(resources.address)
     with tempfile.TemporaryDirectory() as empty:
         # Without a working directory of their own Ray puts the user's, and that of the script, before everything else

@@ -30,16 +30,17 @@ from cnd.json_files import read_json
 from cnd.paper import published
 from cnd.store.convergence import verdict
 from cnd.store.folder import SweepFolder, damaged
+from cnd.terminal import any_encoding, width
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
-from sweeps import signals
+from sweeps import signals, start
 from sweeps.compare import compare
 from sweeps.options import AUTO, OF_SEARCH, parse
 from sweeps.rounds import begun, by_records, most, rounds
 from sweeps.space import is_search
 from sweeps.spec import SCORE, Line, Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
-from sweeps.trials import FOLLOWING, Trial, count_stages, in_table_order, resolve
+from sweeps.trials import FOLLOWING, Trial, count_stages, in_table_order, resolve, seconds_to_report, work
 
 UNTIL_CONVERGED: dict[str, Any] = {"decoder.phase2.until_converged": {}}
 
@@ -140,6 +141,7 @@ class Request:
     def plan(self, trials: list[Trial]) -> dict[str, Any]:
         """What ``plan --json`` prints."""
         missing = [trial for trial in trials if not self.done(trial)]
+        wanted = sum(map(work, missing))
         converged = self.converged(trials)
         at_once = min(self.concurrency(), max(1, len(missing)))
         ceilings = self.ceilings(trials)
@@ -158,7 +160,9 @@ class Request:
             "stages": count_stages(trials),
             "ceilings": ceilings,
             "warnings": [*warnings_for(trials), *self.examined(trials), *far_under(ceilings)],
-            "expected_minutes": round(len(missing) * seconds / 60 / at_once, 1),
+            "expected_minutes": round((wanted * seconds / at_once + seconds_to_report(len(trials))) / 60, 1)
+            if missing
+            else 0.0,
         } | ({"at_most": further} if possible else {})
 
     def ceilings(self, trials: list[Trial]) -> dict[str, float]:
@@ -238,7 +242,8 @@ def run(request: Request) -> int:
     limit = options.max_concurrent if options.ray_address else at_once  # a cluster knows its own size
     resources = Resources(limit, options.gpus_per_trial, options.ray_address)
     uri = options.tracking_uri or sqlite_uri(options.output)
-    _say("\n".join([plan_text(request.sweep, request.plan(trials), at_once), *request.notes]).rstrip("\n") + "\n")
+    planned = plan_text(request.sweep, request.plan(trials), at_once, width(sys.stderr))
+    _say("\n".join([planned, *request.notes]).rstrip("\n") + "\n")
     if not all(map(request.done, trials)):
         check(request, trials)
     with folder.locked():
@@ -249,10 +254,14 @@ def run(request: Request) -> int:
                 missing = adopt(folder, request.cache, trials, scribe)
                 names = [trial.name for trial in missing]
                 board = Board(request.sweep.title, names, at_once, request.expected_seconds())
-                session = Session(folder, request.cache, Table(missing), board, scribe)
+                board.expect({trial.name: work(trial) for trial in missing}, seconds_to_report(len(trials)))
+                session = Session(folder, request.cache, Table(missing), board, scribe, keep_going=options.keep_going)
                 if missing:
                     session.run(resources, request.pipeline, options.fuse)
                 failed = failed or bool(session.failed_trials)
+                if error := session.gave_up:
+                    _say(f"stopped: the first trials all failed with {error}; --keep-going runs the others too")
+                    break
             status = "FAILED" if failed else "FINISHED"
         finally:
             scribe.close(status)
@@ -345,6 +354,7 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
     from reports.build import build_report, result_table
     from reports.collect import read_sweep
     from reports.looks import saved
+    from reports.results import results
 
     folder = request.folder
     known = [{"name": trial.name} | folder.read(trial.name) for trial in trials]
@@ -355,19 +365,29 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
     told = [*warnings_for(trials), *request.examined(trials)]
     if request.options.json:
         content = {"sweep": request.sweep.name, "experiment": request.base.name, "trials": known, "warnings": told}
-        print(json.dumps(content | {"report": str(path) if path else None, "mlflow": uri}, indent=1))
+        scored = results(folder.output, folder.path) if path else {}
+        print(json.dumps(content | scored | {"report": str(path) if path else None, "mlflow": uri}, indent=1))
     elif path:
         print(result_text(request.sweep, result_table(folder.output, folder.path), told))
-    for trial in known:
-        if trial["state"] == "failed":
-            name = trial["name"]
-            _say(f"failed: {name}: {trial['error']} ({folder.traceback_file(name)})")
+    for error, names in failures(known).items():
+        others = f" and {len(names) - 1} more in the same way" if len(names) > 1 else ""
+        _say(f"failed: {names[0]}{others}: {error} ({folder.traceback_file(names[0])})")
     for warning in noops.find(known, folder.output, request.sweep.reference):
         _say(f"warning: {warning}")
     if path:
         _say(f"report: {path}")
     where = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1" if "sqlite" in uri else uri
     _say(f"MLflow: {where}")
+
+
+def failures(known: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Names of the failed trials by their error, as the first of them has it."""
+    found: dict[str, list[str]] = {}
+    for trial in known:
+        if trial["state"] == "failed":
+            same = (e for e, names in found.items() if e.replace(names[0], trial["name"]) == trial["error"])
+            found.setdefault(next(same, trial["error"]), []).append(trial["name"])
+    return found
 
 
 def plan(request: Request) -> int:
@@ -377,7 +397,7 @@ def plan(request: Request) -> int:
     if request.options.json:
         print(json.dumps(content | {"missing": missing}, indent=1))
     else:
-        print(plan_text(request.sweep, content, request.concurrency()), end="")
+        print(plan_text(request.sweep, content, request.concurrency(), width(sys.stdout)), end="")
     for note in request.notes:
         _say(note)
     for what in missing:
@@ -409,6 +429,7 @@ def report(request: Request) -> int:
     from reports.build import build_report
     from reports.collect import read_sweep
     from reports.metrics import check as check_metrics
+    from reports.results import results
 
     folder, columns = request.folder, request.options.metrics
     folder.definition()
@@ -418,7 +439,8 @@ def report(request: Request) -> int:
         check_metrics(columns, [metric.name for metric in read_sweep(folder.output, folder.path).metrics])
         folder.amend(metrics=columns)
     path = build_report(folder.output, folder.path)
-    print(json.dumps({"report": str(path)}) if request.options.json else path)
+    scored = results(folder.output, folder.path) if request.options.json else {}
+    print(json.dumps(scored | {"report": str(path)}, indent=1) if request.options.json else path)
     return 0
 
 
@@ -520,6 +542,7 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
         pipeline: module with ``missing``, ``steps``, ``examine``, ``check``, ``prepare``, ``run``,
             ``intervene`` and ``analyse``.
     """
+    any_encoding()
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     with signals.as_interrupts():
         return _main(argv, pipeline)
@@ -532,6 +555,8 @@ def _main(argv: list[str] | None, pipeline: str) -> int:
         options = parse(argv)
         if options.command == "compare":
             return compare(options)
+        if options.command in ("new", "schema"):
+            return getattr(start, options.command)(options)
         if is_search(options.sweep):
             from sweeps.search_command import search
 

@@ -16,7 +16,7 @@ import yaml
 
 from cnd.errors import UserError
 from cnd.experiment import Experiment, override, parse_assignments, today
-from cnd.json_files import write_json
+from cnd.json_files import read_json, write_json
 from cnd.store.folder import SweepFolder, damaged, read_known
 from cnd.workflow.cache import StageCache
 from sweeps import run as table
@@ -35,7 +35,7 @@ from sweeps.search import (
     trial_of,
     validation_scores,
 )
-from sweeps.space import Search, load_search, validation
+from sweeps.space import Search, folds_note, load_search, on_test, validation
 from sweeps.spec import Column, Row, Sweep, load_base, load_sweep
 from sweeps.text import columns
 from sweeps.trials import Trial
@@ -70,8 +70,8 @@ class SearchRequest:
             if today(key) in self.search.space:
                 raise UserError(f"--set {key}: has no effect, because {self.search.name} varies it")
         bare = load_base(options.experiment, self.edits)
-        self.base = override(bare, self.search.set, self.search.where()) if self.search.set else bare
-        self.blind = validation(self.base, self.search.where())
+        edited = override(bare, self.search.set, self.search.where()) if self.search.set else bare
+        self.base, self.blind = (make(edited, self.search.where()) for make in (on_test, validation))
         self.search.tried(self.blind)
         self.names = objective_names(self.search, self.blind)
         self.up = higher_is_better(self.search, self.blind)
@@ -143,7 +143,16 @@ class SearchRequest:
             UserError: data, generator and judges do not go together, or a data file is malformed.
         """
         found: list[str] = importlib.import_module(self.pipeline).examine(self.base, self.cache)
-        return found
+        return [*found, *(line for line in self.notes() if line not in found)]
+
+    def notes(self) -> list[str]:
+        """What is scored in place of the test set, as far as it is known already, and what that means.
+
+        Raises:
+            UserError: nothing can be held out.
+        """
+        found: list[str] = importlib.import_module(self.pipeline).examine(self.blind, self.cache)
+        return [line for line in [*found, folds_note(self.base)] if line]
 
     # ---- what a search is, for going on with it
 
@@ -200,6 +209,8 @@ def search(options: argparse.Namespace, pipeline: str) -> int:
 
 def run(request: SearchRequest) -> int:
     """Run what the budget leaves, then the final comparison, and report."""
+    from reports.results import results
+
     request.folder.exists()  # a folder of another version is refused before anything runs
     if lacking := request.missing():
         raise UserError(lacking[0].splitlines()[0])
@@ -218,7 +229,10 @@ def run(request: SearchRequest) -> int:
         code = run_final(request, found)
     path = write_report(request)
     if request.options.json:
-        print(json.dumps({"search": request.search.name, "trials": _listed(found), "report": str(path)}, indent=1))
+        content: dict[str, Any] = {"search": request.search.name, "objectives": request.names, "trials": _listed(found)}
+        final = SweepFolder(request.folder.output, read_json(request.folder.path / SEARCH_FILE)["final"])
+        content["final"] = results(final.output, final.path) if final.exists() else None
+        print(json.dumps(content | {"report": str(path)}, indent=1))
     else:
         print(_best_text(request, found))
     for number, label in sorted(failed.items()):
@@ -255,6 +269,7 @@ def _search(request: SearchRequest) -> dict[int, str]:
             status = "FAILED" if proposer.failed else "FINISHED"
         finally:
             define(request, proposer.trials())
+            write_json(folder.path / SEARCH_FILE, _described(request))  # of the data more is known now
             write_json(folder.path / TRIALS_FILE, _listed(proposer.outcomes()))
             scribe.close(status)
             if status == "KILLED":  # Ctrl-C: what is known is reported all the same
@@ -286,6 +301,7 @@ def _described(request: SearchRequest) -> dict[str, Any]:
         "data": request.blind.data.kind,
         "simulated": request.blind.data.simulated,
         "final": f"{search.name}_final-{request.base.name}",
+        "notes": request.notes(),
         "set": {key: request.edits[key] for key in sorted(request.edits)},
     }
 

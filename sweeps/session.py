@@ -191,11 +191,15 @@ def _flat(trial: Trial) -> dict[str, Any]:
     return flatten(trial.experiment.model_dump(mode="json", exclude={"name", "description", "rivals"}))
 
 
+ALIKE = 3  # trials that fail in the same way before any is done, for the rest to be left
+
+
 class Session:
     """Runs trials and hears of them (:class:`sweeps.executor.Watcher`).
 
     Args:
         scores: what the proposer is told of a record; a table is told nothing.
+        keep_going: begin further trials although the first ones all failed in the same way.
     """
 
     def __init__(
@@ -206,9 +210,11 @@ class Session:
         board: Board,
         scribe: Scribe,
         scores: Callable[[Path], tuple[float, ...]] = lambda record: (),
+        keep_going: bool = True,
     ) -> None:
         self.folder, self.cache, self.proposer, self.board, self.scribe = folder, cache, proposer, board, scribe
-        self.scores = scores
+        self.scores, self.keep_going = scores, keep_going
+        self._any_done = False
         self.trials: dict[str, Trial] = {}  # that were asked for
         self.failed_trials: dict[str, str] = {}
         self._planned: set[str] = set()  # known beforehand, of which the board knows
@@ -236,8 +242,21 @@ class Session:
         with self.board:
             run_jobs(self.cache.root, self.folder.path / "ray", resources, self, pipeline)
 
+    @property
+    def gave_up(self) -> str:
+        """The error that the first trials all failed with, so that no further ones are begun; "" while there is none.
+
+        An error's own words about its trial do not make it another one.
+        """
+        errors = {error.replace(name, "TRIAL") for name, error in self.failed_trials.items()}
+        if self.keep_going or self._any_done or len(errors) != 1 or len(self.failed_trials) < ALIKE:
+            return ""
+        return next(iter(self.failed_trials.values()))
+
     def next_group(self) -> list[Job] | None:
         """As the executor wants it; a trial whose result is there already is told to the proposer instead."""
+        if self.gave_up:
+            return None
         if self._groups is not None:
             return next(self._groups, None)
         while (trial := self.proposer.ask()) is not None:
@@ -280,6 +299,7 @@ class Session:
         return at is not None and self.proposer.stops(self.trials[name], int(at), progress["metrics"][CHECKPOINT])
 
     def finished(self, name: str, record: Path, seconds: float) -> None:
+        self._any_done = True
         trial = self.trials.pop(name)  # a search may ask for thousands
         self.board.finished(name, table_score(record), seconds)
         extras = found_extras(self.cache, trial)
@@ -289,6 +309,7 @@ class Session:
         self.proposer.tell(trial, self.scores(record))
 
     def stopped(self, name: str, seconds: float) -> None:
+        self._any_done = True
         trial = self.trials.pop(name)  # a search may ask for thousands
         self.board.pruned(name, seconds)
         self.folder.write(trial, state="pruned", seconds=round(seconds, 3))
@@ -296,8 +317,9 @@ class Session:
         self.proposer.tell(trial, None)
 
     def failed(self, name: str, error: str) -> None:
+        same = next((n for n, e in self.failed_trials.items() if e.replace(n, name) == error), None)
         self.failed_trials[name] = error
-        self.board.failed(name, error)
+        self.board.failed(name, error if same is None else f"as {same}")
         self.folder.write(self.trials[name], state="failed", error=error)
         self.scribe.fail(self.trials[name], error)
         self.proposer.tell(self.trials[name], None)

@@ -66,10 +66,11 @@ from cnd.data.folder_layout import (
 from cnd.data.images import ImageFiles
 from cnd.data.tables import keys_of, names, read, some_vary, vector, zscore
 from cnd.errors import UserError
-from cnd.protocols import Classes, FmriDataset, FmriSplit
+from cnd.protocols import Classes, FmriDataset, FmriSplit, Normalisation
+from cnd.protocols.normalisation import FEWEST
 from cnd.settings import Positive
 
-MIN_RUN = 8  # training items that make a run's own mean worth removing
+MIN_RUN = FEWEST  # training items that make a run's own mean worth removing
 
 
 class FolderData(FileSource):
@@ -160,6 +161,7 @@ def load(config: FolderData) -> FmriDataset:
         train=train,
         test=test,
         unlabelled=(),
+        normalisation=normalisation(tables[0].arrays["fmri"][:, keep], runs[0]),
         class_names=class_names,
         description=f"your own data{subject}, {fmri[0].shape[1]} voxels",
         simulated=False,
@@ -183,15 +185,27 @@ def normalise(
         train_run: run of each training item, and likewise ``test_run``; None where runs are unknown.
     """
     if train_run is not None:
-        train_mean, test_mean = (np.tile(train.mean(0, dtype=np.float64), (len(part), 1)) for part in (train, test))
-        runs, counts = np.unique(train_run, return_counts=True)
-        for run in runs[counts >= MIN_RUN]:
-            own = train[train_run == run].mean(0, dtype=np.float64)
-            train_mean[train_run == run] = own
-            if test_run is not None:
-                test_mean[test_run == run] = own
-        train, test = train - train_mean, test - test_mean
+        parts = (train, train_run), (test, test_run)
+        train, test = (_centred(part, run, train, train_run) for part, run in parts)
     return zscore(train), zscore(test, train)
+
+
+def normalisation(train: np.ndarray, run: np.ndarray | None) -> Normalisation:
+    """What :func:`normalise` does to patterns of further runs, from the training items and their runs."""
+    if run is None:
+        return Normalisation.of(train)
+    rest = Normalisation.of(_centred(train, run, train, run))
+    return Normalisation(train.mean(0, dtype=np.float64) + rest.mean, rest.std, "run mean")
+
+
+def _centred(part: np.ndarray, run: np.ndarray | None, train: np.ndarray, train_run: np.ndarray) -> np.ndarray:
+    """Patterns without the mean of their run's training items, or of all where there are few."""
+    means = np.tile(train.mean(0, dtype=np.float64), (len(part), 1))
+    runs, counts = np.unique(train_run, return_counts=True)
+    for name in runs[counts >= MIN_RUN]:
+        if run is not None:
+            means[run == name] = train[train_run == name].mean(0, dtype=np.float64)
+    return part - means
 
 
 def _run_numbers(*runs: np.ndarray | None) -> list[np.ndarray | None]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cnd.errors import UserError
+from cnd.protocols import Normalisation
 
 MOST_COMPRESSED = 1100  # times that deflate makes data smaller, at most; HDF5 may claim any size
 MISSING = ("nan", "NaN", "NaT", "None", "<NA>")  # what becomes of a missing value that is written as text
@@ -325,11 +326,7 @@ def zscore(values: np.ndarray, reference: np.ndarray | None = None) -> np.ndarra
 
     A constant column becomes 0.
     """
-    reference = values if reference is None else reference
-    mean, std = reference.mean(0, dtype=np.float64), reference.std(0, dtype=np.float64)
-    varies = std > 1e-7 * np.abs(mean)  # a constant float32 column has a tiny standard deviation by rounding
-    scaled = (values - mean) / np.where(varies, std, 1)
-    return np.where(varies, scaled, 0).astype(np.float32)
+    return Normalisation.of(values if reference is None else reference).apply(values)
 
 
 def some_vary(path: Path, key: str, values: np.ndarray) -> None:

@@ -262,23 +262,26 @@ class LatentDiffusion(nn.Module):
     def sample(self, condition: Condition, start: Tensor, steps: int, guidance: float, skip: int = 0) -> Tensor:
         """DDIM (Song et al. 2021, eta = 0) from ``start`` to clean latents, without the first ``skip`` steps.
 
-        With ``guidance`` w > 1 the noise is eps_null + w (eps - eps_null) (Ho & Salimans 2022).
+        With ``guidance`` above 1: :meth:`guided_noise`.
         """
-        timesteps = self.timesteps(steps)[skip:]
-        null = self.null_condition(condition)
-        both = Condition(torch.cat([null.context, condition.context]), torch.cat([null.pooled, condition.pooled]))
-        latents = start
+        timesteps, latents = self.timesteps(steps)[skip:], start
         for timestep, before in zip(timesteps, [*timesteps[1:], None], strict=False):  # none where all are left out
-            if guidance == 1:
-                predicted = self.predict_noise(latents, timestep.expand(len(latents)), condition)
-            else:
-                doubled = torch.cat([latents, latents])
-                without, with_condition = self.predict_noise(doubled, timestep.expand(len(doubled)), both).chunk(2)
-                predicted = without + guidance * (with_condition - without)
-            latents = self._denoised(latents, predicted, timestep, before)
+            predicted = self.guided_noise(latents, timestep, condition, guidance)
+            latents = self.denoised(latents, predicted, timestep, before)
         return latents
 
-    def _denoised(self, latents: Tensor, predicted: Tensor, at: Tensor, before: Tensor | None) -> Tensor:
+    def guided_noise(self, latents: Tensor, timestep: Tensor, condition: Condition, guidance: float) -> Tensor:
+        """Noise of latents that are all at one time-step; eps where w = ``guidance`` is 1, else eps_null +
+        w (eps - eps_null) (Ho & Salimans 2022)."""
+        if guidance == 1:
+            return self.predict_noise(latents, timestep.expand(len(latents)), condition)
+        null = self.null_condition(condition)
+        both = Condition(torch.cat([null.context, condition.context]), torch.cat([null.pooled, condition.pooled]))
+        doubled = torch.cat([latents, latents])
+        without, with_condition = self.predict_noise(doubled, timestep.expand(len(doubled)), both).chunk(2)
+        return without + guidance * (with_condition - without)
+
+    def denoised(self, latents: Tensor, predicted: Tensor, at: Tensor, before: Tensor | None) -> Tensor:
         """Latents of time-step ``at`` brought to time-step ``before``, None being the end (Song et al. 2021, eq. 12).
 
         Not the scheduler's own step: that takes the distance to the next time-step for 1000 // steps, whatever it is.

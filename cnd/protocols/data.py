@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from cnd.errors import UserError
+from cnd.protocols.normalisation import Normalisation
 from cnd.settings import Part
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class FmriDataset:
             without the medial wall; fsaverage5: 0..20483, left then right), or None for voxels of a volume.
         surface: mesh that ``vertex`` counts in.
         xyz: float32 [voxels, 3], millimetres, for voxels of a volume; None where it is unknown.
+        normalisation: of raw patterns to these; None where they came z-scored, or the source does not tell.
         facts: numbers worth reporting, e.g. the noise ceiling.
         remarks: what only the source knows and a reader must know too, a sentence each.
     """
@@ -94,6 +96,7 @@ class FmriDataset:
     surface: Literal["fs_LR_32k", "fsaverage5"] = "fs_LR_32k"
     xyz: np.ndarray | None = None
     wnid: list[str] = field(default_factory=list)
+    normalisation: Normalisation | None = None
     facts: dict[str, float] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
@@ -203,6 +206,17 @@ class DataSource(Part):
             UserError: a file is missing or malformed.
         """
         raise NotImplementedError(f"{type(self).__name__} must say how it is loaded")
+
+    def load_validation(self, share: float, fold: int, images: Path | None = None) -> FmriDataset | None:
+        """As :meth:`load`, with training categories in place of the test items, where a source can show them anew.
+
+        Args:
+            share: of the training categories.
+
+        Returns:
+            None: training items are taken (:mod:`cnd.data.validation`), as for every source that was measured.
+        """
+        return None
 
     def folds(self) -> list[int]:
         """Indices of the train / test partitions to run; one where the split is fixed."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from cnd.data.simulation.cortex import AREAS, Cortex, build_cortex, noise_free_signal
 from cnd.data.simulation.stimuli import CATEGORY_NAMES, IMAGE_SIZE, N_CATEGORIES, N_SHAPES, N_SURFACES, render
-from cnd.protocols import FmriDataset, FmriSplit
+from cnd.protocols import FmriDataset, FmriSplit, Normalisation
 
 if TYPE_CHECKING:
     from cnd.data.simulated import SimulatedData
@@ -87,17 +87,29 @@ def repeated_trials(
     return np.stack([signal + noise.draw(len(signal), rng) for _ in range(config.test_repetitions)])
 
 
-def simulate(config: SimulatedData) -> FmriDataset:
-    """Render the stimuli, let the subject see them, and normalise with the statistics of the training patterns."""
-    dataset, _ = simulate_with_trials(config, keep_trials=False)
+def simulate(config: SimulatedData, validation: float | None = None) -> FmriDataset:
+    """Render the stimuli, let the subject see them, and normalise with the statistics of the training patterns.
+
+    Args:
+        validation: share of the training categories that are judged on in place of the test ones.
+    """
+    dataset, _ = simulate_with_trials(config, keep_trials=False, validation=validation)
     return dataset
 
 
-def simulate_with_trials(config: SimulatedData, keep_trials: bool = True) -> tuple[FmriDataset, np.ndarray | None]:
+def validation_categories(train: np.ndarray, share: float) -> np.ndarray:
+    """Some of the training categories, evenly spread: of a tenth every tenth, from the fourth on."""
+    n = max(1, round(share * len(train)))
+    return np.sort(train[(3 + np.arange(n) * len(train) // n) % len(train)])
+
+
+def simulate_with_trials(
+    config: SimulatedData, keep_trials: bool = True, validation: float | None = None
+) -> tuple[FmriDataset, np.ndarray | None]:
     """As :func:`simulate`, with the normalised single test trials float32 [repetition, item, voxel]."""
     train_categories, test_categories = category_split()
-    if config.validation_split:  # development: judge on training categories, never on the test ones
-        test_categories = train_categories[3::10]
+    if validation is not None:
+        test_categories = validation_categories(train_categories, validation)
         train_categories = np.setdiff1d(train_categories, test_categories)
     train_category, train_names = _items(train_categories, config.images_per_category)
     test_category, test_names = _items(test_categories, config.test_images_per_category)
@@ -131,6 +143,7 @@ def simulate_with_trials(config: SimulatedData, keep_trials: bool = True) -> tup
     dataset = FmriDataset(
         train=FmriSplit(normalise(train), images[:n_train], train_category, train_names, repeated=normalise(repeated)),
         test=FmriSplit(normalise(trials.mean(0)), images[n_train : n_train + n_test], test_category, test_names),
+        normalisation=Normalisation(mean, std),
         unlabelled=(normalise(pool),) if config.n_unlabelled else (),
         class_names=list(CATEGORY_NAMES),
         description=f"simulated cortex, subject {config.subject}, {n_voxels} voxels, brain seed {config.brain_seed}",

@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,16 +26,18 @@ from cnd.data.images import STORE, write_store
 from cnd.data.tools import fetch as fetching
 from cnd.data.tools import inspection
 from cnd.errors import UserError
+from cnd.places import COMMAND
 from cnd.protocols import DataSource, FmriDataset
 from cnd.reading import explain
+from cnd.terminal import any_encoding
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 # ---------------------------------------------------------------- check
 
-KNOWN = """Whether generator, judge and loss know these images is not told here, but by
-  python sweeps/run.py ceilings --experiment EXPERIMENT --set data.path=..."""
+KNOWN = f"""Whether generator, judge and loss know these images is not told here, but by
+  {COMMAND} ceilings --experiment EXPERIMENT --set data.path=..."""
 
 
 def kinds() -> dict[str, Any]:
@@ -77,7 +79,7 @@ def part_at(kind: str, path: Path, **settings: Any) -> Any:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Read everything, print a summary, and write pictures.
+    """Read everything and print a summary; with ``--output`` write a page with pictures, too.
 
     Raises:
         UserError: the data are malformed.
@@ -88,19 +90,27 @@ def check(options: argparse.Namespace) -> None:
     if kind in registry.classes("cnd.pools"):
         pool = part.patterns()
         summary |= inspection.summarise_pool(pool, part.describe() or kind)
-        options.output.mkdir(parents=True, exist_ok=True)
-        pictures = inspection.draw_pool(pool, options.output)
+        written = _page(options.output, summary, lambda folder: inspection.draw_pool(pool, folder))
     else:
         summary["subjects"] = part.subjects()
         with _loaded(_of_one_subject(part, summary["subjects"], options.subject)) as dataset:
             summary |= inspection.summarise(dataset)
-            options.output.mkdir(parents=True, exist_ok=True)
-            pictures = inspection.draw(dataset, options.output)
-    page = inspection.write_page(summary, pictures, options.output)
-    summary["written"] = [str(page), *map(str, pictures)]
+            written = _page(options.output, summary, lambda folder: inspection.draw(dataset, folder))
+    summary["written"] = written
     print(json.dumps(summary, indent=1) if options.json else inspection.text(summary))
     if not options.json and kind in registry.classes("cnd.data"):
         print(KNOWN, file=sys.stderr)
+    if not written:
+        print("--output FOLDER writes a page with pictures of it, too", file=sys.stderr)
+
+
+def _page(folder: Path | None, summary: dict[str, Any], draw: Callable[[Path], list[Path]]) -> list[str]:
+    """Write the page and its pictures where a folder is given; names of the files."""
+    if folder is None:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = draw(folder)
+    return [str(path) for path in (inspection.write_page(summary, pictures, folder), *pictures)]
 
 
 def _of_one_subject(source: DataSource, there: list[str], wanted: str | None) -> DataSource:
@@ -203,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--kind", choices=list(kinds()), help="by default told from the names of the files")
     one.add_argument("--subject", help="where there are several")
     one.add_argument("--window", type=_positive, help="hcp: volumes averaged into one pattern")
-    one.add_argument("--output", type=Path, default=Path("cnd_data_check"), help="folder of the page with pictures")
+    one.add_argument("--output", type=Path, help="folder of a page with pictures; without it none is written")
     one.add_argument("--json", action="store_true")
     one.set_defaults(run=check)
     two = commands.add_parser("prepare", help="pack raw HCP")
@@ -223,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, 2 where the input is at fault, 130 when interrupted."""
+    any_encoding()
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
