@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cnd.json_files import write_text
 from reports import text
 from reports.scale import NOTHING
 
@@ -66,9 +67,7 @@ def style() -> Markup:
 
 def write(path: Path, html: str) -> None:
     """So that a reader never meets half a file."""
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, html)
 
 
 def picture(figure: Figure, description: str, photographs: bool = False) -> Picture:
