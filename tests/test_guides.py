@@ -16,6 +16,7 @@ import yaml
 
 from cnd.__main__ import _parser as finished_runs
 from cnd.data.tools.command import _parser as data_tools
+from cnd.data.tools.nifti.recipe import read_recipe
 from cnd.experiment import parse_assignments
 from cnd.workflow.label_map import read_label_map
 from sweeps.options import parse
@@ -77,6 +78,8 @@ def test_yaml_is_read_as_what_it_is(guide: Path, tmp_path: Path, capsys: pytest.
         if "title" in content:  # a sweep or a search: it would run
             words = ["plan", str(path), "--experiment", "simulated", "--output", str(tmp_path / "runs")]
             assert main(words) == 0, capsys.readouterr().err
+        elif "estimate" in content:
+            assert read_recipe(path, [])
         else:
             assert read_label_map(path)
 
