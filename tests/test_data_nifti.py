@@ -11,7 +11,6 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from analysis_folder import write_analysis
 from nilearn.glm.first_level import make_first_level_design_matrix
 from PIL import Image
@@ -201,13 +200,6 @@ def test_labels_alone_say_what_they_need(noisy: Path, tmp_path: Path, capsys: An
     prepare(*read_recipe(noisy, ["stimuli=null", "stimulus=stim_file"]), tmp_path)
     assert main(["check", str(tmp_path), "--output", str(tmp_path / "check")]) == 0
     assert "Labels without images need classes that the generator knows" in capsys.readouterr().err
-
-
-def test_the_guide_has_a_recipe_that_is_one() -> None:
-    guide = (Path(__file__).resolve().parents[1] / "cnd" / "data" / "README.md").read_text(encoding="utf-8")
-    block = next(part for part in guide.split("```yaml\n") if part.startswith("atlas")).split("```")[0]
-    recipe = Recipe.model_validate(yaml.safe_load(block))
-    assert recipe.estimate == "lss" and recipe.split == "run"
 
 
 def test_test_scans_decide_nothing_about_training(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_yaml_is_read_as_what_it_is(guide: Path, tmp_path: Path, capsys: pytest.
         if "title" in content:  # a sweep or a search: it would run
             words = ["plan", str(path), "--experiment", "simulated", "--output", str(tmp_path / "runs")]
             assert main(words) == 0, capsys.readouterr().err
-        elif "stimuli" in content:
+        elif "estimate" in content:
             assert read_recipe(path, [])
         else:
             assert read_label_map(path)
