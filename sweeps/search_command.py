@@ -69,6 +69,7 @@ class SearchRequest:
                 raise UserError(f"--set {key}: has no effect, because {self.search.name} varies it")
         bare = load_base(options.experiment, self.edits)
         self.base = override(bare, self.search.set, self.search.where()) if self.search.set else bare
+        self.search = self.search.of(self.base)
         self.blind = validation(self.base, self.search.where())
         self.search.tried(self.blind)
         self.names = objective_names(self.search, self.blind)

@@ -117,6 +117,27 @@ def test_old_spellings_and_choices_that_are_no_numbers() -> None:
     assert [search.settings({key: search.space[key].stored(choice)})[key] for choice in choices] == choices
 
 
+BATCH, STEPS = "decoder.phase2.batch_size", "decoder.phase2.max_steps"
+EQUAL_TIME = {"kind": "categorical", "choices": [4, 8, 16], "scales": {"phase2.max_steps": [1.7, 1, 0.1]}}
+
+
+def test_a_choice_scales_other_settings_from_those_of_the_experiment() -> None:
+    base = override(SMOKE, {STEPS: 100}, "test")  # with batches of 8
+    search = a_search(space={BATCH: EQUAL_TIME}).of(base)
+    search.tried(base)
+    assert [search.settings({BATCH: n})[STEPS] for n in (4, 8, 16)] == [170, 100, 10]
+    assert search.point(base) == {BATCH: 8}
+    with pytest.raises(UserError, match=f"{STEPS} = 100 does not go with {BATCH} = 4"):
+        search.point(override(base, {BATCH: 4}, "test"))
+    for edits, message in (({BATCH: 5}, "none of the choices"), ({STEPS: None}, "set it to a number")):
+        with pytest.raises(UserError, match=message):
+            a_search(space={BATCH: EQUAL_TIME}).of(override(SMOKE, edits, "test"))
+    with pytest.raises(ValueError, match="varied or scaled elsewhere"):
+        a_search(space={BATCH: EQUAL_TIME, STEPS: {"kind": "int", "low": 1, "high": 9}})
+    with pytest.raises(ValueError, match="2 factors for 3 choices"):
+        a_search(space={BATCH: EQUAL_TIME | {"scales": {STEPS: [1, 2]}}})
+
+
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "sweeps").glob("search*.yaml")))
 def test_every_shipped_search_fits_the_experiments_it_is_for(name: str, tmp_path: Path) -> None:
     for experiment in ("smoke", "simulated"):
