@@ -18,7 +18,7 @@ from cnd.steps import Step
 from cnd.workflow.cache import StageCache
 from cnd.workflow.progress import CHECKPOINT, PERCENT, Clock, Progress
 from cnd.workflow.watched import WatchedBench
-from sweeps import search_command, session
+from sweeps import search_request, search_run, session
 from sweeps.executor import Stopped, Teller
 from sweeps.run import main
 from sweeps.search import OptunaSearch, Outcome, Start, best, journal, outcomes, validation_scores
@@ -317,8 +317,8 @@ def test_a_trial_ends_where_its_driver_wants_it_to(tmp_path: Path) -> None:
 def serial(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials in this process, and no final table, which is a sweep like any other."""
     monkeypatch.setattr(session, "run_jobs", serial_executor.run_jobs)
-    monkeypatch.setattr(search_command, "run_final", lambda request, found: 0)
-    monkeypatch.setattr(search_command, "write_report", lambda request: request.folder.path)
+    monkeypatch.setattr(search_run, "run_final", lambda request, found: 0)
+    monkeypatch.setattr(search_run, "write_report", lambda request: request.folder.path)
     for name in ("start", "progress", "record", "prune", "fail", "close"):
         monkeypatch.setattr(session.Scribe, name, lambda *_, **__: None)
 
@@ -434,8 +434,8 @@ def test_wrong_usage(words: list[str], culprit: str, tmp_path: Path, capsys: pyt
 
 def test_a_row_that_the_space_does_not_have_is_named(tmp_path: Path, mine: str) -> None:
     with pytest.raises(UserError, match=r"row 9 of ablation_table1 cannot be enqueued: it sets decoder\.phase1\.self"):
-        search_command.SearchRequest(
-            search_command.table.parse([mine, "--experiment", "smoke", "--output", str(tmp_path)]), "fake_pipeline"
+        search_request.SearchRequest(
+            search_request.table.parse([mine, "--experiment", "smoke", "--output", str(tmp_path)]), "fake_pipeline"
         ).starts()
 
 

@@ -1,0 +1,131 @@
+"""Running a search: propose and train until the budget is used, the final comparison, the report."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from cnd.errors import UserError
+from cnd.json_files import write_json
+from sweeps.search import REFERENCE, Outcome, validation_scores
+from sweeps.search_final import run_final
+from sweeps.search_forecast import expected_minutes, expected_seconds
+from sweeps.search_request import SEARCH_FILE, TRIALS_FILE, SearchRequest
+from sweeps.search_text import best_text, plan_text, say
+from sweeps.trials import Trial
+
+
+def run(request: SearchRequest) -> int:
+    """Run what the budget leaves, then the final comparison, and report."""
+    request.folder.exists()  # a folder of another version is refused before anything runs
+    if lacking := request.missing():
+        raise UserError(lacking[0].splitlines()[0])
+    request.check_same()
+    importlib.import_module(request.pipeline).check(request.blind)
+    say("\n".join([plan_text(request), *request.examined()]))
+    began = time.monotonic()
+    failed = propose(request)
+    found = request.known()
+    took, expected = (time.monotonic() - began) / 60, expected_minutes(request, 0)
+    say(f"search: {len(found)} of {request.search.trials} trials in {took:.1f} minutes (forecast: {expected:.1f})")
+    if not any(outcome.state == "complete" for outcome in found):
+        say("no trial is complete; the same command goes on from here")
+        return 1
+    with contextlib.redirect_stdout(sys.stderr if request.options.json else sys.stdout):  # one JSON text
+        code = run_final(request, found)
+    path = write_report(request)
+    if request.options.json:
+        print(json.dumps({"search": request.search.name, "trials": listed(found), "report": str(path)}, indent=1))
+    else:
+        print(best_text(request, found))
+    for number, label in sorted(failed.items()):
+        say(f"failed: trial {number:04d} {label}: the same command tries it again".replace("  ", " "))
+    say(f"report: {path}")
+    return 1 if failed else code
+
+
+def propose(request: SearchRequest) -> dict[int, str]:
+    """Propose and run until the budget is used; returns the trials that failed."""
+    from cnd.store.tracking import sqlite_uri
+    from sweeps.executor import Resources
+    from sweeps.live import Board
+    from sweeps.session import Scribe, Session
+
+    options, folder = request.options, request.folder
+    at_once = request.concurrency()
+    limit = options.max_concurrent if options.ray_address else at_once
+    uri = options.tracking_uri or sqlite_uri(options.output)
+    with folder.locked():
+        proposer = request.proposer(mend=True)
+        write_json(folder.path / SEARCH_FILE, described(request))
+        define(request, proposer.trials())
+        scribe, status = Scribe(folder, uri, local=not options.tracking_uri), "KILLED"
+        seeds = request.search.seeds
+        more = seeds * max(0, request.search.trials - sum(o.state != "open" for o in proposer.outcomes()))
+        board = Board(request.search.title, [], at_once, expected_seconds(request), more=more)
+        session = Session(folder, request.cache, proposer, board, scribe, validation_scores(request.names))
+        try:
+            if more:
+                session.run(Resources(limit, options.gpus_per_trial, options.ray_address), request.pipeline)
+            status = "FAILED" if proposer.failed else "FINISHED"
+        finally:
+            define(request, proposer.trials())
+            write_json(folder.path / TRIALS_FILE, listed(proposer.outcomes()))
+            scribe.close(status)
+            if status == "KILLED":  # Ctrl-C: what is known is reported all the same
+                say(f"report: {write_report(request)}")
+    if scribe.error is not None:
+        say(f"MLflow could not be written, run the command again: {scribe.error}")
+    return proposer.failed
+
+
+def define(request: SearchRequest, trials: list[Trial]) -> None:
+    """Write what the folder holds, as tables do."""
+    search = request.search
+    content = search.model_dump(mode="json", include={"name", "title", "description"})
+    nothing: list[Any] = []
+    content |= {"reference": "", "experiment": request.base.name, "words": [search.name]}
+    content |= {"columns": nothing, "rows": nothing}
+    request.folder.define(content | {"kind": "search"}, trials)
+
+
+def described(request: SearchRequest) -> dict[str, Any]:
+    """What the report is told of the search."""
+    search = request.search
+    point = request.starts()[0]
+    return {
+        "search": search.model_dump(mode="json"),
+        "experiment": request.base.name,
+        "identity": request.identity(),
+        "objectives": [{"name": n, "higher_is_better": up} for n, up in zip(request.names, request.up, strict=True)],
+        "metrics": [metric.describe() for metric in request.blind.evaluation.all_metrics()],
+        "reference": search.settings(point[0].point) if point and point[0].label == REFERENCE else None,
+        "data": request.blind.data.kind,
+        "simulated": request.blind.data.simulated,
+        "final": f"{search.name}_final-{request.base.name}",
+        "set": {key: request.edits[key] for key in sorted(request.edits)},
+    }
+
+
+def listed(found: list[Outcome]) -> list[dict[str, Any]]:
+    """Outcomes as JSON values."""
+    return [
+        {
+            "number": o.number, "state": o.state, "label": o.label, "values": list(o.values),
+            "by_seed": [list(values) for values in o.by_seed], "settings": o.settings,
+            "curve": {str(percent): score for percent, score in o.curve.items()},
+        }
+        for o in found
+    ]  # fmt: skip
+
+
+def write_report(request: SearchRequest) -> Path:
+    """The search's page."""
+    from reports.search import build_search_report
+
+    return build_search_report(request.options.output, request.folder.path)
