@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 import time
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,10 @@ def run(request: SearchRequest) -> int:
 
 def propose(request: SearchRequest) -> dict[int, str]:
     """Propose and run until the budget is used; returns the trials that failed."""
-    from cnd.store.tracking import sqlite_uri
+    from cnd.store.tracking import SearchRuns, sqlite_uri
     from sweeps.executor import Resources
     from sweeps.live import Board
-    from sweeps.session import Scribe, Session
+    from sweeps.session import Scribe, Session, flat
 
     options, folder = request.options, request.folder
     at_once = request.concurrency()
@@ -64,7 +65,8 @@ def propose(request: SearchRequest) -> dict[int, str]:
         proposer = request.proposer(mend=True)
         write_json(folder.path / SEARCH_FILE, described(request))
         define(request, proposer.trials())
-        scribe, status = Scribe(folder, uri, local=not options.tracking_uri), "KILLED"
+        runs = SearchRuns(tuple(request.names), flat(request.blind))
+        scribe, status = Scribe(folder, uri, not options.tracking_uri, runs), "KILLED"
         seeds = request.search.seeds
         more = seeds * max(0, request.search.trials - sum(o.state != "open" for o in proposer.outcomes()))
         board = Board(request.search.title, [], at_once, expected_seconds(request), more=more)
@@ -76,12 +78,19 @@ def propose(request: SearchRequest) -> dict[int, str]:
         finally:
             define(request, proposer.trials())
             write_json(folder.path / TRIALS_FILE, listed(proposer.outcomes()))
+            scribe.best_so_far(request.names[0], _best_so_far(proposer.outcomes(), request.up[0]))
             scribe.close(status)
             if status == "KILLED":  # Ctrl-C: what is known is reported all the same
                 say(f"report: {write_report(request)}")
     if scribe.error is not None:
         say(f"MLflow could not be written, run the command again: {scribe.error}")
     return proposer.failed
+
+
+def _best_so_far(found: list[Outcome], up: bool) -> list[float]:
+    """Of the first objective, after each complete trial in the order of proposals."""
+    values = [o.values[0] for o in found if o.state == "complete"]
+    return list(accumulate(values, max if up else min))
 
 
 def define(request: SearchRequest, trials: list[Trial]) -> None:

@@ -6,11 +6,12 @@ import importlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnd.experiment import Experiment
 from cnd.store.folder import SweepFolder
 from cnd.workflow.cache import StageCache
 from cnd.workflow.progress import CHECKPOINT, PERCENT
@@ -21,7 +22,7 @@ from sweeps.proposers import Proposer
 from sweeps.trials import Trial, fused
 
 if TYPE_CHECKING:
-    from cnd.store.tracking import Tracker
+    from cnd.store.tracking import SearchRuns, Tracker
 
 SECONDS_BETWEEN_METRICS = 5.0
 EXTRAS = {"intervene": "interventions", "analyse": "analysis"}
@@ -33,10 +34,13 @@ class Scribe:
     """Writes to MLflow in a thread of its own, so that neither its import nor its store holds up a trial.
 
     Every call only queues the work. An error of the tracking never stops the trials; it is kept in ``error``.
+
+    Args:
+        search: what the runs of a search have in common; None: it is a table.
     """
 
-    def __init__(self, folder: SweepFolder, uri: str, local: bool) -> None:
-        self.folder, self.uri = folder, uri
+    def __init__(self, folder: SweepFolder, uri: str, local: bool, search: SearchRuns | None = None) -> None:
+        self.folder, self.uri, self.search = folder, uri, search
         self.artifacts = folder.output / "mlartifacts" if local else None
         self.error: Exception | None = None
         self._lost = local and not (folder.output / "mlflow.db").exists()  # a new folder, or someone deleted it
@@ -55,6 +59,11 @@ class Scribe:
         self._queue(lambda tracker: self._open(tracker, trial))
 
     def progress(self, trial: Trial, metrics: dict[str, float], samples_seen: int) -> None:
+        if self.search is not None:
+            if CHECKPOINT in metrics:
+                score, percent = metrics[CHECKPOINT], int(metrics[PERCENT])
+                self._queue(lambda tracker: tracker.checkpoint(self._runs[trial.name], score, percent))
+            return
         now = time.monotonic()
         due = CHECKPOINT in metrics or now - self._told.get(trial.name, 0.0) >= SECONDS_BETWEEN_METRICS
         if metrics and due:
@@ -94,6 +103,11 @@ class Scribe:
 
         self._queue(write)
 
+    def best_so_far(self, name: str, values: list[float]) -> None:
+        """Of a search's objective, after each complete trial."""
+        if self._used:
+            self._queue(lambda tracker: tracker.best_so_far(name, values))
+
     def close(self, status: str) -> None:
         """End the sweep's run, and as KILLED those of trials that were running; wait until all is written."""
         if self._used:
@@ -103,12 +117,17 @@ class Scribe:
     def _open(self, tracker: Tracker, trial: Trial) -> None:
         if trial.name not in self._runs:
             params = {"row": trial.row, "label": trial.label or "", "control": trial.control, **trial.settings}
-            params |= {"role": trial.role or "", "subject": trial.subject or ""} | _flat(trial)
+            params |= {"role": trial.role or "", "subject": trial.subject or ""} | flat(trial.experiment)
+            shown = ""
+            if self.search is not None:
+                params = _varied(trial, self.search.params)
+                seed = f"seed {trial.seed}" if "seed" in params else ""
+                shown = " ".join(word for word in (trial.row, trial.label, seed) if word)
             stages = {name: ",".join(trial.keys(name)) for name, _ in trial.stages}
             tags = {f"stage.{name}.key": keys for name, keys in stages.items()}
             if warnings := trial.experiment.warnings():
                 tags["warnings"] = "\n".join(warnings)
-            self._runs[trial.name] = tracker.start(trial.name, trial.key, params, tags)
+            self._runs[trial.name] = tracker.start(trial.name, trial.key, params, tags, shown)
             self.folder.write(trial, run_id=self._runs[trial.name])
 
     def _end(self, tracker: Tracker, status: str) -> None:
@@ -122,7 +141,7 @@ class Scribe:
 
             if self.error is None:
                 if self._tracker is None:
-                    self._tracker = Tracker(self.uri, self.artifacts, self.folder.name)
+                    self._tracker = Tracker(self.uri, self.artifacts, self.folder.name, self.search)
                 work(self._tracker)
 
         def keep(future: Future[None]) -> None:
@@ -133,10 +152,17 @@ class Scribe:
         self._thread.submit(do).add_done_callback(keep)
 
 
-def _flat(trial: Trial) -> dict[str, Any]:
+def flat(experiment: Experiment) -> dict[str, Any]:
+    """Its settings by dotted name."""
     from cnd.store.tracking import flatten
 
-    return flatten(trial.experiment.model_dump(mode="json", exclude={"name", "description", "rivals"}))
+    return flatten(experiment.model_dump(mode="json", exclude={"name", "description", "rivals"}))
+
+
+def _varied(trial: Trial, common: Mapping[str, Any]) -> dict[str, Any]:
+    """What a search varied, where it applies, and what else differs from its reference, such as the seed."""
+    own = {key: value for key, value in trial.settings.items() if value != "-"}
+    return {k: v for k, v in flat(trial.experiment).items() if k not in trial.settings and common.get(k) != v} | own
 
 
 class Session:
