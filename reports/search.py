@@ -16,11 +16,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cnd.errors import UserError
 from cnd.json_files import read_json
+from cnd.store.folder import SweepFolder
+from reports import noops
 from reports import search_figures as figures
 from reports.build import TEMPLATES, _picture, _write
 from reports.collect import read_sweep
-from reports.scale import Scale
-from reports.search_tables import FEWEST, final_table, importance_table, on_front, trial_table
+from reports.scale import Scale, titles
+from reports.search_tables import (
+    FEWEST,
+    final_table,
+    importance_table,
+    on_front,
+    seed_interval,
+    shared_table,
+    trial_table,
+)
 
 N_BEST = 10
 SECONDS = Scale("seconds of device time", percent=False)
@@ -60,8 +70,9 @@ def content(output: Path, folder: Path, described: dict[str, Any], trials: list[
     up = [bool(entry["higher_is_better"]) for entry in described["objectives"]]
     scales = [_scale(name, described["metrics"]) for name in objectives]
     table = trial_table(trials, objectives)
-    settings = list(described["search"]["space"])
-    settings = [setting for setting in settings if setting in table]
+    varied = [setting for setting in described["search"]["space"] if setting in table]
+    named = titles(varied)
+    table, settings = table.rename(columns=named), list(named.values())
     done = table.dropna(subset=[objectives[0]])
     final = _final(output, folder, described, trials, scales[0])
     return {
@@ -72,8 +83,10 @@ def content(output: Path, folder: Path, described: dict[str, Any], trials: list[
         "counts": {state: int((table["state"] == state).sum()) for state in ("complete", "pruned", "open")},
         "headline": _headline(done, objectives[0], up[0], scales[0], final),
         "scales": scales,
-        "settings": [figures.short(setting) for setting in settings],
-        "best": _best(trials, done, objectives, up, scales, settings),
+        "settings": settings,
+        "best": _best(trials, done, objectives, up, scales, varied),
+        "shared": _shared(done, objectives, up, settings),
+        "idle": _idle(output, folder, described, trials),
         "final": final,
         "fewest": FEWEST,
         **_pictures(table, done, objectives, up, scales, settings),
@@ -90,7 +103,7 @@ def _pictures(
     settings: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     """The figures, None where there is nothing to draw, and the table of importance."""
-    found: dict[str, Any] = dict.fromkeys(("history", "parallel", "slices", "importance", "pareto"))
+    found: dict[str, Any] = dict.fromkeys(("history", "parallel", "slices", "contours", "importance", "pareto"))
     found["weights"] = []
     if done.empty:
         return found
@@ -106,29 +119,60 @@ def _pictures(
     weights = importance_table(done, name, settings)
     if len(weights):
         found["importance"] = _picture(figures.importance(weights), "Importance of settings beside shuffled scores")
-        found["weights"] = [line | {"setting": figures.short(line["setting"])} for line in weights.to_dict("records")]
+        ranked = [setting for setting in weights["setting"] if done[setting].nunique() > 1]
+        if len(ranked) > 1:
+            drawn = figures.contours(done, name, ranked, up[0], scale)
+            found["contours"] = _picture(drawn, "Score over pairs of the most important settings")
+        found["weights"] = weights.to_dict("records")
     return found
+
+
+def _ranked(done: pd.DataFrame, objectives: list[str], up: list[bool]) -> pd.DataFrame:
+    """The best trials on validation data: of two objectives, those of the front."""
+    if len(objectives) > 1 and len(done):
+        done = done[on_front(done[objectives].to_numpy(dtype=float), up)]
+    return done.sort_values(objectives[0], ascending=not up[0], kind="stable").head(N_BEST)
 
 
 def _best(
     trials: list[dict[str, Any]], done: pd.DataFrame, objectives: list[str], up: list[bool], scales: list[Scale],
     settings: list[str],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """The best trials on validation data: of two objectives, those of the front."""
     by_number = {trial["number"]: trial for trial in trials}
-    if len(objectives) > 1 and len(done):
-        done = done[on_front(done[objectives].to_numpy(dtype=float), up)]
-    ranked = done.sort_values(objectives[0], ascending=not up[0], kind="stable")["number"].head(N_BEST)
-    return [_line(by_number[number], scales, settings) for number in ranked]
+    return [_line(by_number[n], scales, settings) for n in _ranked(done, objectives, up)["number"]]
+
+
+def _shared(done: pd.DataFrame, objectives: list[str], up: list[bool], settings: list[str]) -> list[dict[str, Any]]:
+    """What the best quarter have in common, or the front; nothing of few trials."""
+    if len(done) < FEWEST:
+        return []
+    best = _ranked(done, objectives, up).head(max(2, len(done) // 4))
+    lines: list[dict[Any, Any]] = shared_table(best, done, settings).to_dict("records")
+    return [line | {"n": len(best)} for line in lines]
+
+
+def _idle(output: Path, folder: Path, described: dict[str, Any], trials: list[dict[str, Any]]) -> list[str]:
+    """Trials that trained as the reference did, although a setting differs."""
+    same = [t["number"] for t in trials if t["values"] and t["settings"] == described["reference"]]
+    kept = SweepFolder(output, folder.name)
+    records: dict[tuple[str, str | None, int], Path] = {}
+    for trial in trials:
+        seed = described["identity"]["experiment"]["seed"]
+        record = kept.read(f"{trial['number']:04d}-seed{seed}").get("record")
+        if trial["values"] and record and (output / record / "history.parquet").is_file():
+            records[f"{trial['number']:04d}", None, seed] = output / record
+    return noops.find(records, f"{same[0]:04d}") if same else []
 
 
 def _line(trial: dict[str, Any], scales: list[Scale], settings: list[str]) -> dict[str, Any]:
     by_seed = [scales[0].number(values[0]) for values in trial["by_seed"]]
+    limits = seed_interval([values[0] for values in trial["by_seed"]])
     return {
         "number": f"{trial['number']:04d}",
         "label": trial["label"],
         "values": [scale.number(value) for scale, value in zip(scales, trial["values"], strict=True)],
         "by_seed": by_seed if len(by_seed) > 1 else [],
+        "limits": "" if limits is None else f"{scales[0].number(limits[0])} to {scales[0].number(limits[1])}",
         "settings": [_word(trial["settings"].get(setting, "–")) for setting in settings],
         "yaml": yaml.safe_dump(
             {"set": trial["settings"]}, default_flow_style=True, sort_keys=False, width=10**6

@@ -357,7 +357,7 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
         if trial["state"] == "failed":
             name = trial["name"]
             _say(f"failed: {name}: {trial['error']} ({folder.traceback_file(name)})")
-    for warning in noops.find(known, folder.output, request.sweep.reference):
+    for warning in noops.of(read_sweep(folder.output, folder.path)) if complete else []:
         _say(f"warning: {warning}")
     if path:
         _say(f"report: {path}")

@@ -11,12 +11,13 @@ import yaml
 from cnd.errors import UserError
 from cnd.json_files import write_json
 from cnd.store.folder import damaged
+from reports.scale import titles
 from sweeps import run as table
 from sweeps.search import best, trial_of
 from sweeps.search_forecast import expected_minutes, n_done
 from sweeps.search_request import TRIALS_FILE, SearchRequest
 from sweeps.search_run import listed, run, write_report
-from sweeps.search_text import plan_text, say, short, state, word
+from sweeps.search_text import plan_text, say, state, word
 from sweeps.text import columns
 
 
@@ -56,7 +57,7 @@ def status(request: SearchRequest) -> int:
         told = [line | {"state": states[line["number"]]} for line in listed(found)]
         print(json.dumps({"search": request.search.name, "trials": told}, indent=1))
         return 0
-    lines = [["trial", "state", *request.names, *map(short, request.search.space), ""]]
+    lines = [["trial", "state", *request.names, *titles(request.search.space).values(), ""]]
     for o in found:
         values = [f"{v:.4g}" for v in o.values] or ["" for _ in request.names]
         settings = [word(o.settings.get(key, "-")) for key in request.search.space]

@@ -6,11 +6,11 @@ import argparse
 
 from cnd.experiment import Experiment, override
 from cnd.json_files import read_json, write_json
+from reports.scale import titles
 from sweeps import run as table
 from sweeps.confounds import differing
 from sweeps.search import REFERENCE, Outcome, best
 from sweeps.search_request import FINAL_FILE, SearchRequest
-from sweeps.search_text import short
 from sweeps.spec import Column, Row, Sweep
 
 
@@ -35,10 +35,7 @@ class FinalRequest(table.Request):
 def final_sweep(request: SearchRequest, chosen: list[Outcome]) -> Sweep:
     """A row for the reference and for each of the chosen."""
     search = request.search
-    last = [short(key) for key in search.space]
-    named = [
-        key.replace(".", "_") if last.count(word) > 1 else word for key, word in zip(search.space, last, strict=True)
-    ]
+    varied = [*search.space, *(key for part in search.space.values() for key in part.scaling())]
     rows = [Row(id=REFERENCE, label="as the experiment is")]
     rows += [Row(id=f"t{o.number:04d}", label=f"trial {o.number:04d}", set=o.settings) for o in chosen]
     return Sweep(
@@ -48,8 +45,7 @@ def final_sweep(request: SearchRequest, chosen: list[Outcome]) -> Sweep:
         "that the search did not use, and scored on the test set.",
         reference=REFERENCE,
         columns=tuple(
-            Column(key=name, title=short(key).replace("_", " "), setting=key)
-            for name, key in zip(named, search.space, strict=True)
+            Column(key=title.replace(" ", "_"), title=title, setting=key) for key, title in titles(varied).items()
         ),
         rows=tuple(rows),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from reports.scale import titles
 from sweeps.search import Outcome, best
 from sweeps.search_forecast import expected_minutes, n_done
 from sweeps.search_request import SearchRequest
@@ -41,7 +42,7 @@ def plan_text(request: SearchRequest) -> str:
 
 def best_text(request: SearchRequest, found: list[Outcome]) -> str:
     """The best trials, on validation data."""
-    lines = [["trial", *(f"validation {name}" for name in request.names), *map(short, request.search.space), ""]]
+    lines = [["trial", *(f"validation {name}" for name in request.names), *titles(request.search.space).values(), ""]]
     for o in best(found, request.up, SHOWN):
         settings = [word(o.settings.get(key, "-")) for key in request.search.space]
         lines.append([f"{o.number:04d}", *(f"{v:.4g}" for v in o.values), *settings, o.label])
@@ -57,10 +58,6 @@ def state(request: SearchRequest, outcome: Outcome, busy: bool) -> str:
     if "failed" in states:
         return "failed"
     return "running" if busy else "interrupted"
-
-
-def short(key: str) -> str:
-    return key.rpartition(".")[2]
 
 
 def word(value: Any) -> str:
