@@ -21,7 +21,7 @@ class FinalRequest(table.Request):
         self.of, self.winners = request, chosen
         options = argparse.Namespace(**vars(request.options))
         options.seeds, options.analysis, options.interventions = request.search.final.seeds, "none", "none"
-        options.trials = options.hours = options.max_seeds = None
+        options.trials = options.hours = options.storage = options.max_seeds = None
         super().__init__(options, request.pipeline)
 
     def _asked_for(self) -> tuple[Sweep, Experiment, list[str]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sweeps.search_request import STUDY_FILE, SearchRequest
+from sweeps.search_request import SearchRequest
 
 
 def n_done(request: SearchRequest) -> int:
     """Trials that have ended, without loading Optuna where there is nothing to read."""
-    if not (request.folder.path / STUDY_FILE).is_file():
+    if not request.folder.exists():
         return 0
     return sum(outcome.state != "open" for outcome in request.known())
 

@@ -14,10 +14,11 @@ from cnd.json_files import read_json
 from cnd.store.folder import SweepFolder
 from cnd.workflow.cache import StageCache
 from sweeps import run as table
-from sweeps.options import AUTO
-from sweeps.search import REFERENCE, OptunaSearch, Outcome, Start, higher_is_better, journal, objective_names, start_of
+from sweeps.options import AUTO, OF_SEARCH
+from sweeps.search import REFERENCE, OptunaSearch, Outcome, Start, higher_is_better, objective_names, start_of
 from sweeps.space import Search, load_search, validation
 from sweeps.spec import load_base, load_sweep
+from sweeps.storage import database, journal, without_password
 
 STUDY_FILE, SEARCH_FILE, TRIALS_FILE, FINAL_FILE = "study.jsonl", "search.json", "trials.json", "final.json"
 FOREIGN = ("rows", "subjects", "stimuli", "reconstructions", "judge")
@@ -57,7 +58,7 @@ class SearchRequest:
 
     def _asked_for(self) -> Search:
         search, options = load_search(self.options.sweep), self.options
-        changes = {name: getattr(options, name) for name in ("trials", "hours") if getattr(options, name) is not None}
+        changes = {name: getattr(options, name) for name in OF_SEARCH if getattr(options, name) is not None}
         if options.seeds is not None:
             changes["seeds"] = options.seeds
         return search.model_copy(update=changes)  # the options were checked already
@@ -92,8 +93,11 @@ class SearchRequest:
         mend: this process holds the folder, and goes on with the search.
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
-        storage = journal(self.folder.path / STUDY_FILE, mend)
-        return OptunaSearch(self.search, self.blind, self.steps(), storage, self.starts()[0] if mend else ())
+        starts, url = self.starts()[0] if mend else (), self.search.storage
+        if url is None:
+            storage = journal(self.folder.path / STUDY_FILE, mend)
+            return OptunaSearch(self.search, self.blind, self.steps(), storage, starts)
+        return OptunaSearch(self.search, self.blind, self.steps(), database(url), starts, self.folder.name)
 
     def known(self) -> list[Outcome]:
         """Of every proposal so far.
@@ -133,6 +137,7 @@ class SearchRequest:
             "space": {key: {k: v for k, v in part.items() if k not in bounds} for key, part in space.items()},
             "objectives": self.names,
             "seeds": self.search.seeds,
+            "storage": None if self.search.storage is None else without_password(self.search.storage),
             "experiment": self.blind.model_dump(mode="json", exclude=skipped),
         }
 

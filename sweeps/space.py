@@ -270,6 +270,7 @@ class Search(Config):
     hours: Annotated[float, Field(gt=0)] | None = None  # after which no further trial begins
     seeds: Positive = 1  # training seeds of a trial, over which its scores are averaged
     enqueue: Enqueue | None = None
+    storage: Annotated[str | None, Field(exclude=True)] = None  # URL of a database; None: a journal. Never written down
     final: Final = Final()
     _source: str = PrivateAttr("")
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)

@@ -18,11 +18,12 @@ from cnd.steps import Step
 from cnd.workflow.cache import StageCache
 from cnd.workflow.progress import CHECKPOINT, PERCENT, Clock, Progress
 from cnd.workflow.watched import WatchedBench
-from sweeps import search_request, search_run, session
+from sweeps import search_request, search_run, session, storage
 from sweeps.executor import Stopped, Teller
 from sweeps.run import main
-from sweeps.search import OptunaSearch, Outcome, Start, best, journal, outcomes, validation_scores
+from sweeps.search import OptunaSearch, Outcome, Start, best, outcomes, validation_scores
 from sweeps.space import Search, load_search, validation
+from sweeps.storage import journal
 from sweeps.trials import Trial
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -415,6 +416,40 @@ def test_a_pruned_trial_is_marked_and_not_run_again(
     folder = output / "sweeps" / "mine-smoke" / "trials"
     assert json.loads((folder / f"{pruned[0]:04d}-seed0.json").read_text())["state"] == "pruned"
     assert command(output, "run", mine, "--trials", "7") == 0 and len(begun) == 7
+
+
+@pytest.mark.usefixtures("serial")
+def test_a_database_is_gone_on_with_and_its_password_is_written_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, output, database = tmp_path / "mine.yaml", tmp_path / "out", f"sqlite:///{tmp_path / 'study.db'}?secret=pw123"
+    content = {"name": "mine", "title": "Mine", "space": SPACE, "sampler": {"kind": "random"}}
+    mine.write_text(yaml.safe_dump(content | {"storage": database}))  # sqlite3 itself does not know secret
+    output.joinpath("cache").mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_request, "database", lambda url: storage.database(url.partition("?")[0]))
+        assert command(output, "run", str(mine), "--trials", "2") == 0
+        assert command(output, "run", str(mine), "--trials", "3") == 0
+        built = (output / "cache" / "built.txt").read_text().splitlines()
+        assert sum(line.startswith("record") for line in built) == 3
+        assert command(output, "plan", str(mine)) == 0
+    assert not (output / "sweeps" / "mine-smoke" / "study.jsonl").exists()
+    assert optuna_names(tmp_path / "study.db") == ["mine-smoke"]
+    told = "".join(capsys.readouterr())
+    kept = [file for file in output.rglob("*") if file.is_file() and b"pw123" in file.read_bytes()]
+    assert not kept and "pw123" not in told
+    assert command(output, "run", str(mine), "--storage", "sqlite:///elsewhere.db") == 2
+    assert "holds a search with another storage" in capsys.readouterr().err
+    for url in ("postgresql+nodriver://me:pw123@host/db", "pw123", f"sqlite:///{tmp_path}/no/such/folder/x.db?a=pw123"):
+        assert command(tmp_path / "new", "run", str(mine), "--storage", url) == 2
+        error = capsys.readouterr().err
+        assert "pw123" not in error.replace(str(tmp_path), "") and error.count("error:") == 1, error
+
+
+def optuna_names(path: Path) -> list[str]:
+    import optuna
+
+    return optuna.get_all_study_names(f"sqlite:///{path}")
 
 
 @pytest.mark.parametrize(
