@@ -14,6 +14,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from cnd.store.folder import SweepFolder, damaged
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
 from sweeps.compare import compare
+from sweeps.forecast import error, per_trial
 from sweeps.options import AUTO, OF_SEARCH, parse
 from sweeps.rounds import begun, by_records, most, rounds
 from sweeps.space import is_search
@@ -157,6 +159,7 @@ class Request:
             "ceilings": ceilings,
             "warnings": [*warnings_for(trials), *self.examined(trials), *far_under(ceilings)],
             "expected_minutes": round(len(missing) * seconds / 60 / at_once, 1),
+            "expected_from": per_trial(self.folder, self.base).source,
         } | ({"at_most": further} if possible else {})
 
     def ceilings(self, trials: list[Trial]) -> dict[str, float]:
@@ -176,8 +179,8 @@ class Request:
         return found
 
     def expected_seconds(self) -> float:
-        """Of a trial: as measured here, else the experiment's figure."""
-        return self.folder.typical_seconds() or 60 * self.base.minutes_per_trial
+        """Of a trial (:func:`sweeps.forecast.per_trial`)."""
+        return per_trial(self.folder, self.base).seconds
 
     def converged(self, trials: list[Trial]) -> dict[str, str]:
         """Whether the kept results of a row had converged, by row; nothing of rows without any."""
@@ -231,7 +234,8 @@ def run(request: Request) -> int:
     limit = options.max_concurrent if options.ray_address else at_once  # a cluster knows its own size
     resources = Resources(limit, options.gpus_per_trial, options.ray_address)
     uri = options.tracking_uri or sqlite_uri(options.output)
-    _say("\n".join([plan_text(request.sweep, request.plan(trials), at_once), *request.notes]).rstrip("\n") + "\n")
+    content, began = request.plan(trials), time.monotonic()
+    _say("\n".join([plan_text(request.sweep, content, at_once), *request.notes]).rstrip("\n") + "\n")
     if not all(request.cache.has("record", trial.key) for trial in trials):
         check(request, trials)
     with folder.locked():
@@ -251,6 +255,8 @@ def run(request: Request) -> int:
             scribe.close(status)
     if scribe.error is not None:
         _say(f"MLflow could not be written, run the command again: {scribe.error}")
+    if content["expected_minutes"] and not request.auto:
+        _say(error((time.monotonic() - began) / 60, content["expected_minutes"]))
     _show_result(request, trials, uri)
     return 1 if failed or scribe.error is not None else 0
 

@@ -13,8 +13,9 @@ from cnd.json_files import write_json
 from cnd.store.folder import damaged
 from reports.scale import titles
 from sweeps import run as table
+from sweeps.forecast import per_trial
 from sweeps.search import best, trial_of
-from sweeps.search_forecast import expected_minutes, n_done
+from sweeps.search_forecast import final_minutes, moved_by, n_done, trial_minutes
 from sweeps.search_request import TRIALS_FILE, SearchRequest
 from sweeps.search_run import listed, run, write_report
 from sweeps.search_text import plan_text, say, state, word
@@ -36,10 +37,15 @@ def plan(request: SearchRequest) -> int:
     missing, told = request.missing(), request.examined()
     if request.options.json:
         search = request.search
-        minutes = round(expected_minutes(request, n_done(request)), 1)
+        minutes = trial_minutes(request, n_done(request)) + final_minutes(request)
         content: dict[str, Any] = {"search": search.name, "experiment": request.base.name}
         content |= {"objectives": request.names, "space": search.model_dump(mode="json")["space"]}
-        content |= {"trials": search.trials, "missing": missing, "expected_minutes": minutes, "warnings": told}
+        content |= {"trials": search.trials, "missing": missing, "warnings": told}
+        content |= {
+            "expected_minutes": round(minutes, 1),
+            "expected_from": per_trial(request.folder, request.base).source,
+        }
+        content |= {"depends_on": moved_by(search, request.blind, request.steps())}
         print(json.dumps(content, indent=1))
     else:
         print("\n".join([plan_text(request), *told]))

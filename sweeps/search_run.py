@@ -13,9 +13,10 @@ from typing import Any
 
 from cnd.errors import UserError
 from cnd.json_files import write_json
+from sweeps.forecast import error
 from sweeps.search import REFERENCE, Outcome, validation_scores
 from sweeps.search_final import run_final
-from sweeps.search_forecast import expected_minutes, expected_seconds
+from sweeps.search_forecast import expected_seconds, n_done, trial_minutes
 from sweeps.search_request import SEARCH_FILE, TRIALS_FILE, SearchRequest
 from sweeps.search_text import best_text, plan_text, say
 from sweeps.trials import Trial
@@ -29,11 +30,23 @@ def run(request: SearchRequest) -> int:
     request.check_same()
     importlib.import_module(request.pipeline).check(request.blind)
     say("\n".join([plan_text(request), *request.examined()]))
-    began = time.monotonic()
+    try:
+        return _run(request)
+    except KeyboardInterrupt:  # what is known is reported all the same
+        if (request.folder.path / TRIALS_FILE).is_file():
+            print(best_text(request, request.known()), file=sys.stderr if request.options.json else sys.stdout)
+            say(f"report: {write_report(request)}")
+        raise
+
+
+def _run(request: SearchRequest) -> int:
+    done = n_done(request)
+    began, expected = time.monotonic(), trial_minutes(request, done)
     failed = propose(request)
     found = request.known()
-    took, expected = (time.monotonic() - began) / 60, expected_minutes(request, 0)
-    say(f"search: {len(found)} of {request.search.trials} trials in {took:.1f} minutes (forecast: {expected:.1f})")
+    say(f"search: {len(found)} of {request.search.trials} trials are there")
+    if expected and not request.search.hours:
+        say(error((time.monotonic() - began) / 60, expected))
     if not any(outcome.state == "complete" for outcome in found):
         say("no trial is complete; the same command goes on from here")
         return 1
@@ -80,8 +93,6 @@ def propose(request: SearchRequest) -> dict[int, str]:
             write_json(folder.path / TRIALS_FILE, listed(proposer.outcomes()))
             scribe.best_so_far(request.names[0], _best_so_far(proposer.outcomes(), request.up[0]))
             scribe.close(status)
-            if status == "KILLED":  # Ctrl-C: what is known is reported all the same
-                say(f"report: {write_report(request)}")
     if scribe.error is not None:
         say(f"MLflow could not be written, run the command again: {scribe.error}")
     return proposer.failed

@@ -6,8 +6,9 @@ import sys
 from typing import Any
 
 from reports.scale import titles
+from sweeps.forecast import per_trial
 from sweeps.search import Outcome, best
-from sweeps.search_forecast import expected_minutes, n_done
+from sweeps.search_forecast import final_minutes, moved_by, n_done, sharing, trial_minutes
 from sweeps.search_request import SearchRequest
 from sweeps.text import columns
 
@@ -31,7 +32,9 @@ def plan_text(request: SearchRequest) -> str:
             f"objectives: {', '.join(request.names)}; sampler {search.sampler.kind}, pruner {search.pruner.kind}",
             f"to begin with: {', '.join(start.label for start in starts) or 'nothing'}",
             f"then on test data, once: reference and the best {search.final.best} x {search.final.seeds} fresh seeds",
-            f"expected: {expected_minutes(request, done):.1f} minutes, {request.concurrency()} at once",
+            f"expected: {trial_minutes(request, done):.1f} minutes, then {final_minutes(request):.1f} on test data, "
+            f"{request.concurrency()} at once; judged by {per_trial(request.folder, request.base).source}",
+            *sharing(search, moved_by(search, request.blind, request.steps())),
             *notes,
             "",
             columns(lines),

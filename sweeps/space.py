@@ -362,11 +362,15 @@ class Search(Config):
         Raises:
             UserError: one is not, or does not.
         """
-        for key, part in self.space.items():
-            beside = self._condition(key)
-            for value in part.ends():
-                also = self._scaled.get(key, {}).get(part.stored(value), {})
-                override(base, beside | {key: value} | also, self.where(key))
+        for key in self.space:
+            for edits in self.ends(key):
+                override(base, edits, self.where(key))
+
+    def ends(self, key: str) -> list[Edits]:
+        """A setting at its ends, or at each of its choices, with what goes along and what it is varied under."""
+        part, beside = self.space[key], self._condition(key)
+        scaled = self._scaled.get(key, {})
+        return [beside | {key: value} | scaled.get(part.stored(value), {}) for value in part.ends()]
 
     def _condition(self, key: str) -> Edits:
         """Settings for which one is varied."""

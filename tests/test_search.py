@@ -22,6 +22,7 @@ from sweeps import search_request, search_run, session, storage
 from sweeps.executor import Stopped, Teller
 from sweeps.run import main
 from sweeps.search import OptunaSearch, Outcome, Start, best, outcomes, validation_scores
+from sweeps.search_forecast import moved_by, sharing
 from sweeps.space import Search, load_search, validation
 from sweeps.storage import journal
 from sweeps.trials import Trial
@@ -363,6 +364,54 @@ def test_the_command_runs_goes_on_and_exports(mine: str, tmp_path: Path, capsys:
     exported = load_experiment(tmp_path / "best.yaml")
     assert exported.decoder.phase2.concept_depth == winner.settings[DEPTH] and not exported.data.validation_split
     assert yaml.safe_load(capsys.readouterr().out) == {"set": winner.settings}
+
+
+@pytest.mark.usefixtures("serial")
+def test_ctrl_c_reports_what_is_there(
+    mine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load(Path(mine).read_text()) | {"enqueue": None, "seeds": 1}
+    Path(mine).write_text(yaml.safe_dump(content))
+    output = tmp_path / "out"
+    output.joinpath("cache").mkdir(parents=True)
+    real, begun = fake_pipeline.run, list[str]()
+
+    def run(experiment: Experiment, cache: StageCache, report: Any) -> Path:
+        begun.append(experiment.name)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return real(experiment, cache, report)
+
+    monkeypatch.setattr(fake_pipeline, "run", run)
+    assert command(output, "run", mine) == 130
+    told = capsys.readouterr()
+    assert "report: " in told.err and told.err.endswith("interrupted; the same command goes on from here\n")
+    assert told.out.count("0000") == told.out.count("0001") == 1 and "0002" not in told.out
+    kept = json.loads((output / "sweeps" / "mine-smoke" / "trials.json").read_text())
+    assert [t["state"] for t in kept] == ["complete", "complete", "open"]
+    assert command(output, "status", mine) == 0 and capsys.readouterr().out.count("interrupted") == 1
+    assert command(output, "run", mine) == 0 and len(begun) == 3 + 2
+    told = capsys.readouterr()
+    assert "4 of 4 trials are there" in told.err and "judged by 2 trials of this sweep" in told.err
+    assert "it took" in told.err
+    monkeypatch.setattr(search_run, "run_final", _interrupted)  # in the final comparison, too
+    assert command(output, "run", mine) == 130 and "report: " in capsys.readouterr().err
+
+
+def _interrupted(*_: Any) -> int:
+    raise KeyboardInterrupt
+
+
+def test_the_plan_tells_which_steps_trials_share() -> None:
+    space = SPACE | {"decoder.phase2.lr": {"kind": "float", "low": 0.001, "high": 0.1}}
+    search = a_search(space=space)
+    moved = moved_by(search, BLIND, fake_pipeline.steps)
+    assert moved == {"data": [], "phase1": [RATIO], "record": list(space)}
+    assert sharing(search, moved) == [
+        "data: once for all trials",
+        "phase1: shared by trials that agree in mask ratio",
+        "record: each trial's own",
+    ]
 
 
 @pytest.mark.usefixtures("serial")
