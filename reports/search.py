@@ -81,6 +81,7 @@ def content(output: Path, folder: Path, described: dict[str, Any], trials: list[
         "simulated": described["simulated"],
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "counts": {state: int((table["state"] == state).sum()) for state in ("complete", "pruned", "open")},
+        "failed": _failed(output, folder, described, trials),
         "headline": _headline(done, objectives[0], up[0], scales[0], final),
         "scales": scales,
         "settings": settings,
@@ -127,6 +128,27 @@ def _pictures(
     return found
 
 
+def _kept(output: Path, folder: Path, trial: dict[str, Any], seed: int) -> dict[str, Any]:
+    """What its folder knows of one seed of a trial."""
+    return SweepFolder(output, folder.name).read(f"{trial['number']:04d}-seed{seed}")
+
+
+def _failed(
+    output: Path, folder: Path, described: dict[str, Any], trials: list[dict[str, Any]]
+) -> list[dict[str, str]]:
+    """Open trials of which a seed failed, with the error and the settings."""
+    first, n_seeds = described["identity"]["experiment"]["seed"], described["search"]["seeds"]
+    found = []
+    for trial in trials:
+        if trial["state"] != "open":
+            continue
+        kept = [_kept(output, folder, trial, seed) for seed in range(first, first + n_seeds)]
+        if errors := [str(k.get("error")) for k in kept if k.get("state") == "failed"]:
+            shown = ", ".join(f"{key} = {_word(value)}" for key, value in trial["settings"].items())
+            found.append({"number": f"{trial['number']:04d}", "error": errors[0], "settings": shown})
+    return found
+
+
 def _ranked(done: pd.DataFrame, objectives: list[str], up: list[bool]) -> pd.DataFrame:
     """The best trials on validation data: of two objectives, those of the front."""
     if len(objectives) > 1 and len(done):
@@ -154,11 +176,10 @@ def _shared(done: pd.DataFrame, objectives: list[str], up: list[bool], settings:
 def _idle(output: Path, folder: Path, described: dict[str, Any], trials: list[dict[str, Any]]) -> list[str]:
     """Trials that trained as the reference did, although a setting differs."""
     same = [t["number"] for t in trials if t["values"] and t["settings"] == described["reference"]]
-    kept = SweepFolder(output, folder.name)
     records: dict[tuple[str, str | None, int], Path] = {}
     for trial in trials:
         seed = described["identity"]["experiment"]["seed"]
-        record = kept.read(f"{trial['number']:04d}-seed{seed}").get("record")
+        record = _kept(output, folder, trial, seed).get("record")
         if trial["values"] and record and (output / record / "history.parquet").is_file():
             records[f"{trial['number']:04d}", None, seed] = output / record
     return noops.find(records, f"{same[0]:04d}") if same else []

@@ -100,8 +100,11 @@ def a_folder(output: Path, trials: list[dict[str, Any]], objectives: int) -> Pat
 @pytest.mark.parametrize("objectives", [1, 2])
 def test_the_page_shows_every_part_and_escapes_what_it_is_told(tmp_path: Path, objectives: int) -> None:
     trials = [trial(0, label="reference"), *(trial(n) for n in range(1, 12)), trial(12, "pruned"), trial(13, "open")]
-    path = build_search_report(tmp_path, a_folder(tmp_path, trials, objectives))
+    folder = a_folder(tmp_path, trials, objectives)
+    write_json(folder / "trials" / "0013-seed0.json", {"state": "failed", "error": "FloatingPointError: <nan>"})
+    path = build_search_report(tmp_path, folder)
     page = path.read_text()
+    assert "1 are open, of which 1 failed" in page and "0013: FloatingPointError: &lt;nan&gt;" in page
     assert path == tmp_path / "reports" / "mine-smoke.html"
     assert "&lt;b&gt;Mine" in page and "<b>Mine" not in page and "<top-1>" not in page
     assert "SIMULATED DATA" in page and "Test data were not looked at yet." in page
