@@ -215,6 +215,8 @@ def _final(
         return None
     looks = read_json(path)["looks"]
     records = read_sweep(output, where)
+    if not records.complete:
+        return None
     by_row = {f"t{trial['number']:04d}": trial for trial in trials if trial["values"]}
     same = [t["values"][0] for t in trials if t["values"] and t["settings"] == described["reference"]]
     reference = same[0] if same else math.nan

@@ -12,6 +12,7 @@ from scipy.stats import f_oneway, ttest_1samp
 
 from cnd.errors import UserError
 from cnd.json_files import write_json
+from cnd.store.folder import FORMAT
 from reports.scale import titles
 from reports.search import build_search_report
 from reports.search_tables import (
@@ -118,6 +119,12 @@ def test_the_page_shows_every_part_and_escapes_what_it_is_told(tmp_path: Path, o
 def test_a_search_with_nothing_yet_and_none_at_all(tmp_path: Path) -> None:
     page = build_search_report(tmp_path, a_folder(tmp_path, [trial(0, "open")], 1)).read_text()
     assert "No trial is complete yet." in page and "data:image/png" not in page
+    write_json(tmp_path / "sweeps" / "mine-smoke" / "final.json", {"looks": [[0]], "chosen": [0]})
+    final = {"format": FORMAT, "trials": [], "reference": "reference", "seeds": [0]}
+    final["rows"] = [{"id": "reference", "label": "", "settings": {}, "paper": None, "control": False}]
+    write_json(tmp_path / "sweeps" / "mine_final-smoke" / "sweep.json", final)  # Ctrl-C before any of it is done
+    page = build_search_report(tmp_path, tmp_path / "sweeps" / "mine-smoke").read_text()
+    assert "Not done yet: it follows" in page
     with pytest.raises(UserError, match="there is no search; run it first"):
         build_search_report(tmp_path, tmp_path / "sweeps" / "other-smoke")
 
