@@ -78,7 +78,8 @@ def propose(request: SearchRequest) -> dict[int, str]:
         proposer = request.proposer(mend=True)
         write_json(folder.path / SEARCH_FILE, described(request))
         define(request, proposer.trials())
-        runs = SearchRuns(tuple(request.names), flat(request.blind))
+        own = ["seed"] if request.search.seeds > 1 else []  # of each run
+        runs = SearchRuns(tuple(request.names), {k: v for k, v in flat(request.blind).items() if k not in own})
         scribe, status = Scribe(folder, uri, not options.tracking_uri, runs), "KILLED"
         seeds = request.search.seeds
         more = seeds * max(0, request.search.trials - sum(o.state != "open" for o in proposer.outcomes()))

@@ -159,9 +159,14 @@ def flat(experiment: Experiment) -> dict[str, Any]:
     return flatten(experiment.model_dump(mode="json", exclude={"name", "description", "rivals"}))
 
 
+def _cell(value: Any) -> Any:
+    """A list in one line: MLflow would write it over several."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
 def _varied(trial: Trial, common: Mapping[str, Any]) -> dict[str, Any]:
     """What a search varied, where it applies, and what else differs from its reference, such as the seed."""
-    own = {key: value for key, value in trial.settings.items() if value != "-"}
+    own = {key: _cell(value) for key, value in trial.settings.items() if value != "-"}
     return {k: v for k, v in flat(trial.experiment).items() if k not in trial.settings and common.get(k) != v} | own
 
 

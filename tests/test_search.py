@@ -21,7 +21,7 @@ from cnd.workflow.watched import WatchedBench
 from sweeps import search_request, search_run, session, storage
 from sweeps.executor import Stopped, Teller
 from sweeps.run import main
-from sweeps.search import OptunaSearch, Outcome, Start, best, outcomes, validation_scores
+from sweeps.search import OptunaSearch, Outcome, Start, best, outcomes, trial_of, validation_scores
 from sweeps.search_forecast import moved_by, sharing
 from sweeps.space import Search, load_search, validation
 from sweeps.storage import journal
@@ -530,3 +530,16 @@ def test_outcomes_are_those_of_the_journal(tmp_path: Path) -> None:
     found = outcomes(search, proposes.study)
     assert found[0].label == "reference" and found[0].settings == {DEPTH: 4, RATIO: 0.75}
     assert found[0].values == found[0].by_seed[0] == (pytest.approx(-0.85),)
+
+
+def test_the_run_of_a_trial_has_what_varies_and_what_it_differs_in(tmp_path: Path) -> None:
+    rng = "decoder.phase2.timestep_range"
+    space = {
+        ENABLED: {"kind": "categorical", "choices": [True, False]},
+        RATIO: SPACE[RATIO] | {"when": {ENABLED: True}},
+    }
+    space |= {rng: {"kind": "categorical", "choices": [[0, 1000], [400, 600]]}}
+    search, common = a_search(space=space), session.flat(BLIND)
+    trial = trial_of(search, BLIND, fake_pipeline.steps, "0003", "", {ENABLED: False, rng: [0, 1000]}, seed=2)
+    assert session._varied(trial, common) == {ENABLED: False, rng: "0, 1000", "seed": 2}
+    assert len(common) > 50  # all of it is told once, with the parent
