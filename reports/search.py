@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -193,12 +194,20 @@ def _line(trial: dict[str, Any], scales: list[Scale], settings: list[str]) -> di
         "label": trial["label"],
         "values": [scale.number(value) for scale, value in zip(scales, trial["values"], strict=True)],
         "by_seed": by_seed if len(by_seed) > 1 else [],
-        "limits": "" if limits is None else f"{scales[0].number(limits[0])} to {scales[0].number(limits[1])}",
+        "limits": _limits(limits, scales[0]),
         "settings": [_word(trial["settings"].get(setting, "–")) for setting in settings],
         "yaml": yaml.safe_dump(
             {"set": trial["settings"]}, default_flow_style=True, sort_keys=False, width=10**6
         ).strip(),
     }
+
+
+def _limits(limits: tuple[float, float] | None, scale: Scale) -> str:
+    """As text, within what an accuracy can be."""
+    if limits is None:
+        return ""
+    low, high = np.clip(limits, 0, 1) if scale.percent else limits
+    return f"{scale.number(low)} to {scale.number(high)}"
 
 
 def _word(value: Any) -> str:

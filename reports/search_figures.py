@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cnd.cortex.drawing.figures import BLUE, GREY, INK, ORANGE, STYLE
 from reports.scale import Scale
@@ -47,6 +48,7 @@ def history(trials: pd.DataFrame, objective: str, higher_is_better: bool, scale:
         reference = done[done["label"] == "reference"]
         if len(reference):
             axes.axhline(scale.factor * reference[objective].iloc[0], color=ORANGE, lw=1, ls=":", label="reference")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("trial")
         axes.set_ylabel(f"validation: {scale.axis}")
         figure.legend(loc="outside upper left", ncols=5, frameon=False, fontsize=9)

@@ -121,7 +121,7 @@ def test_a_trial_of_a_search_has_what_the_search_varies_and_its_objectives_first
     names = sorted(found.data.metrics)
     assert names[0] == "objective/nway50_top1" and "scores/nway100_top1" in names
     assert not any(name.startswith(("live/", "convergence/")) for name in names)
-    assert (other.info.run_name, other.info.status) == ("0004, stopped early", "KILLED")
+    assert (other.info.run_name, other.info.status) == ("0004 pruned", "KILLED")
     assert other.data.metrics == {"progress/validation_score": 0.125}
     assert tracker.client.get_run(tracker.parent).data.params == {"a": "1", "b": "2", "seed": "0"}
     curve = tracker.client.get_metric_history(tracker.parent, "objective/nway50_top1")

@@ -32,8 +32,7 @@ ARTIFACTS = (
     "summary.json",
 )  # fmt: skip
 STAGES = "stages"  # the MLflow experiment of runs that sweeps share
-PRUNED = ", stopped early"  # ends the name of such a run
-TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow opens it as a record of a chat bot
+PRUNED = " pruned"  # ends the name of such a run
 GRID_ITEMS, GRID_SAMPLES = 12, 3
 
 
@@ -215,7 +214,7 @@ class Tracker:
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
-        return str(found.experiment_id if found else self.client.create_experiment(name, self.location, TRAINING))
+        return str(found.experiment_id if found else self.client.create_experiment(name, self.location))
 
     def _runs(self, experiment: str) -> dict[tuple[str, str], str]:
         """Run ids by (name, key), the oldest of each."""
