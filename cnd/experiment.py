@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -33,8 +33,14 @@ else:
     AnyData, AnyDecoder = registry.union("cnd.data"), registry.union("cnd.decoders")
     AnyGenerator = registry.union("cnd.generators")
 
+AUTO: Final = "auto"  # label_map
+ASSIGNED = (
+    "Classes assigned by similarity: label_map = auto; the generator's class of a class of the data is the one that a "
+    "classifier finds most similar, so what counts as true is a likeness, not a name."
+)
 OLD_SPELLINGS = {
     "phase2.validation_fraction": "split.validation_fraction",
+    "data.validation_split": "split.validation",
     "shuffle_pairs": "split.shuffle_pairs",
     "encoder": "decoder.encoder",
     "phase1": "decoder.phase1",
@@ -56,7 +62,8 @@ class Experiment(Config):
     rivals: dict[str, dict[str, Any]] = Field(default_factory=dict)
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    label_map: Path | None = None  # file: the generator's class of each class of the data, where names do not tell
+    # the generator's class of each class of the data, where names do not tell: a file, or by similarity of stimuli
+    label_map: Literal["auto"] | Path | None = None
     analysis: AnalysisConfig = AnalysisConfig()
     minutes_per_trial: Rate = 1.0  # what the plan expects where no earlier run tells better
     seed: Annotated[int, Field(ge=0)] = 0
@@ -93,10 +100,18 @@ class Experiment(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_something_to_hold_out(self) -> Experiment:
+        if self.split.validation is not None and not self.data.has_fmri:
+            raise ValueError(
+                f"split.validation holds out training items, and data.kind = {self.data.kind} has none; leave it out"
+            )
+        return self
+
     def warnings(self) -> list[str]:
         """What a reader must know before believing the scores: a name, a colon and a sentence each."""
         parts = (self.data, *([self.generator] if self.decoder.uses_generator else []), self.decoder)
-        return [warning for part in parts for warning in part.warnings()]
+        return [*(warning for part in parts for warning in part.warnings()), *([ASSIGNED] * (self.label_map == AUTO))]
 
 
 def today(dotted: str) -> str:

@@ -132,12 +132,12 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "drift":                      Ours("simulation"),
         "n_unlabelled":               Ours("simulation; stands in for HCP"),
         "unlabelled_signal":          Ours("simulation; False is a control"),
-        "validation_split":           Ours("simulation"),
     },
     "SplitConfig": {
         "shuffle_pairs":              Ours("control"),
         "random_input":               Ours("control"),
         "validation_fraction":        Stated("sec. 4.2", told="no validation set mentioned"),
+        "validation":                 Stated("sec. 4.1", None, told="the test set is scored"),
     },
 
     # the generator (sec. 3.1, 3.3)

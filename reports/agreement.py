@@ -44,10 +44,14 @@ def comparable(records: Records) -> bool:
     named = (records.sweep.get("paper_metric") or {}).get("name")
     if not stated or not trials or records.metric != named or not records.facts(records.metric).percent:
         return False
-    if any(trial.summary.get("simulated") for trial in trials):
+    if any(trial.summary.get("simulated") or _on_validation(trial.experiment) for trial in trials):
         return False
     by_subject = all(row.published for row in stated)  # then the paper's column is their mean over these subjects
     return all(paper.scored_on(trial.experiment.get("data") or {}, any_subject=by_subject) for trial in trials)
+
+
+def _on_validation(experiment: dict[str, Any]) -> bool:
+    return bool((experiment.get("split") or {}).get("validation"))
 
 
 def _place(low: float, high: float, score: float) -> str:

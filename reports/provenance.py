@@ -10,6 +10,7 @@ from typing import Any
 from cnd import paper
 from cnd.errors import UserError
 from cnd.experiment import Experiment, parse_experiment
+from cnd.places import COMMAND
 from cnd.store.tracking import flatten
 from reports.collect import RecordedTrial, Records
 
@@ -132,7 +133,7 @@ def command(records: Records, seeds: str = "", rows: Sequence[str] = ()) -> str:
     named = sweep.get("words") or [sweep.get("name"), "--experiment", sweep.get("experiment")]
     most = sweep.get("max_seeds")
     run = f"auto --max-seeds {most}" if most else str(len(records.seeds))
-    words = ["python", "sweeps/run.py", *map(str, named), *(["--rows", ",".join(rows)] if rows else [])]
+    words = [*COMMAND.split(), *map(str, named), *(["--rows", ",".join(rows)] if rows else [])]
     words += ["--seeds", *(seeds or run).split()]
     if sweep.get("subjects"):
         words += ["--subjects", ",".join(map(str, sweep["subjects"]))]

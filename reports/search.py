@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cnd.errors import UserError
 from cnd.json_files import read_json
+from cnd.places import COMMAND
 from cnd.store.folder import SweepFolder
 from reports import noops
 from reports import search_figures as figures
@@ -59,7 +60,9 @@ def build_search_report(output: Path, folder: Path) -> Path:
         lstrip_blocks=True,
     )  # fmt: skip
     path = output / "reports" / f"{folder.name}.html"
-    html = environment.get_template("search.html").render(content(output, folder, described, trials))
+    html = environment.get_template("search.html").render(
+        content(output, folder, described, trials) | {"command": COMMAND}
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, html)
     return path
@@ -90,6 +93,7 @@ def content(output: Path, folder: Path, described: dict[str, Any], trials: list[
         "shared": _shared(done, objectives, up, settings),
         "idle": _idle(output, folder, described, trials),
         "final": final,
+        "notes": described.get("notes", []),
         "fewest": FEWEST,
         **_pictures(table, done, objectives, up, scales, settings),
     }

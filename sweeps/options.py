@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from cnd.errors import UserError, nearest
-from sweeps.spec import EXPERIMENTS, SCORE, SWEEPS, names_in
+from cnd.places import COMMAND, EXPERIMENTS, SWEEPS, names_in
+from sweeps.spec import SCORE
 
 ANALYSES = ("reference", "all", "none")
-COMMANDS = ("run", "plan", "status", "report", "verify", "compare", "clean", "export-best")
+COMMANDS = ("run", "plan", "status", "report", "verify", "compare", "clean", "export-best", "new", "schema")
 AUTO, FEWEST, MOST = "auto", 2, 5  # of --seeds: the word, with how many seeds it begins, and ends by default
 OF_SCORE = ("stimuli", "reconstructions", "judge")
 OF_SEARCH = ("trials", "hours", "storage")
@@ -27,10 +28,11 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     names = {"sweeps": names_in(SWEEPS), "experiments": names_in(EXPERIMENTS)}
     parser = _Parser(
-        prog="python sweeps/run.py",
+        prog=COMMAND,
         usage="%(prog)s [plan|status|report|verify|clean] SWEEP [options]\n"
         "       %(prog)s compare A B ... [options]\n"
         "       %(prog)s export-best SEARCH FILE [options]\n"
+        "       %(prog)s new NAME | schema DIR\n"
         "       %(prog)s [...] score --stimuli DIR --reconstructions A=DIR_A B=DIR_B [options]",
         description="Run every trial of a sweep that is not done yet, in parallel, and report.",
         epilog="".join(f"{what}: {', '.join(found) or 'none'}\n" for what, found in names.items())
@@ -43,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
         "        --output, the folder of a sweep, or either with :ROW; differences are from the first one's reference\n"
         "clean   list what the sweep alone uses, and delete it with --force\n"
         "export-best   write the best trial of a search as a base experiment\n"
+        "new     write NAME.yaml, a commented sweep to begin with\n"
+        "schema  write JSON schemas of sweeps, searches and experiments into DIR, for editors\n"
         "\nThe same command again goes on where it stopped. Exit code 0: complete, 1: some trials failed,\n"
         "2: wrong settings or usage, 130: interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -158,6 +162,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
                 "compare: expected two sweeps or more, NAME-EXPERIMENT, a sweep's folder or either with :ROW"
             )
         options.sweeps, rest = rest, [""]
+    if command in ("new", "schema") and len(rest) != 1:
+        raise UserError(f"{command}: expected {'a name' if command == 'new' else 'a folder'} (see --help)")
     if len(rest) != 1:
         found = f"found {' '.join(rest)}" if rest else "none is given"
         hint = nearest(rest[0], COMMANDS) if len(rest) > 1 else f"; sweeps: {', '.join(names_in(SWEEPS))}"

@@ -32,6 +32,7 @@ from cnd.store.convergence import verdict
 from cnd.store.folder import SweepFolder, damaged
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
+from sweeps import start
 from sweeps.compare import compare
 from sweeps.forecast import error, per_trial
 from sweeps.options import AUTO, OF_SEARCH, parse
@@ -346,6 +347,7 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
     from reports.build import build_report, result_table
     from reports.collect import read_sweep
     from reports.looks import saved
+    from reports.results import results
 
     folder = request.folder
     known = [{"name": trial.name} | folder.read(trial.name) for trial in trials]
@@ -356,7 +358,8 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
     told = [*warnings_for(trials), *request.examined(trials)]
     if request.options.json:
         content = {"sweep": request.sweep.name, "experiment": request.base.name, "trials": known, "warnings": told}
-        print(json.dumps(content | {"report": str(path) if path else None, "mlflow": uri}, indent=1))
+        scored = results(folder.output, folder.path) if path else {}
+        print(json.dumps(content | scored | {"report": str(path) if path else None, "mlflow": uri}, indent=1))
     elif path:
         print(result_text(request.sweep, result_table(folder.output, folder.path), told))
     for trial in known:
@@ -410,6 +413,7 @@ def report(request: Request) -> int:
     from reports.build import build_report
     from reports.collect import read_sweep
     from reports.metrics import check as check_metrics
+    from reports.results import results
 
     folder, columns = request.folder, request.options.metrics
     folder.definition()
@@ -419,7 +423,8 @@ def report(request: Request) -> int:
         check_metrics(columns, [metric.name for metric in read_sweep(folder.output, folder.path).metrics])
         folder.amend(metrics=columns)
     path = build_report(folder.output, folder.path)
-    print(json.dumps({"report": str(path)}) if request.options.json else path)
+    scored = results(folder.output, folder.path) if request.options.json else {}
+    print(json.dumps(scored | {"report": str(path)}, indent=1) if request.options.json else path)
     return 0
 
 
@@ -495,6 +500,8 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
         options = parse(argv)
         if options.command == "compare":
             return compare(options)
+        if options.command in ("new", "schema"):
+            return getattr(start, options.command)(options)
         if is_search(options.sweep):
             from sweeps.search_command import search
 

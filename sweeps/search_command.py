@@ -24,7 +24,7 @@ from sweeps.text import columns
 
 def search(options: argparse.Namespace, pipeline: str) -> int:
     """A command on a search; returns its exit code."""
-    commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify}
+    commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "sync": sync}
     request = SearchRequest(options, pipeline)
     if options.command == "clean":
         return table.clean(request)  # type: ignore[arg-type]  # it asks for folder, cache and options only
@@ -92,6 +92,13 @@ def verify(request: SearchRequest) -> int:
         print("".join(f"{name}: {problem}\n" for name, problem in problems.items()), end="")
         print(f"{there} results checked, {len(problems)} damaged")
     return 1 if problems else 0
+
+
+def sync(request: SearchRequest) -> int:
+    """Write to MLflow what it lacks of the finished trials (:func:`sweeps.run.sync`)."""
+    request.folder.definition()
+    trials = [trial for trial in request.proposer().trials() if request.folder.is_complete(trial)]
+    return table.write_to_mlflow(request.folder, request.cache, request.options, trials)
 
 
 def export_best(request: SearchRequest) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from cnd.errors import UserError
 from cnd.experiment import Experiment, override
-from cnd.json_files import read_json, write_json
+from cnd.json_files import write_json
+from cnd.store.folder import read_known
 from reports.scale import titles
 from sweeps import run as table
 from sweeps.confounds import differing
@@ -56,7 +58,9 @@ def run_final(request: SearchRequest, found: list[Outcome]) -> int:
     same = {o.number for o in found if not _differs(request, o)}
     chosen = best([o for o in found if o.number not in same], request.up, request.search.final.best)
     path = request.folder.path / FINAL_FILE
-    looks = read_json(path)["looks"] if path.is_file() else []
+    looks = read_known(path).get("looks") if path.is_file() else []
+    if looks is None:
+        raise UserError(f"{path}: is damaged; it counts the looks at the test set: delete it to count anew")
     numbers = [o.number for o in chosen]
     if numbers not in looks:
         looks.append(numbers)

@@ -10,13 +10,12 @@ from typing import Any
 
 from cnd.errors import UserError
 from cnd.experiment import override, parse_assignments, today
-from cnd.json_files import read_json
-from cnd.store.folder import SweepFolder
+from cnd.store.folder import SweepFolder, read_known
 from cnd.workflow.cache import StageCache
 from sweeps import run as table
 from sweeps.options import AUTO, OF_SEARCH
 from sweeps.search import REFERENCE, OptunaSearch, Outcome, Start, higher_is_better, objective_names, start_of
-from sweeps.space import Search, load_search, validation
+from sweeps.space import Search, folds_note, load_search, on_test, validation
 from sweeps.spec import load_base, load_sweep
 from sweeps.storage import database, journal, without_password
 
@@ -36,6 +35,8 @@ class SearchRequest:
         for name in FOREIGN:
             if getattr(options, name):
                 raise UserError(f"--{name}: belongs to tables, and '{options.sweep}' is a search; leave it out")
+        if options.repair:
+            raise UserError("--repair: belongs to tables; a search does not make finished trials again; leave it out")
         if options.fuse > 1 or options.until_converged:
             name = "fuse" if options.fuse > 1 else "until-converged"
             raise UserError(f"--{name}: trials of a search run each by itself, as long as its file says; leave it out")
@@ -47,9 +48,9 @@ class SearchRequest:
             if today(key) in self.search.space:
                 raise UserError(f"--set {key}: has no effect, because {self.search.name} varies it")
         bare = load_base(options.experiment, self.edits)
-        self.base = override(bare, self.search.set, self.search.where()) if self.search.set else bare
-        self.search = self.search.of(self.base)
-        self.blind = validation(self.base, self.search.where())
+        edited = override(bare, self.search.set, self.search.where()) if self.search.set else bare
+        self.search = self.search.of(edited)
+        self.base, self.blind = (make(edited, self.search.where()) for make in (on_test, validation))
         self.search.tried(self.blind)
         self.names = objective_names(self.search, self.blind)
         self.up = higher_is_better(self.search, self.blind)
@@ -124,7 +125,16 @@ class SearchRequest:
             UserError: data, generator and judges do not go together, or a data file is malformed.
         """
         found: list[str] = importlib.import_module(self.pipeline).examine(self.base, self.cache)
-        return found
+        return [*found, *(line for line in self.notes() if line not in found)]
+
+    def notes(self) -> list[str]:
+        """What is scored in place of the test set, as far as it is known already, and what that means.
+
+        Raises:
+            UserError: nothing can be held out.
+        """
+        found: list[str] = importlib.import_module(self.pipeline).examine(self.blind, self.cache)
+        return [line for line in [*found, folds_note(self.base)] if line]
 
     # ---- what a search is, for going on with it
 
@@ -148,7 +158,9 @@ class SearchRequest:
         path = self.folder.path / SEARCH_FILE
         if not path.is_file():
             return
-        before, now = read_json(path)["identity"], json.loads(json.dumps(self.identity()))
+        before, now = read_known(path).get("identity"), json.loads(json.dumps(self.identity()))
+        if before is None:  # it is damaged, and written anew
+            return
         if changed := _first_difference(before, now):
             raise UserError(
                 f"{self.folder.path}: holds a search with another {changed}, whose trials do not compare; change it "

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cnd.errors import UserError
-from cnd.json_files import write_json
+from cnd.json_files import read_json, write_json
+from cnd.store.folder import SweepFolder
 from sweeps.forecast import error
 from sweeps.search import REFERENCE, Outcome, validation_scores
 from sweeps.search_final import run_final
@@ -40,6 +41,8 @@ def run(request: SearchRequest) -> int:
 
 
 def _run(request: SearchRequest) -> int:
+    from reports.results import results
+
     done = n_done(request)
     began, expected = time.monotonic(), trial_minutes(request, done)
     failed = propose(request)
@@ -54,7 +57,10 @@ def _run(request: SearchRequest) -> int:
         code = run_final(request, found)
     path = write_report(request)
     if request.options.json:
-        print(json.dumps({"search": request.search.name, "trials": listed(found), "report": str(path)}, indent=1))
+        content: dict[str, Any] = {"search": request.search.name, "objectives": request.names, "trials": listed(found)}
+        final = SweepFolder(request.folder.output, read_json(request.folder.path / SEARCH_FILE)["final"])
+        content["final"] = results(final.output, final.path) if final.exists() else None
+        print(json.dumps(content | {"report": str(path)}, indent=1))
     else:
         print(best_text(request, found))
     for number, label in sorted(failed.items()):
@@ -68,7 +74,7 @@ def propose(request: SearchRequest) -> dict[int, str]:
     from cnd.store.tracking import SearchRuns, sqlite_uri
     from sweeps.executor import Resources
     from sweeps.live import Board
-    from sweeps.session import Scribe, Session, flat
+    from sweeps.session import Scribe, Session, adopt, flat
 
     options, folder = request.options, request.folder
     at_once = request.concurrency()
@@ -81,6 +87,8 @@ def propose(request: SearchRequest) -> dict[int, str]:
         own = ["seed"] if request.search.seeds > 1 else []  # of each run
         runs = SearchRuns(tuple(request.names), {k: v for k, v in flat(request.blind).items() if k not in own})
         scribe, status = Scribe(folder, uri, not options.tracking_uri, runs), "KILLED"
+        finished = [trial for trial in proposer.trials() if folder.is_complete(trial) and scribe.wants(trial)]
+        adopt(folder, request.cache, finished, scribe)  # MLflow's store may have been lost, or away
         seeds = request.search.seeds
         more = seeds * max(0, request.search.trials - sum(o.state != "open" for o in proposer.outcomes()))
         board = Board(request.search.title, [], at_once, expected_seconds(request), more=more)
@@ -91,11 +99,10 @@ def propose(request: SearchRequest) -> dict[int, str]:
             status = "FAILED" if proposer.failed else "FINISHED"
         finally:
             define(request, proposer.trials())
+            write_json(folder.path / SEARCH_FILE, described(request))  # of the data more is known now
             write_json(folder.path / TRIALS_FILE, listed(proposer.outcomes()))
             scribe.best_so_far(request.names[0], _best_so_far(proposer.outcomes(), request.up[0]))
             scribe.close(status)
-    if scribe.error is not None:
-        say(f"MLflow could not be written, run the command again: {scribe.error}")
     return proposer.failed
 
 
@@ -129,6 +136,7 @@ def described(request: SearchRequest) -> dict[str, Any]:
         "data": request.blind.data.kind,
         "simulated": request.blind.data.simulated,
         "final": f"{search.name}_final-{request.base.name}",
+        "notes": request.notes(),
         "set": {key: request.edits[key] for key in sorted(request.edits)},
     }
 

@@ -9,12 +9,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
+from cnd.data.splits import SHARE
 from cnd.errors import UserError, nearest
 from cnd.experiment import Experiment, override, today
+from cnd.places import SWEEPS, find_file
 from cnd.reading import explain, read_yaml
 from cnd.settings import Config, Positive, Rate
-from sweeps.spec import SCORE, SWEEPS, Id, NamedId, find_file
+from sweeps.spec import SCORE, Id, NamedId
 
+VALIDATION = "split.validation"  # the setting that keeps a search from the test set
 SECONDS = "seconds"  # the objective that counts device time, as the record has it
 Scalar = str | int | float | bool | None
 Edits = dict[str, Any]
@@ -289,6 +292,8 @@ class Search(Config):
                 hint = nearest(unknown[0], before) if before else ""
                 raise ValueError(f"space.{key}.when: '{unknown[0]}' is no setting of the space above this one{hint}")
             before.append(key)
+        if VALIDATION in self.space:
+            raise ValueError(f"space: {VALIDATION} says what trials are scored on, so it cannot vary; put it into set")
         if both := [key for key in self.set if key in self.space]:
             raise ValueError(f"set, space: both name '{both[0]}'; leave one of them out")
         scaled = [key for part in self.space.values() for key in part.scaling()]
@@ -430,19 +435,32 @@ def _where(path: Path, lines: dict[tuple[str, ...], int]) -> Callable[[tuple[str
 
 
 def validation(experiment: Experiment, source: str) -> Experiment:
-    """The experiment that is scored on held-out training categories instead of the test set.
+    """The experiment that is scored on held-out training items instead of the test set.
 
     Raises:
-        UserError: its data source has no such split.
+        UserError: its data have no training items.
     """
-    if "validation_split" not in type(experiment.data).model_fields:
-        raise UserError(
-            f"{source}: a search is scored on held-out training categories, and data.kind = {experiment.data.kind} has "
-            "no validation_split; choose an experiment with data.kind = simulated"
-        )
-    return override(experiment, {"data.validation_split": True}, source)
+    return override(experiment, {VALIDATION: experiment.split.validation or SHARE}, source)
+
+
+def on_test(experiment: Experiment, source: str) -> Experiment:
+    """The experiment that is scored on the test set, whatever it says."""
+    return override(experiment, {VALIDATION: None}, source)
 
 
 def is_validation(experiment: Mapping[str, Any]) -> bool:
     """Whether an experiment, as JSON values, was scored on validation data."""
-    return bool(experiment["data"].get("validation_split"))
+    return experiment["split"].get("validation") is not None
+
+
+def folds_note(experiment: Experiment) -> str | None:
+    """What choosing settings for all folds of a cross-validation together means; None where there is one fold."""
+    if (n := len(experiment.data.folds())) < 2:
+        return None
+    nested = "--set data.fold=0, and so on" if "fold" in type(experiment.data).model_fields else "a data set a fold"
+    return (
+        f"{n} folds: a trial neither learns from nor is scored on the test items of its fold, but every item is a "
+        "training item of other folds, and one choice of settings is made over all of them, so the final score on "
+        f"test data can still be a little too high. Nested throughout is one search a fold ({nested}), which never "
+        "meets that fold's test items."
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -13,6 +12,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -21,6 +21,7 @@ from cnd import registry
 from cnd.errors import UserError, nearest
 from cnd.experiment import Experiment, load_experiment, override
 from cnd.paper import PUBLISHED, published
+from cnd.places import EXPERIMENTS, SWEEPS, find_file
 from cnd.protocols import Metric
 from cnd.reading import explain, read_yaml
 from cnd.settings import Config
@@ -31,12 +32,13 @@ if TYPE_CHECKING:
 else:
     AnyMetric = registry.union("cnd.metrics")
 
-ROOT = Path(__file__).resolve().parents[1]
-SWEEPS = ROOT / "sweeps"
-EXPERIMENTS = ROOT / "experiments"
 SCORE = "score"  # the sweep that is built from the command line (sweeps/score.py)
 
-Id = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
+Id = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, int) else value),
+    WithJsonSchema({"type": ["string", "integer"]}),
+]
 
 
 def _fits_in_a_file_name(value: str) -> str:
@@ -174,28 +176,6 @@ class Sweep(Config):
 
 
 # ---------------------------------------------------------------- reading
-
-
-def find_file(name: str, folder: Path, what: str) -> Path:
-    """The YAML file meant by a name (``folder/NAME.yaml``) or by a path.
-
-    Raises:
-        UserError: there is none; names the nearest.
-    """
-    if "/" in name or name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise UserError(f"{what} '{name}': there is no such file")
-        return path
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"unknown {what} '{name}'{nearest(name, names_in(folder))}")
-    return path
-
-
-def names_in(folder: Path) -> list[str]:
-    """Names of the YAML files in a folder."""
-    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def load_sweep(name: str) -> Sweep:

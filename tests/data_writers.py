@@ -16,14 +16,19 @@ from cnd.data.images import write_store
 from cnd.protocols import DataSource, FmriDataset
 
 
+def store_of(source: DataSource, stores: Path) -> Path | None:
+    """Where the images of a source are kept in the folder ``stores``, once for each content and size."""
+    if (images := source.image_source()) is None:
+        return None
+    store = stores / f"{source.identity()['images']}-{images.size}.npy"
+    if not store.exists():
+        write_store(images, store)
+    return store
+
+
 def load(source: DataSource, stores: Path) -> FmriDataset:
-    """The first fold; ``stores`` is the folder where images are kept, once for each content and size."""
-    store = None
-    if (images := source.image_source()) is not None:
-        store = stores / f"{source.identity()['images']}-{images.size}.npy"
-        if not store.exists():
-            write_store(images, store)
-    return source.load(source.folds()[0], store)
+    """The first fold."""
+    return source.load(source.folds()[0], store_of(source, stores))
 
 
 # ---------------------------------------------------------------- digits69

@@ -214,6 +214,8 @@ def test_the_same_command_again_reports_without_ray_torch_or_mlflow(finished: Pa
     assert names == {(row, "complete") for row in ["8", "10", *CONTROLS]}
     assert all((finished / t["record"] / "items.parquet").exists() and t["run_id"] for t in result["trials"])
     assert Path(result["report"]).read_text().startswith("<!")
+    assert [line["row"] for line in result["rows"]] == ["8", "10", *CONTROLS]
+    assert all(0 <= line["scores"][result["metric"]]["low"] <= 1 for line in result["rows"])
     assert "mlflow ui --backend-store-uri sqlite:///" in done.stderr
 
 

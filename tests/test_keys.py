@@ -60,6 +60,7 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.data.images": ALL,
     "cnd.data.storage": ALL,
     "cnd.data.findings": {"findings"},
+    "cnd.data.validation": set(),  # not chosen; tests/test_validation.py
     "cnd.data.splits": {"phase2", "sample"},  # Phase 1 learns without pairs
     # decoders
     "cnd.decoders.cnd.phase1": {"pretrain", "phase1"},
@@ -100,10 +101,12 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.statistics.effects": set(),
     # the steps themselves
     "cnd.workflow.inputs": ALL,
+    "cnd.workflow.held_out": set(),  # not chosen
     "cnd.workflow.latents": {"latents"},
     "cnd.workflow.drawn": {"drawn"},
     "cnd.workflow.findings": {"findings"},
     "cnd.workflow.label_map": {"latents", "drawn"},
+    "cnd.workflow.assigned": {"record"},  # which keeps the map; it makes none here
     "cnd.workflow.classes": {"latents", "drawn"},  # drawn by class where the data has no images
     "cnd.workflow.scoring": only(CND, {"phase2"}, SCORED),
     "cnd.workflow.interventions": {"interventions"},

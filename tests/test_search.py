@@ -23,7 +23,7 @@ from sweeps.executor import Stopped, Teller
 from sweeps.run import main
 from sweeps.search import OptunaSearch, Outcome, Start, best, outcomes, trial_of, validation_scores
 from sweeps.search_forecast import moved_by, sharing
-from sweeps.space import Search, load_search, validation
+from sweeps.space import Search, folds_note, load_search, on_test, validation
 from sweeps.storage import journal
 from sweeps.trials import Trial
 
@@ -245,25 +245,6 @@ def test_the_best_are_different_and_of_two_objectives_on_the_front() -> None:
 # ---------------------------------------------------------------- test data
 
 
-def test_nothing_that_a_search_is_told_moves_with_the_test_set() -> None:
-    """Validation items are training items: with another test set, every array that a trial reads is the same."""
-    from cnd.data.simulation import simulate
-
-    settings = BLIND.data.model_copy(update={"n_voxels": 128, "n_unlabelled": 0})
-    before = simulate.simulate(settings)
-    train, test = (set(part.category) for part in (before.train, before.test))
-    real_train, real_test = simulate.category_split()
-    assert not test & set(real_test) and not train & set(real_test) and test <= set(real_train)
-    rng = np.random.default_rng(0)
-    with pytest.MonkeyPatch.context() as patch:  # the true test categories in another order
-        patch.setattr(simulate, "category_split", lambda: (real_train, rng.permutation(real_test)))
-        after = simulate.simulate(settings)
-    for part in ("train", "test"):
-        one, other = getattr(before, part), getattr(after, part)
-        assert np.array_equal(one.fmri, other.fmri) and np.array_equal(one.images, other.images)
-        assert np.array_equal(one.category, other.category)
-
-
 def test_a_record_of_test_data_is_refused(tmp_path: Path) -> None:
     for experiment, folder in ((SMOKE, tmp_path / "test"), (BLIND, tmp_path / "validation")):
         folder.mkdir()
@@ -276,9 +257,18 @@ def test_a_record_of_test_data_is_refused(tmp_path: Path) -> None:
         scores(tmp_path / "test")
 
 
-def test_data_without_a_validation_split_are_refused() -> None:
-    with pytest.raises(UserError, match=r"data\.kind = digits69 has no validation_split"):
-        validation(override(SMOKE, {"data.kind": "digits69", "data.path": "x.mat"}, "test"), "mine.yaml")
+def test_a_share_given_for_a_search_is_that_of_its_trials_and_not_of_the_final_comparison() -> None:
+    given = override(SMOKE, {"split.validation": 0.2}, "--set")
+    assert validation(given, "s").split.validation == 0.2 and BLIND.split.validation == 0.1
+    assert on_test(given, "s") == SMOKE
+    with pytest.raises(ValueError, match=r"split\.validation says what trials are scored on"):
+        a_search(space={"split.validation": {"kind": "float", "low": 0.1, "high": 0.3}})
+
+
+def test_what_one_choice_for_all_folds_means_is_told() -> None:
+    digits = override(SMOKE, {"data.kind": "digits69", "data.path": "x.mat"}, "test")
+    assert "10 folds" in folds_note(digits) and "--set data.fold=0" in folds_note(digits)
+    assert folds_note(override(digits, {"data.fold": 3}, "test")) is None and folds_note(SMOKE) is None
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -349,8 +339,10 @@ def test_the_command_runs_goes_on_and_exports(mine: str, tmp_path: Path, capsys:
     assert "failed: trial 0000 reference: the same command tries it again" in capsys.readouterr().err
     (output / "cache" / "fail-4").unlink()
     assert command(output, "run", mine, "--trials", "6", "--json") == 0
-    found = json.loads(capsys.readouterr().out)["trials"]
-    assert [t["state"] for t in found] == ["complete"] * 6
+    told = json.loads(capsys.readouterr().out)
+    found = told["trials"]
+    assert [t["state"] for t in found] == ["complete"] * 6 and all(t["values"] for t in found)
+    assert told["final"] is None or told["final"]["rows"]
     assert [t["label"] for t in found[:3]] == ["reference", "row 12 of ablation_table1", ""]
     built = (output / "cache" / "built.txt").read_text().splitlines()
     assert len(built) == len(set(built)) and sum(line.startswith("record") for line in built) == 12
@@ -362,7 +354,7 @@ def test_the_command_runs_goes_on_and_exports(mine: str, tmp_path: Path, capsys:
     assert command(output, "export-best", mine, str(tmp_path / "best.yaml")) == 0
     winner = best([Outcome(**{**t, "values": tuple(t["values"]), "curve": {}}) for t in found], [True], 1)[0]
     exported = load_experiment(tmp_path / "best.yaml")
-    assert exported.decoder.phase2.concept_depth == winner.settings[DEPTH] and not exported.data.validation_split
+    assert exported.decoder.phase2.concept_depth == winner.settings[DEPTH] and exported.split.validation is None
     assert yaml.safe_load(capsys.readouterr().out) == {"set": winner.settings}
 
 

@@ -12,8 +12,9 @@ import pytest
 from cnd.data.simulated import SimulatedData
 from cnd.errors import UserError
 from cnd.experiment import Experiment, override
+from cnd.places import EXPERIMENTS, SWEEPS, find_file, names_in
 from cnd.workflow.plan import steps as real_steps
-from sweeps.spec import find_file, load_base, load_sweep
+from sweeps.spec import load_base, load_sweep
 from sweeps.trials import count_stages, in_table_order, resolve
 
 # id, alpha_S, alpha_C, mask ratio, CL depth, duplicate self-contrast, score: the paper's Table 1
@@ -223,7 +224,6 @@ def test_mistakes_in_a_table_are_told_in_one_line(tmp_path: Path, old: str, new:
 
 def test_every_shipped_sweep_and_experiment_fits(tmp_path: Path) -> None:
     from sweeps.space import is_search
-    from sweeps.spec import EXPERIMENTS, SWEEPS, names_in
 
     assert {"simulated", "digits69", "smoke"} <= set(names_in(EXPERIMENTS))
     for sweep in names_in(SWEEPS):

@@ -38,7 +38,6 @@ class SimulatedData(DataSource):
     drift: Fraction = 0.2  # share of the noise variance that drifts slowly over a run
     n_unlabelled: Annotated[int, Field(ge=0)] = 3000  # rest-like patterns, the stand-in for HCP
     unlabelled_signal: bool = True  # False: a null pool of noise without the generative subspace
-    validation_split: bool = False  # score held-out *training* categories instead of the test set
 
     @model_validator(mode="after")
     def _noise_shares(self) -> SimulatedData:
@@ -59,6 +58,12 @@ class SimulatedData(DataSource):
         from cnd.data.simulation.simulate import simulate
 
         return simulate(self)
+
+    def load_validation(self, share: float, fold: int, images: Path | None = None) -> FmriDataset:
+        """The subject sees new images of some training categories as often as it sees test images."""
+        from cnd.data.simulation.simulate import simulate
+
+        return simulate(self, share)
 
     def pools(self, data: Step) -> Step | None:
         """The rest-like patterns, which are simulated with the trials."""

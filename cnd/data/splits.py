@@ -1,12 +1,15 @@
-"""Edits of the data that every decoder gets and none implements: shuffled pairs, random input, validation hold-out."""
+"""Edits of the data that every decoder gets and none implements: shuffled pairs, random input, validation hold-out.
+
+What is scored in place of the test set is cut off where the data are loaded (:mod:`cnd.data.validation`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cnd.protocols import FmriDataset, FmriSplit, TrainingSet
 from cnd.settings import Config
@@ -15,6 +18,7 @@ from cnd.steps import Step
 if TYPE_CHECKING:
     from cnd.protocols import Bench
 
+SHARE = 0.1  # held out for choices, where nothing else is said
 FEWEST_CATEGORIES = 10  # of which some can be held out without removing a class that matters
 
 
@@ -24,6 +28,15 @@ class SplitConfig(Config):
     shuffle_pairs: bool = False  # control: each training image gets another item's fMRI
     random_input: bool = False  # control: noise in place of all fMRI with stimuli, for training and test
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of the training categories (or items)
+    # share of the training categories (or runs, or stimuli) that is scored in place of the test set, whose items no
+    # step sees; a search sets it. None: the test set is scored
+    validation: Annotated[float, Field(gt=0, le=0.5)] | None = None
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        """``true`` is the usual share, ``false`` none."""
+        return (SHARE if value else None) if isinstance(value, bool) else value
 
 
 def data_as_used(split: SplitConfig, data: Step, seed: int) -> Step:

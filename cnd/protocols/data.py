@@ -204,6 +204,17 @@ class DataSource(Part):
         """
         raise NotImplementedError(f"{type(self).__name__} must say how it is loaded")
 
+    def load_validation(self, share: float, fold: int, images: Path | None = None) -> FmriDataset | None:
+        """As :meth:`load`, with training categories in place of the test items, where a source can show them anew.
+
+        Args:
+            share: of the training categories.
+
+        Returns:
+            None: training items are taken (:mod:`cnd.data.validation`), as for every source that was measured.
+        """
+        return None
+
     def folds(self) -> list[int]:
         """Indices of the train / test partitions to run; one where the split is fixed."""
         return [0]

@@ -171,6 +171,7 @@ class Given:
             them out of its training; None where the items have nothing to be scored by.
         of_subject: the same for another subject of the data source.
         own_classes: gives the classes that occur in the data set, int64; None where no score asks for them.
+        assigned: gives the generator's class by name of the data's, where that is made by similarity.
     """
 
     data: Step
@@ -186,6 +187,7 @@ class Given:
     drawn: Callable[[int], Step] = field(repr=False)
     of_subject: Callable[[Any], Given] = field(repr=False)
     own_classes: Step | None = None
+    assigned: Step | None = None
 
 
 class Decoder(Part):

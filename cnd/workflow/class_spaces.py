@@ -6,8 +6,11 @@ where a classifier would be asked what it cannot know. Loads no torch.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cnd.errors import UserError, nearest
-from cnd.experiment import Experiment
+from cnd.experiment import AUTO, Experiment
+from cnd.metrics.judges.embedded import EmbeddedClassifier
 from cnd.protocols import Classes, JudgeChoice
 from cnd.workflow.label_map import HOW, places, read_label_map
 
@@ -21,13 +24,39 @@ def check_classes(e: Experiment, data: Classes | None) -> None:
     Raises:
         UserError: they do not go together, or ``label_map`` does not fit them.
     """
-    chosen = None if e.label_map is None else read_label_map(e.label_map)
+    chosen = read_label_map(e.label_map) if isinstance(e.label_map, Path) else None
+    if e.label_map == AUTO:
+        _check_auto(e, data)
     if chosen is not None and data is not None:
         _check_map(e, data, chosen)
     for judge in e.evaluation.classifiers if e.evaluation.asks_for_classes() else ():
         _check_judge(e, judge)
     if data is not None:
         _check_data(e, data, chosen or {})
+
+
+def assigning_judge(e: Experiment) -> JudgeChoice:
+    """The classifier that tells which classes are similar (``label_map: auto``): the first of the generator's classes.
+
+    Raises:
+        UserError: there is none.
+    """
+    ours = e.generator.class_space()
+    found = [judge for judge in e.evaluation.classifiers if judge.class_space(e.generator) == ours]
+    if not found and not e.generator.brings_judge:
+        raise UserError(
+            f"label_map = auto: no classifier of {ours} is there to tell what is similar; add one to "
+            "evaluation.classifiers, or name the classes in a file"
+        )
+    return (found or [EmbeddedClassifier()])[0].of(e.generator)
+
+
+def _check_auto(e: Experiment, data: Classes | None) -> None:
+    assigning_judge(e)
+    if data is not None and not data.pictured:
+        raise UserError(
+            "label_map = auto compares training stimuli, and the data have labels only; set label_map to a file"
+        )
 
 
 def _check_map(e: Experiment, data: Classes, chosen: dict[str, str]) -> None:
@@ -62,7 +91,7 @@ def _check_data(e: Experiment, data: Classes, chosen: dict[str, str]) -> None:
     generator, evaluation = e.generator, e.evaluation
     known = generator.class_indices(data.names, data.wnids)
     foreign = [name for name, index in zip(data.names, known, strict=True) if index is None]
-    unknown = [name for name in foreign if name not in chosen]
+    unknown = [] if e.label_map == AUTO else [name for name in foreign if name not in chosen]
     judged = evaluation.asks_for_classes() and bool(evaluation.classifiers)
     by_label = judged and evaluation.truth == "label"
     needed = by_label or (e.decoder.uses_generator and (e.decoder.learns_from_labels() or e.decoder.needs_truth))
@@ -72,10 +101,10 @@ def _check_data(e: Experiment, data: Classes, chosen: dict[str, str]) -> None:
     if foreign and judged and same and evaluation.truth == "classifier" and not generator.of_photographs:
         raise UserError(
             f"{told}, whose classifier cannot judge such images; take a generator and a classifier that know them, or "
-            f"set label_map to {HOW} and evaluation.truth=label"
+            f"set label_map to {HOW}, or to auto, and evaluation.truth=label"
         )
     if unknown and needed and not (generator.of_photographs and data.pictured and same):
         raise UserError(
-            f"{told}, and the decoder or the score needs them; set label_map to {HOW}"
-            + ("" if data.pictured else ", or add images that a classifier can judge")
+            f"{told}, and the decoder or the score needs them; set label_map to {HOW}, or "
+            + ("to auto (by similarity)" if data.pictured else "add images that a classifier can judge")
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,33 @@ from cnd.workflow.label_map import class_indices
 
 
 def find_classes(
-    bench: Bench, generator: GeneratorChoice, judge: JudgeChoice | None, label_map: FileOf | None, data: Step
+    bench: Bench,
+    generator: GeneratorChoice,
+    judge: JudgeChoice | None,
+    label_map: FileOf | None,
+    data: Step,
+    assigned: Step | None = None,
 ) -> Callable[[FmriSplit], np.ndarray]:
     """A function that gives the generator's class of each item: by label, else the judge's top-1 on the stimulus.
 
     Args:
         judge: of the generator's own classes; None where the evaluation asks none such.
         label_map: what :attr:`cnd.experiment.Experiment.label_map` names.
+        assigned: gives the map where it is not a file but made by similarity.
     """
     dataset: FmriDataset = bench.value(data)
+    chosen = _by_name(bench, assigned)
     asked = None if judge is None else lambda: bench.judge(judge)
-    return lambda items: by_label(generator, dataset, items, label_map, asked)
+    return lambda items: by_label(generator, dataset, items, label_map, asked, chosen)
 
 
-def find_own_classes(bench: Bench, generator: GeneratorChoice, label_map: FileOf | None, data: Step) -> np.ndarray:
+def _by_name(bench: Bench, assigned: Step | None) -> dict[str, int] | None:
+    return None if assigned is None else {entry.name: entry.number for entry in bench.value(assigned)}
+
+
+def find_own_classes(
+    bench: Bench, generator: GeneratorChoice, label_map: FileOf | None, data: Step, assigned: Step | None = None
+) -> np.ndarray:
     """The generator's classes that occur in a data set, int64, ascending.
 
     Raises:
@@ -38,12 +51,15 @@ def find_own_classes(bench: Bench, generator: GeneratorChoice, label_map: FileOf
     dataset: FmriDataset = bench.value(data)
     occurring = np.unique(np.concatenate([dataset.train.category, dataset.test.category]))
     known = Classes(list(dataset.class_names), list(dataset.wnid), True, occurring.tolist())
-    return own_classes(generator, known, None if label_map is None else label_map.path)
+    chosen = _by_name(bench, assigned)
+    return own_classes(generator, known, None if label_map is None else label_map.path, chosen)
 
 
-def own_classes(generator: GeneratorChoice, known: Classes, label_map: Path | None) -> np.ndarray:
+def own_classes(
+    generator: GeneratorChoice, known: Classes, label_map: Path | None, assigned: Mapping[str, int] | None = None
+) -> np.ndarray:
     """As :func:`find_own_classes`, of the classes that occur."""
-    indices = class_indices(generator, known.names, known.wnids, label_map)
+    indices = class_indices(generator, known.names, known.wnids, label_map, assigned)
     found = [(known.names[c], indices[c]) for c in known.occurring or range(len(indices))]
     if foreign := [name for name, index in found if index is None]:
         raise UserError(
@@ -59,13 +75,15 @@ def by_label(
     items: FmriSplit,
     label_map: FileOf | None = None,
     judge: Callable[[], Any] | None = None,
+    assigned: Mapping[str, int] | None = None,
 ) -> np.ndarray:
     """The generator's class of each item, int64 [n].
 
     Raises:
         UserError: labels that the generator does not know, and no stimuli to judge.
     """
-    known = class_indices(generator, dataset.class_names, dataset.wnid, None if label_map is None else label_map.path)
+    file = None if label_map is None else label_map.path
+    known = class_indices(generator, dataset.class_names, dataset.wnid, file, assigned)
     found = [known[category] for category in items.category]
     unknown = np.array([index is None for index in found], dtype=bool)
     classes = np.array([-1 if index is None else index for index in found], dtype=np.int64)

@@ -8,13 +8,16 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+from cnd.data import validation
 from cnd.data.findings import findings
-from cnd.experiment import Experiment
+from cnd.experiment import AUTO, Experiment
 from cnd.protocols import Classes, DataSource
+from cnd.workflow.assigned import read_assigned
+from cnd.workflow.assigned import told as in_words
 from cnd.workflow.cache import StageCache
 from cnd.workflow.class_spaces import check_classes
 from cnd.workflow.findings import read_findings, told
-from cnd.workflow.plan import findings_step
+from cnd.workflow.plan import all_folds, findings_step
 
 CHEAP = 100e6  # bytes of files that a plan reads; those of larger data are read when a run starts
 
@@ -25,13 +28,23 @@ def examine(experiment: Experiment, cache: StageCache) -> list[str]:
     Raises:
         UserError: data, generator and judges do not go together, or a data file is malformed.
     """
-    source = experiment.data
+    source, share = experiment.data, experiment.split.validation
     if source.missing():
         check_classes(experiment, None)
         return []
-    steps = tuple((index, findings_step(source, index).key) for index in source.folds())
+    steps = tuple((index, findings_step(source, index, share).key) for index in source.folds())
     check_classes(experiment, _classes(source, steps))
-    return list(_told(source, steps, cache.root))
+    known = all(cache.has("findings", key) for _, key in steps)
+    return [*_told(source, steps, cache.root, share, known), *_assigned(experiment, cache)]
+
+
+def _assigned(experiment: Experiment, cache: StageCache) -> list[str]:
+    """Classes that an earlier run assigned by similarity."""
+    if experiment.label_map != AUTO:
+        return []
+    needed = [fold.given.assigned for fold in all_folds(experiment)]
+    found = [cache.find(step.name, step.key) for step in needed if step is not None]
+    return in_words([read_assigned(path) for path in found if path is not None]) if all(found) else []
 
 
 @lru_cache(maxsize=64)  # the plan asks for every trial; the keys of the data know the content of its files
@@ -40,20 +53,39 @@ def _classes(source: DataSource, steps: tuple[tuple[int, str], ...]) -> Classes 
 
 
 @lru_cache(maxsize=64)
-def _told(source: DataSource, steps: tuple[tuple[int, str], ...], root: Path) -> tuple[str, ...]:
-    """Sentences on the folds (index and key of what was found of them) of a source, together."""
+def _told(
+    source: DataSource, steps: tuple[tuple[int, str], ...], root: Path, share: float | None, known: bool
+) -> tuple[str, ...]:
+    """Sentences on the folds (index and key of what was found of them) of a source, together.
+
+    Args:
+        share: ``split.validation``.
+        known: whether an earlier run has looked already.
+    """
     cache = StageCache(root)
-    if all(cache.has("findings", key) for _, key in steps):
+    if known:
         found = [read_findings(cache.path("findings", key)) for _, key in steps]
     elif not _is_cheap(source):
-        return ()
+        return _rule(share)
     elif source.stores_images or not source.has_fmri:
         _without_pools(source).check()
-        return ()
-    else:
+        return _rule(share)
+    elif share is None:
         found = [findings(source.load(index)) for index in source.folds()]
+    else:
+        found = [findings(validation.load(source, share, index)) for index in source.folds()]
     warnings, remarks = told(found)
     return (*warnings, *(f"Data: {remark}" for remark in remarks))
+
+
+def _rule(share: float | None) -> tuple[str, ...]:
+    """What is scored in place of the test set, before the data are loaded."""
+    if share is None:
+        return ()
+    return (
+        f"Data: Validation: {100 * share:g} % of the training categories are held out and scored in place of the test "
+        "set; of runs or stimuli, where categories are few or the test set has no others.",
+    )
 
 
 def _without_pools(source: DataSource) -> DataSource:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -15,14 +15,23 @@ HOW = "a file that names the generator's class of each class of the data ('cat: 
 
 
 def class_indices(
-    generator: GeneratorChoice, names: Sequence[str], wnids: Sequence[str], label_map: Path | None
+    generator: GeneratorChoice,
+    names: Sequence[str],
+    wnids: Sequence[str],
+    label_map: Path | None,
+    assigned: Mapping[str, int] | None = None,
 ) -> list[int | None]:
     """The generator's class for each class of a data set: by ``label_map``, else by name; None where neither tells.
+
+    Args:
+        assigned: by similarity (:mod:`cnd.workflow.assigned`), in place of a file.
 
     Raises:
         UserError: the map is malformed.
     """
     known = generator.class_indices(names, wnids)
+    if assigned is not None:
+        return [assigned.get(name, index) for name, index in zip(names, known, strict=True)]
     if label_map is None:
         return known
     chosen, index_of = read_label_map(label_map), places(generator)

@@ -12,17 +12,20 @@ from cnd import registry
 from cnd.cortex.drawing import PAGE
 from cnd.data.splits import data_as_used, training_step
 from cnd.errors import UserError
-from cnd.experiment import Experiment
+from cnd.experiment import AUTO, Experiment
 from cnd.json_files import read_json
 from cnd.protocols import DataSource, GeneratorChoice, Given, JudgeChoice
 from cnd.settings import FileOf
 from cnd.steps import FORMAT, Step, upstream
 from cnd.workflow.analysis import analyse_run
+from cnd.workflow.assigned import load_assigned, make_assigned
 from cnd.workflow.cache import DESCRIPTION, StageCache
+from cnd.workflow.class_spaces import assigning_judge
 from cnd.workflow.classes import find_classes, find_own_classes
 from cnd.workflow.drawn import load_drawn, make_drawn
 from cnd.workflow.figures import draw_figures
 from cnd.workflow.findings import load_findings, make_findings
+from cnd.workflow.held_out import load_held_out, make_held_out
 from cnd.workflow.inputs import StoredImagesOf, load_data, make_data, store_images, stored_images
 from cnd.workflow.interventions import intervene
 from cnd.workflow.latents import load_latents, make_latents
@@ -65,13 +68,15 @@ def fold_steps(experiment: Experiment, index: int) -> FoldSteps:
 
 def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     """What the decoder's own steps start from, for one subject."""
-    raw = data_step(source, index)
+    raw = data_step(source, index, e.split.validation)
     data = data_as_used(e.split, raw, e.seed)
     judges = _judges(e)
-    mapped = {} if e.label_map is None else {"label_map": FileOf(path=e.label_map)}
+    mapped = {"label_map": FileOf(path=e.label_map)} if isinstance(e.label_map, Path) else {}
     told = [j for j, of in zip(judges, e.evaluation.classifiers, strict=True) if _same_classes(e.generator, of)]
     finding = {"generator": e.generator, "judge": told[0] if told else None, "label_map": mapped.get("label_map")}
-    classes = Step("classes", find_classes, finding, {"data": data}, kept=False)
+    assigned = _assigned(e, raw)
+    by_similarity = {} if assigned is None else {"assigned": assigned}
+    classes = Step("classes", find_classes, finding, {"data": data} | by_similarity, kept=False)
     training = training_step(e.split, data, e.seed)
     first = e.evaluation.first()  # what only stands beside the table's score makes no decoder train again
     scoring = {"evaluation": first, "judges": judges[: len(first.classifiers)]}
@@ -79,10 +84,11 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
     own = None
     if e.evaluation.own_classes:
         naming = {"generator": e.generator, "label_map": mapped.get("label_map")}
-        own = Step("own_classes", find_own_classes, naming, {"data": data}, kept=False)
+        own = Step("own_classes", find_own_classes, naming, {"data": data} | by_similarity, kept=False)
         scored |= {"own": own} if first.own_classes else {}
-    fold0 = data_step(source, source.folds()[0])
-    occurring = Step("classes", find_classes, finding, {"data": fold0}, kept=False)
+    # classes that are assigned belong to a fold, whose training stimuli decide them
+    fold0 = raw if assigned else data_step(source, source.folds()[0], e.split.validation)
+    occurring = Step("classes", find_classes, finding, {"data": fold0} | by_similarity, kept=False)
     drawing = {"generator": e.generator, "sampling": e.sampling}
     return Given(
         data=data,
@@ -102,21 +108,42 @@ def given_of(e: Experiment, source: DataSource, index: int) -> Given:
         ),
         of_subject=lambda subject: given_of(e, source.of_subject(subject), index),
         own_classes=own,
+        assigned=assigned,
     )
 
 
-def data_step(source: DataSource, index: int) -> Step:
-    """One fold of a data source as it is, before the experiment edits it."""
+def _assigned(e: Experiment, data: Step) -> Step | None:
+    """The step that assigns classes by similarity, where the experiment wants that.
+
+    Raises:
+        UserError: there is no classifier of the generator's classes.
+    """
+    if e.label_map != AUTO:
+        return None
+    settings = {"generator": e.generator, "judge": assigning_judge(e)}
+    return Step("label_map", make_assigned, settings, {"data": data}, load_assigned)
+
+
+def data_step(source: DataSource, index: int, validation: float | None = None) -> Step:
+    """One fold of a data source as it is, before the experiment edits it.
+
+    Args:
+        validation: share of what is trained on that stands in place of the test set; None: the test set stays.
+    """
     images = None
     if source.stores_images:
         settings = {"images": StoredImagesOf(source=source)}
         images = Step("images", store_images, settings, load=stored_images)
-    return Step("data", make_data, {"source": source, "fold": index}, {"images": images}, load_data)
+    chosen: dict[str, Any] = {"source": source, "fold": index}
+    if validation is not None:
+        return Step("data", make_held_out, chosen | {"share": validation}, {"images": images}, load_held_out)
+    return Step("data", make_data, chosen, {"images": images}, load_data)
 
 
-def findings_step(source: DataSource, index: int) -> Step:
-    """What is to be known of one fold of a data source."""
-    return Step("findings", make_findings, needs={"data": data_step(source, index)}, load=load_findings)
+def findings_step(source: DataSource, index: int, validation: float | None = None) -> Step:
+    """What is to be known of one fold of a data source; arguments as of :func:`data_step`."""
+    data = data_step(source, index, validation)
+    return Step("findings", make_findings, needs={"data": data}, load=load_findings)
 
 
 def _judges(e: Experiment) -> tuple[JudgeChoice, ...]:
@@ -148,10 +175,11 @@ def record_step(experiment: Experiment, folds: list[FoldSteps]) -> Step:
     needs: dict[str, Step | None] = {}
     for fold in folds:
         needs |= {f"sample{fold.index}": fold.sample, f"data{fold.index}": fold.given.data}
-        needs[f"findings{fold.index}"] = findings_step(e.data, fold.index)
+        needs[f"findings{fold.index}"] = findings_step(e.data, fold.index, e.split.validation)
         if _judged_by_label(e):
             needs[f"classes{fold.index}"] = fold.given.classes
         needs |= _own_classes(fold)
+        needs |= {} if fold.given.assigned is None else {f"assigned{fold.index}": fold.given.assigned}
     settings = {"evaluation": e.evaluation, "judges": _judges(e)}
     make = partial(write_record, experiment=e, trained=[fold.own for fold in folds])
     return Step("record", make, settings, needs)
@@ -220,7 +248,8 @@ def missing(experiment: Experiment) -> list[str]:
     generator = e.generator.missing() if e.decoder.uses_generator else []
     judges = [line for judge in e.evaluation.classifiers for line in judge.missing()]
     data, decoder = e.data.missing(), e.decoder.missing()
-    if not data and not decoder and (stimuli := e.data.test_stimuli()) is not None:
+    known = not data and not decoder and e.split.validation is None
+    if known and (stimuli := e.data.test_stimuli()) is not None:
         decoder = e.decoder.missing_for(stimuli, e.sampling.samples_per_item)
     return [*data, *generator, *judges, *decoder]
 

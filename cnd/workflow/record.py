@@ -10,6 +10,9 @@ from cnd.json_files import read_json, write_json
 from cnd.metrics.evaluation import EvaluationConfig, best_of_samples, mean_scores, rank_table, score_table, top_concepts
 from cnd.protocols import Bench, FmriDataset, JudgeChoice, Pairings
 from cnd.steps import Step
+from cnd.workflow.assigned import FILE as LABEL_MAP
+from cnd.workflow.assigned import Assigned
+from cnd.workflow.assigned import told as in_words
 from cnd.workflow.findings import told
 from cnd.workflow.origin import origin
 from cnd.workflow.samples import SAMPLES
@@ -43,7 +46,7 @@ def write_record(
     Args:
         trained: the decoder's own steps by fold.
         needs: ``sample<fold>``, ``data<fold>``, ``findings<fold>``; where labels are the truth ``classes<fold>``; where
-            a score asks for the data set's classes ``own<fold>``.
+            a score asks for the data set's classes ``own<fold>``; where classes are assigned ``assigned<fold>``.
     """
     import numpy as np
     import torch
@@ -76,6 +79,7 @@ def write_record(
     save_file({"stimuli": pictures, "reconstructions": images}, folder / "images.safetensors")
     write_json(folder / "experiment.json", experiment.model_dump(mode="json"))
     warnings, noted = told([part["findings"] for part in tested])
+    noted += _assigned(bench, {name: needs[f"assigned{name}"] for name in names if f"assigned{name}" in needs}, folder)
     summary = _summary(experiment, datasets[0], len(items), stages)
     summary |= {
         "scores": mean_scores(scores),
@@ -88,6 +92,16 @@ def write_record(
         "code": origin().described(),
     }
     write_json(folder / "summary.json", summary)
+
+
+def _assigned(bench: Bench, steps: dict[str, Step], folder: Path) -> list[str]:
+    """``label_map.json`` with the classes that were assigned by similarity in each fold, and what to say of them."""
+    if not steps:
+        return []
+    found: dict[str, list[Assigned]] = {fold: bench.value(step) for fold, step in steps.items()}
+    lines = [{"fold": int(fold)} | entry._asdict() for fold, entries in found.items() for entry in entries]
+    write_json(folder / LABEL_MAP, lines)
+    return in_words(list(found.values()))
 
 
 def _tested(bench: Bench, needs: dict[str, Step], name: str) -> dict[str, Any]:

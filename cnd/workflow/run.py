@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from cnd.errors import UserError
-from cnd.experiment import Experiment, override, parse_experiment
+from cnd.experiment import AUTO, Experiment, override, parse_experiment
 from cnd.generators.shared import Meeting, Seat
 from cnd.json_files import read_json
 from cnd.metrics.nway import too_many_ways
-from cnd.protocols import Generator, GeneratorChoice
+from cnd.protocols import Classes, Generator, GeneratorChoice
 from cnd.workflow.bench import Workbench
 from cnd.workflow.cache import DESCRIPTION, StageCache
 from cnd.workflow.classes import own_classes
@@ -72,9 +72,16 @@ def check(experiment: Experiment) -> None:
     for part in (e.data, *generator, e.decoder, *e.evaluation.classifiers):
         part.check()
     if e.evaluation.own_classes and (known := e.data.classes()) is not None:
-        n_own, most = len(own_classes(e.generator, known, e.label_map)), max(e.evaluation.n_way, default=0)
+        n_own, most = _n_own(e, known), max(e.evaluation.n_way, default=0)
         if most > n_own and e.evaluation.candidates == "dataset":
             raise UserError(too_many_ways(most, n_own))
+
+
+def _n_own(e: Experiment, known: Classes) -> int:
+    """How many classes occur in the data; those that are assigned later differ from each other."""
+    if e.label_map == AUTO:
+        return len(known.occurring or known.names)
+    return len(own_classes(e.generator, known, e.label_map))
 
 
 def warm_up() -> None:
@@ -86,13 +93,13 @@ def warm_up() -> None:
 
 
 def prepare(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> None:
-    """Build the steps that all rows share: data and latents. Uses every core of the calling process."""
+    """Build the steps that all rows share: data, latents, assigned classes. Uses every core of the calling process."""
     bench = Workbench(cache, listener)
     for fold in all_folds(experiment):
         learns = experiment.decoder.uses_generator and experiment.decoder.learns
-        wanted = fold.given.latents if learns else fold.given.data
-        if cache.find(wanted.name, wanted.key) is None:
-            bench.folder(wanted)
+        for wanted in (fold.given.latents if learns else fold.given.data, fold.given.assigned):
+            if wanted is not None and cache.find(wanted.name, wanted.key) is None:
+                bench.folder(wanted)
 
 
 def run(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> Path:

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # what is installed has only cnd
+
 from cnd import statistics
 from cnd.errors import UserError
 from reports.collect import Records, read_sweep

@@ -13,11 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from data_writers import (
     god_images,
     load,
     packed_god,
+    store_of,
     write_bold5000,
     write_bold_images,
     write_digits69,
@@ -26,22 +28,29 @@ from data_writers import (
     write_god_tasks,
     write_image_files,
 )
+from safetensors.numpy import load_file
 
 from cnd import registry
-from cnd.data import digits69
+from cnd.data import digits69, validation
 from cnd.data.bold5000 import Bold5000Data
 from cnd.data.digits69 import Digits69Data
 from cnd.data.folder import FolderData
 from cnd.data.god import GodData
 from cnd.data.hcp import HcpPool
 from cnd.data.simulated import SimulatedData
+from cnd.data.splits import SplitConfig
 from cnd.data.storage import load_dataset, save_dataset
 from cnd.data.subject_pool import SubjectPool
+from cnd.decoders.nearest_training_image import NearestTrainingImageDecoder
 from cnd.errors import UserError
 from cnd.experiment import Experiment
 from cnd.keys import closure
+from cnd.metrics.evaluation import EvaluationConfig
+from cnd.metrics.pixels import PixelCorrelation
 from cnd.protocols import DataSource, FmriDataset, Given
+from cnd.workflow.cache import StageCache
 from cnd.workflow.plan import given_of
+from cnd.workflow.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = Experiment(name="any", data=SimulatedData())
@@ -171,6 +180,47 @@ class DataSourceConformance:
         known = {image.tobytes() for image in np.asarray(dataset.train.images) if image.size}
         assert not any(image.tobytes() in known for image in np.asarray(dataset.test.images))
 
+    # ------------------------------------------------------------ what is scored in place of the test set
+
+    @pytest.fixture(scope="class")
+    def held_out(self, source: DataSource, stores: Path) -> FmriDataset:
+        return validation.load(source, 0.1, source.folds()[0], store_of(source, stores))
+
+    def test_validation_items_are_training_items(self, dataset: FmriDataset, held_out: FmriDataset) -> None:
+        for check in (self.test_shapes_and_types, self.test_voxels_are_z_scored_over_the_training_items):
+            check(held_out)
+        self.test_no_test_item_is_a_training_item(held_out)
+        tested = {image.tobytes() for image in np.asarray(dataset.test.images) if image.size}
+        for part in (held_out.train, held_out.test):
+            assert set(part.category) <= set(dataset.train.category)
+            assert not set(part.stimulus) & (set(dataset.test.stimulus) - set(dataset.train.stimulus))
+            assert not any(image.tobytes() in tested for image in np.asarray(part.images) if image.size)
+        assert 0 < len(held_out.test) < len(held_out.train) < len(dataset.train)
+        assert held_out.roi == dataset.roi and held_out.class_names == dataset.class_names
+        (told,) = (line for line in held_out.remarks if line.startswith("Validation: "))
+        assert "VALIDATION: " in held_out.description and f"{len(held_out.test)} items" in told
+
+    def test_a_record_made_on_validation_holds_no_test_stimulus(
+        self, source: DataSource, dataset: FmriDataset, held_out: FmriDataset, tmp_path: Path
+    ) -> None:
+        if "fold" in type(source).model_fields:
+            source = changed(source, fold=source.folds()[0])
+        whole = Experiment(
+            name="any",
+            data=source,
+            split=SplitConfig(validation=0.1),
+            decoder=NearestTrainingImageDecoder(),
+            evaluation=EvaluationConfig(n_way=(), classifiers=(), metrics=(PixelCorrelation(),)),
+        )
+        if not dataset.train.images.size:
+            return  # nothing that runs in a moment decodes labels
+        record = run(whole, StageCache(tmp_path))
+        assert pd.read_parquet(record / "items.parquet")["stimulus"].tolist() == held_out.test.stimulus
+        stimuli = load_file(record / "images.safetensors")["stimuli"]
+        np.testing.assert_array_equal(stimuli, np.asarray(held_out.test.images))
+        summary = (record / "summary.json").read_text()
+        assert "VALIDATION" in summary and not any(name in summary for name in dataset.test.stimulus if len(name) > 3)
+
     def test_it_is_the_same_after_storage(self, dataset: FmriDataset, stores: Path, tmp_path: Path) -> None:
         save_dataset(dataset, tmp_path)
         same(load_dataset(tmp_path, next(stores.iterdir(), None)), dataset)
@@ -194,6 +244,7 @@ class FileSourceConformance(DataSourceConformance):
         assert copy.identity() == source.identity()
         assert steps_of(copy).data.key == steps_of(source).data.key
         same(load(copy, stores), dataset)
+        held_out = validation.load(source, 0.1, source.folds()[0], store_of(source, stores))
         (tmp_path / "edited").mkdir()
         edited = self.write(tmp_path / "edited", 3.0)
         assert edited.identity()["files"] != source.identity()["files"]
@@ -202,6 +253,7 @@ class FileSourceConformance(DataSourceConformance):
         shifted = load(edited, stores)  # test items decide nothing about the training set, nor about their own scale
         assert shifted.train.fmri.tobytes() == dataset.train.fmri.tobytes()
         assert (shifted.test.fmri - dataset.test.fmri).min() > 0.1
+        same(validation.load(edited, 0.1, edited.folds()[0], store_of(edited, stores)), held_out)  # nor about that
 
     def test_a_plan_needs_no_files_and_says_what_is_missing(self, source: DataSource, tmp_path: Path) -> None:
         for path, told in ((None, "data.path is not set"), (tmp_path / "nowhere", f"{tmp_path / 'nowhere'}: no such")):

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from decoder_suite import DecoderSuite  # of cnd's tests/conformance
 from metric_suite import MetricSuite
+from my_package.data import StripesData
 from my_package.decoder import NeighboursDecoder
 from my_package.metric import PixelError
 
+from cnd.data import validation
 from cnd.experiment import parse_experiment
 from cnd.json_files import read_json
 from cnd.workflow.cache import StageCache
@@ -21,6 +23,13 @@ class TestNeighbours(DecoderSuite):
 
 class TestPixelError(MetricSuite):
     metric = PixelError()
+
+
+def test_the_source_has_a_validation_split_without_saying_so() -> None:
+    source = StripesData()
+    whole, made = source.load(0), validation.load(source, 0.1, 0)
+    assert len(made.test) == 10 and not set(made.train.stimulus) & set(made.test.stimulus)
+    assert {*made.train.stimulus, *made.test.stimulus} == set(whole.train.stimulus)
 
 
 def test_they_run_together(tmp_path: Path) -> None:

@@ -87,17 +87,29 @@ def repeated_trials(
     return np.stack([signal + noise.draw(len(signal), rng) for _ in range(config.test_repetitions)])
 
 
-def simulate(config: SimulatedData) -> FmriDataset:
-    """Render the stimuli, let the subject see them, and normalise with the statistics of the training patterns."""
-    dataset, _ = simulate_with_trials(config, keep_trials=False)
+def simulate(config: SimulatedData, validation: float | None = None) -> FmriDataset:
+    """Render the stimuli, let the subject see them, and normalise with the statistics of the training patterns.
+
+    Args:
+        validation: share of the training categories that are judged on in place of the test ones.
+    """
+    dataset, _ = simulate_with_trials(config, keep_trials=False, validation=validation)
     return dataset
 
 
-def simulate_with_trials(config: SimulatedData, keep_trials: bool = True) -> tuple[FmriDataset, np.ndarray | None]:
+def validation_categories(train: np.ndarray, share: float) -> np.ndarray:
+    """Some of the training categories, evenly spread: of a tenth every tenth, from the fourth on."""
+    n = max(1, round(share * len(train)))
+    return np.sort(train[(3 + np.arange(n) * len(train) // n) % len(train)])
+
+
+def simulate_with_trials(
+    config: SimulatedData, keep_trials: bool = True, validation: float | None = None
+) -> tuple[FmriDataset, np.ndarray | None]:
     """As :func:`simulate`, with the normalised single test trials float32 [repetition, item, voxel]."""
     train_categories, test_categories = category_split()
-    if config.validation_split:  # development: judge on training categories, never on the test ones
-        test_categories = train_categories[3::10]
+    if validation is not None:
+        test_categories = validation_categories(train_categories, validation)
         train_categories = np.setdiff1d(train_categories, test_categories)
     train_category, train_names = _items(train_categories, config.images_per_category)
     test_category, test_names = _items(test_categories, config.test_images_per_category)

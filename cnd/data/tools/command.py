@@ -26,6 +26,7 @@ from cnd.data.images import STORE, write_store
 from cnd.data.tools import fetch as fetching
 from cnd.data.tools import inspection
 from cnd.errors import UserError
+from cnd.places import COMMAND
 from cnd.protocols import DataSource, FmriDataset
 from cnd.reading import explain
 
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 # ---------------------------------------------------------------- check
 
-KNOWN = """Whether generator, judge and loss know these images is not told here, but by
-  python sweeps/run.py ceilings --experiment EXPERIMENT --set data.path=..."""
+KNOWN = f"""Whether generator, judge and loss know these images is not told here, but by
+  {COMMAND} ceilings --experiment EXPERIMENT --set data.path=..."""
 
 
 def kinds() -> dict[str, Any]:
