@@ -3,12 +3,15 @@
 ``torch.load(weights_only=True)`` builds tensors and plain containers only, and refuses a file that holds anything else.
 Published ones do: PyTorch Lightning keys callbacks by their classes, MinD-Vis adds its config object. Here
 every such object becomes an :class:`Inert`: its module is not imported, and what the file would have called is not.
+
+What trained a network leaves its traces in the names of the weights: DistributedDataParallel, ``torch.compile``,
+Lightning, averaged copies of the weights, in any order. :func:`find_weights` takes them off.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,21 @@ MALFORMED = (
     SafetensorError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, AssertionError
 )  # fmt: skip
 """What the readers raise on bytes that were not written for them."""
+
+
+EMA = frozenset(["ema", "ema_model", "model_ema", "averaged_model", "state_dict_ema", "ema_state_dict"])
+"""What averaged copies of the weights are called, in names and as keys of a file."""
+PREFIXES = EMA | {"module", "model", "net", "network", "online_model", "_forward_module"}
+"""Attributes that hold the network in what trains it: DataParallel, Lightning, AveragedModel, Fabric, ..."""
+ANYWHERE = frozenset(["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
+"""Attributes that wrap parts of a network too: ``torch.compile``, FSDP, activation checkpointing."""
+CONTAINERS = (
+    "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema",
+    "state_dict", "model_state_dict", "model", "module", "network", "net",
+)  # fmt: skip
+"""Keys where a file may keep its weights, below each other too; averaged ones come first."""
+COUNTERS = frozenset(["n_averaged", "num_updates", "decay", "initted", "step"])
+"""Single numbers that averaging keeps beside the weights."""
 
 
 class Inert:
@@ -76,3 +94,56 @@ def check_values(tensors: Mapping[str, Tensor]) -> None:
             raise UserError(f"{key}: expected floating-point numbers, found {found}; export the checkpoint again")
         if not tensor.isfinite().all():
             raise UserError(f"{key}: expected finite numbers, found NaN or infinity; take another checkpoint")
+
+
+def find_weights(content: Any, known: Callable[[str], bool]) -> dict[str, Tensor]:
+    """The weights of a checkpoint under the names that the network itself gives them, whatever wrapped it.
+
+    Of a file with averaged weights (EMA) beside those of the last step the averaged ones are taken, as timm does: they
+    are what the model was judged by.
+
+    Args:
+        content: of the file: a state dict, or dictionaries in which one lies.
+        known: whether the network has such a name. It decides where names end and prefixes begin: ``model.0.weight``
+            may be the name itself.
+
+    Returns:
+        tensors by name; those with unknown names too, without their prefixes, for the caller to refuse or to leave out.
+        Empty where the file holds no tensors by name.
+    """
+    first: dict[str, Tensor] = {}
+    for tensors in _state_dicts(content):
+        found: dict[str, Tensor] = {}
+        averaged: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            bare, ema = _without_prefixes(name, known)
+            if known(bare) or bare.rpartition(".")[2] not in COUNTERS or tensor.numel() > 1:
+                (averaged if ema else found)[bare] = tensor
+        found |= averaged
+        if any(map(known, found)):
+            return found
+        first = first or found
+    return first
+
+
+def _state_dicts(content: Any, depth: int = 3) -> Iterator[dict[str, Tensor]]:
+    """Mappings from names to tensors, those of :data:`CONTAINERS` before the one that they lie in."""
+    if not isinstance(content, Mapping):
+        return
+    for key in CONTAINERS:
+        if depth and key in content:
+            yield from _state_dicts(content[key], depth - 1)
+    if tensors := {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}:
+        yield tensors
+
+
+def _without_prefixes(name: str, known: Callable[[str], bool]) -> tuple[str, bool]:
+    """A name without what wrapped the network, and whether an averaged copy was among that."""
+    parts, ema = [part for part in name.split(".") if part not in ANYWHERE], False
+    while not known(".".join(parts)) and len(parts) > 1 and parts[0] in PREFIXES:
+        ema = ema or parts[0] in EMA
+        parts = parts[1:]
+    whole = ".".join(parts)
+    if not known(whole) and known(inner := ".".join(part for part in parts if part != "module")):
+        return inner, ema  # DistributedDataParallel around a part of the network
+    return whole, ema

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from cnd import registry
@@ -22,7 +21,7 @@ from cnd.errors import UserError, nearest
 from cnd.generators.embedded import EmbeddedGenerator
 from cnd.metrics.evaluation import EvaluationConfig
 from cnd.protocols import DataSource, Decoder, GeneratorChoice, SamplingConfig
-from cnd.reading import explain, models_in, read_yaml, tag
+from cnd.reading import explain, models_in, parse_yaml, read_yaml, tag
 from cnd.settings import Config, Part, Rate
 
 if TYPE_CHECKING:
@@ -255,8 +254,5 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         key, equals, value = assignment.partition("=")
         if not equals or not key.strip():
             raise UserError(f"--set {assignment}: expected key=value, e.g. --set phase1.mask_ratio=0.5")
-        try:
-            edits[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {assignment}: the value is not valid YAML") from error
+        edits[key.strip()] = parse_yaml(value, f"--set {key.strip()}")[1]
     return edits

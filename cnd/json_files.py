@@ -1,4 +1,4 @@
-"""JSON files: the one writer and the one reader."""
+"""JSON files, and other small ones: the one writer, and the one reader."""
 
 from __future__ import annotations
 
@@ -10,20 +10,35 @@ from typing import Any
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a half of either, even after a power cut.
+    """Write JSON as :func:`write_text` does.
 
     Raises:
         ValueError: a number is not finite.
         TypeError: something in it is no JSON value.
+        OSError: it cannot be written.
+    """
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a half of either, even after a power cut.
+
+    Raises:
+        OSError: it cannot be written; the old one is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:  # the disk is full, and says so without naming the file
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        error.filename = error.filename or str(path)
+        raise
     sync(path.parent)
 
 

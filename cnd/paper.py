@@ -109,11 +109,17 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "n_folds":                    Ours("other data"),
         "fold":                       Ours("other data"),
     },
+    "MiyawakiData": {
+        "path":                       Ours("place"),
+        "split_by":                   Ours("other data"),
+    },
     "FolderData": {
         "path":                       Ours("place"),
         "image_size":                 Stated("sec. 4.2", 256),
         "subject":                    Ours("other data"),
         "roi":                        Ours("other data"),
+        "test_trials":                Ours("other data"),
+        "shared_stimuli":             Ours("other data"),
     },
     "StimuliData": {
         "path":                       Ours("place"),
@@ -285,6 +291,9 @@ SETTINGS: dict[str, dict[str, Entry]] = {
     },
     "PixelMetric": {
         "convention":                 Ours("beside n-way accuracy"),
+    },
+    "Identification": {
+        "n":                          Ours("beside n-way accuracy"),
     },
     "TwoWayIdentification": {
         "accept":                     Ours("beside n-way accuracy"),

@@ -20,6 +20,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
         "cnd.decoders.dc_ldm:DcLdmDecoder",
         "cnd.decoders.ridge:RidgeDecoder",
         "cnd.decoders.ridge_latents:RidgeLatentsDecoder",
+        "cnd.decoders.ridge_pixels:RidgePixelsDecoder",
         "cnd.decoders.linear_contrastive:LinearContrastiveDecoder",
         "cnd.decoders.oracle:OracleDecoder",
         "cnd.decoders.free_condition:FreeConditionDecoder",
@@ -36,6 +37,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
         "cnd.metrics.accuracy:Accuracy",
         "cnd.metrics.pixels:PixelCorrelation",
         "cnd.metrics.pixels:StructuralSimilarity",
+        "cnd.metrics.identification:Identification",
         "cnd.metrics.features.comparison:TwoWayIdentification",
         "cnd.metrics.features.comparison:FeatureDistance",
         "cnd.metrics.features.comparison:Retrieval",
@@ -43,6 +45,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "cnd.data": (
         "cnd.data.simulated:SimulatedData",
         "cnd.data.digits69:Digits69Data",
+        "cnd.data.miyawaki:MiyawakiData",
         "cnd.data.god:GodData",
         "cnd.data.bold5000:Bold5000Data",
         "cnd.data.folder:FolderData",

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cnd import paper
 from cnd.statistics.agreement import rank_agreement
-from reports.collect import Records
+from reports.collect import Records, TableRow
 from reports.complete import complete_scores
 from reports.tables import by_row
 
@@ -23,26 +23,28 @@ def section(records: Records, scores: pd.DataFrame) -> dict[str, Any] | None:
         scores: of :func:`reports.tables.score_table`.
 
     Returns:
-        ``rows``: "inside" or "outside" by row id; ``inside``: how many are; ``tau``: Kendall's tau-b, None where too
+        ``rows``: "inside" or "outside" by row id; ``inside``: how many are; ``others``: titles of rows with a published
+        score that is of other data than theirs; ``tau``: Kendall's tau-b, None where too
         few rows have scores of the same seeds.
     """
-    if not comparable(records):
-        return None
     own = by_row(scores[scores["metric"] == records.metric])
-    stated = {row.id: row.paper / 100 for row in records.rows if row.paper is not None and row.id in own}
+    known = [row for row in records.rows if row.id in own and comparable(records, row)]
+    stated = {row.id: row.paper / 100 for row in known if row.paper is not None}
     rows = {row: _place(own[row]["low"], own[row]["high"], score) for row, score in stated.items()}
     rows = {row: place for row, place in rows.items() if place}
     if not rows:
         return None
-    return {"rows": rows, "inside": list(rows.values()).count("inside"), "tau": _tau(records, stated)}
+    others = [row.title for row in records.rows if row.paper is not None and row.id in own and row not in known]
+    inside = list(rows.values()).count("inside")
+    return {"rows": rows, "inside": inside, "others": others, "tau": _tau(records, stated)}
 
 
-def comparable(records: Records) -> bool:
-    """Whether the paper's scores are of the data, the subjects and the metric of every finished trial."""
+def comparable(records: Records, own: TableRow) -> bool:
+    """Whether a row's published score is of the data, the subjects and the metric of all its finished trials."""
     stated = [row for row in records.rows if row.paper is not None]
-    trials = records.complete
+    trials = [trial for trial in records.complete if trial.row == own.id]
     named = (records.sweep.get("paper_metric") or {}).get("name")
-    if not stated or not trials or records.metric != named or not records.facts(records.metric).percent:
+    if own not in stated or not trials or records.metric != named or not records.facts(records.metric).percent:
         return False
     if any(trial.summary.get("simulated") or _on_validation(trial.experiment) for trial in trials):
         return False

@@ -5,9 +5,6 @@ python -m reports.build OUTPUT SWEEP_DIR
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 import math
 import sys
 from collections.abc import Callable, Collection
@@ -17,11 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
 
 from cnd import statistics
 from cnd.errors import UserError
@@ -34,6 +26,7 @@ from reports import (
     effects,
     exports,
     figures,
+    grid,
     interventions,
     metrics,
     next_runs,
@@ -45,8 +38,9 @@ from reports import (
     subjects,
     text,
 )
-from reports.collect import Records, choose_items, read_attention, read_images, read_sweep
-from reports.scale import NOTHING
+from reports.collect import Records, choose_items, read_attention, read_sweep
+from reports.page import TEMPLATES, Picture, environment, picture, sorting, write
+from reports.pairing import BOTH
 from reports.tables import (
     Design,
     by_row,
@@ -62,17 +56,7 @@ from reports.tables import (
 
 __all__ = ["build_report", "result_table"]
 
-N_STIMULI = 10  # columns of the image grid
 N_CONCEPTS = 3  # concepts shown for a stimulus
-TEMPLATES = Path(__file__).parent / "templates"
-
-
-class Picture(NamedTuple):
-    """A figure ready for the template."""
-
-    source: str  # data: URL
-    description: str  # for those who cannot see it
-    width: int  # px at which its text has the size of the page's
 
 
 class Rendered(NamedTuple):
@@ -109,9 +93,9 @@ def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) ->
     made = render(output, sweep_dir)
     path.parent.mkdir(parents=True, exist_ok=True)
     if made.cortex:
-        _write(page, made.cortex)
+        write(page, made.cortex)
     exports.write_files(exports.folder_of(path), made.tables)
-    _write(path, made.html)
+    write(path, made.html)
     return path
 
 
@@ -133,32 +117,6 @@ def render(output: Path, sweep_dir: Path) -> Rendered:
     return Rendered(html, analysed.page if analysed else None, tables)
 
 
-def environment() -> Environment:
-    """The templates, with the filters that they use."""
-    made = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {
-        "percent": text.percent,
-        "p_value": text.p_value,
-        "seconds": _seconds,
-        "minutes": _minutes,
-        "count": _count,
-    }
-    return made
-
-
-def sorting() -> dict[str, str]:
-    """The script that sorts tables, and its hash, so that the page allows no other."""
-    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return {"script": Markup(script), "script_hash": f"sha256-{digest}"}
-
-
 def made_from(sweep_dir: Path) -> str:
     """Hash of what a report is made of: the code, the sweep, its trials; their records never change."""
     files = [sweep_dir / "sweep.json", *sorted(sweep_dir.glob("trials/*.json"))]
@@ -173,13 +131,6 @@ def _is_current(path: Path, page: Path, inputs: str) -> bool:
     html = path.read_text(encoding="utf-8")
     beside = exports.folder_of(path).is_dir() and (page.is_file() or page.name not in html)
     return f'<meta name="inputs" content="{inputs}">' in html and beside
-
-
-def _write(path: Path, html: str) -> None:
-    """So that a reader never meets half a file."""
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
 
 
 def _content(records: Records) -> dict[str, Any]:
@@ -197,7 +148,7 @@ def _content(records: Records) -> dict[str, Any]:
             *metrics.computed(text.statistics_notes(records, plan)),
             *nulls.notes(records, scores, plan.unit),
         ],
-        "published": text.PUBLISHED if records.scale.percent else [],
+        "published": text.PUBLISHED if any(row.paper is not None or row.published for row in records.rows) else [],
         "plan": plan,
         "notable": nulls.notable,
         "columns": records.columns,
@@ -210,8 +161,11 @@ def _content(records: Records) -> dict[str, Any]:
         "all_metrics": metrics.section(records, scores),
         "has_paper": any(row.paper is not None for row in records.rows),
         "paper_title": (records.sweep.get("paper_metric") or {}).get("title", ""),
-        "simulated": any(trial.summary.get("simulated") for trial in records.complete),
+        "simulated": provenance.simulated(records)[0] and not provenance.simulated(records)[1],
+        "mixed": bool(provenance.simulated(records)[0] and provenance.simulated(records)[1]),
         "rows": [_line(records, row.id, scores, differences, converged) for row in records.rows],
+        "all_paired": bool(differences["paired"].eq(BOTH).all()),
+        "whole": BOTH,
         "judged": bool(differences["verdict"].ne("").any()),
         "verdicts": _verdicts(differences),
         "margin": records.scale.difference(records.margin, signed=False),
@@ -265,6 +219,7 @@ def _line(
         "scores": own.to_dict("index"),
         "difference": difference.iloc[0].to_dict() if len(difference) else None,
         "n_seeds": len({trial.seed for trial in trials if trial.folder is not None}),
+        "simulated": any(trial.summary.get("simulated") for trial in trials),
         "paper": row.paper,
         "state": row_state(records, row_id),
         "converged": converged.get(row_id),
@@ -284,30 +239,16 @@ def _by_subject(records: Records) -> dict[str, Any] | None:
         return None
     figure = found.pop("figure")
     described = "Score of each row on each subject with 95 % intervals, published scores beside them"
-    return found | {"picture": _picture(figure, described) if figure else None}
+    return found | {"picture": picture(figure, described) if figure else None}
 
 
 # ---------------------------------------------------------------- figures
 
 
-def _picture(figure: Figure, description: str, photographs: bool = False) -> Picture:
-    """A figure as PNG; without photographs a palette of 256 colours makes it a third of the size, and sooner made."""
-    figure.set_dpi(150)
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    if not photographs:
-        image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    image.save(buffer, format="png")
-    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(f"data:image/png;base64,{encoded}", description, round(figure.get_figwidth() * 105))
-
-
 def _drawn(section: dict[str, Any] | None, description: str) -> dict[str, Any] | None:
     """A section with its figure, where there is one, made ready for the template."""
     figure = section and section["figure"]
-    return section and section | {"picture": _picture(figure, description) if figure else None}
+    return section and section | {"picture": picture(figure, description) if figure else None}
 
 
 def _setting_titles(records: Records) -> dict[str, str]:
@@ -332,7 +273,7 @@ def _forest(records: Records, differences: pd.DataFrame, plan: Design) -> Pictur
         return None
     titled = differences.assign(title=differences["row"].map(_setting_titles(records)))
     figure = figures.forest_plot(titled, plan.band, seed_differences(records), records.scale, records.margin)
-    return _picture(figure, "Forest plot: difference of each row from the reference row with 95 % interval")
+    return picture(figure, "Forest plot: difference of each row from the reference row with 95 % interval")
 
 
 def _factors(records: Records, scores: pd.DataFrame) -> Picture | None:
@@ -340,46 +281,21 @@ def _factors(records: Records, scores: pd.DataFrame) -> Picture | None:
     if points.empty:
         return None
     figure = figures.factor_curves(points, records.scale)
-    return _picture(figure, f"{records.scale.title} against each varied setting, with 95 % intervals")
+    return picture(figure, f"{records.scale.title} against each varied setting, with 95 % intervals")
 
 
 def _candidates(records: Records) -> Picture | None:
     points = candidates.curves(records)
     if points.empty:
         return None
-    return _picture(candidates.candidate_curves(points), "n-way accuracy of every row over the number of candidates")
+    return picture(candidates.candidate_curves(points), "n-way accuracy of every row over the number of candidates")
 
 
 def _grid(records: Records, elsewhere: Collection[str]) -> dict[str, Any] | None:
-    """The same drawn stimuli for every other finished row; the first sample of the first finished subject and seed."""
-    chosen = choose_items(records.items, N_STIMULI)
-    names = records.items.drop_duplicates("item").set_index("item")["category_name"]
-    cells: list[dict[str, Any]] = []
-    failed: list[str] = []
-    for row in records.rows:
-        trial = records.first(row.id)
-        if row.id in elsewhere or trial is None or trial.folder is None:
-            continue
-        try:
-            images = read_images(trial.folder, chosen)
-        except (OSError, ValueError) as error:
-            failed.append(str(error))
-            continue
-        titles = [f"{position + 1}. {names[item]}" for position, item in enumerate(chosen)]
-        shown = f"{row.title} (reference)" if row.id == records.reference else row.title
-        blocks = [(shown, images["reconstructions"])]
-        if not cells:
-            blocks.insert(0, ("Stimulus", images["stimuli"]))
-        cells += [
-            {"row_title": title, "column_title": column, "pixels": pixels}
-            for title, pictures in blocks
-            for column, pixels in zip(titles, pictures, strict=True)
-        ]
-    if not cells:
-        return {"picture": None, "failed": failed} if failed else None
+    """The section of :mod:`reports.grid`, its figures made ready for the template."""
+    found = grid.section(records, elsewhere)
     described = "Stimuli and the reconstructions of every finished row"
-    picture = _picture(figures.image_grid(pd.DataFrame(cells)), described, photographs=True)
-    return {"picture": picture, "failed": failed}
+    return found and found | {"pictures": [picture(figure, described, photographs=True) for figure in found["figures"]]}
 
 
 def _curves(records: Records) -> Picture | None:
@@ -388,7 +304,7 @@ def _curves(records: Records) -> Picture | None:
     history = history[np.isfinite(history["value"].astype(float))]
     if history.empty:
         return None
-    return _picture(
+    return picture(
         figures.learning_curves(history, records.reference, [row.id for row in records.of_role("null")]),
         "Learning curves of both phases by samples seen",
     )
@@ -407,7 +323,7 @@ def _convergence(records: Records, converged: dict[str, convergence.RowState]) -
     if common is not None:
         together = f"{first.scale.signed(common.estimate)} ± {first.scale.difference(common.standard_error, False)}"
     return {
-        "picture": _picture(
+        "picture": picture(
             figures.validation_curves(points, late, level, first.scale),
             "Validation score of every row by samples seen, seeds averaged",
         ),
@@ -430,9 +346,10 @@ def _attention(records: Records, shown: sheets.Section | None) -> dict[str, Any]
     attention = read_attention(trial.folder) if trial and trial.folder else None
     if trial is None or attention is None:
         return None
-    names = records.items.drop_duplicates("item").set_index("item")["category_name"]
+    own = records.of_one_row(trial.row)
+    names = own.set_index("item")["category_name"]
     known = sheets.numbers(records, trial)
-    items = [known.get(key, -1) for key in shown.items] if shown else choose_items(records.items, N_STIMULI)
+    items = [known.get(key, -1) for key in shown.items] if shown else choose_items(own, grid.N_STIMULI)
     lines = []
     for position, item in enumerate(items):
         strongest = attention[attention["item"] == item].nlargest(N_CONCEPTS, "weight")
@@ -440,20 +357,6 @@ def _attention(records: Records, shown: sheets.Section | None) -> dict[str, Any]
             concepts = [(str(c), float(w)) for c, w in zip(strongest["concept_name"], strongest["weight"], strict=True)]
             lines.append({"number": position + 1, "name": str(names[item]), "concepts": concepts})
     return {"lines": lines, "even": float(attention["even"].iloc[0])}
-
-
-def _seconds(value: float | None) -> str:
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value:.0f} s" if value < 600 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f}" if math.isfinite(seconds) else NOTHING
-
-
-def _count(number: float) -> str:
-    return f"{number:,.0f}" if math.isfinite(number) else NOTHING
 
 
 def main(arguments: list[str], say: Callable[[str], None] = print) -> int:

@@ -38,7 +38,9 @@ def curves(records: Records) -> pd.DataFrame:
             continue
         n_classes = min(int(ranks["n_classes"].min()) for ranks in known.values())
         n = np.unique(np.geomspace(2, n_classes, N_POINTS).round().astype(np.int64))
-        by_run = {run: _by_item(ranks, n) for run, ranks in known.items()}
+        own = records.numbered[records.numbered["row"] == row.id].drop_duplicates(["subject", "seed", "item"])
+        shown = own.set_index(["subject", "seed", "item"])["shown"].sort_index()
+        by_run = {run: _by_item(ranks, n).rename(index=shown.loc[run]).sort_index() for run, ranks in known.items()}
         score = np.mean([accuracy.to_numpy().mean(axis=0) for accuracy in by_run.values()], axis=0)
         line = {"row": row.id, "title": row.title, "control": row.control, "reference": row.id == records.reference}
         low, high = _band(records, row.id, by_run) if row.id == records.reference else (np.nan, np.nan)

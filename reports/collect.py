@@ -17,6 +17,7 @@ from safetensors import safe_open
 from cnd.errors import UserError
 from cnd.store.folder import SweepFolder, readable
 from reports.scale import Scale
+from reports.stimuli import Catalogue
 
 UNSEEN = "unseen stimuli"  # the metric without what generator and judge were probably trained on
 ITEM_COLUMNS = ["item", "stimulus", "category", "category_name"]
@@ -110,6 +111,7 @@ class Records:
         history: learning curves with columns row, subject, seed and those of the record.
         metrics: what was measured, the table's score of the records first.
         metric: the table's score, the first of the records (``evaluation.headline``, else the first that is asked for).
+        catalogue: numbers the stimuli; sweeps that are compared share one.
     """
 
     sweep: dict[str, Any]
@@ -119,10 +121,19 @@ class Records:
     history: pd.DataFrame
     metrics: list[MetricFacts]
     metric: str
+    catalogue: Catalogue = field(default_factory=Catalogue)
 
     def facts(self, metric: str) -> MetricFacts:
         """What a metric is; its name stands for the title of one that was not measured."""
         return next((m for m in self.metrics if m.name == metric), MetricFacts(metric, metric.replace("_", " ")))
+
+    def facts_of(self, row: str, metric: str) -> MetricFacts:
+        """What a metric is by the records of one row: with other data or judges its chance level may be another."""
+        trial = self.first(row)
+        entries = trial.summary.get("metrics", []) if trial else []
+        named = metric.removesuffix(f"/{UNSEEN}")
+        own = next((MetricFacts(**entry) for entry in entries if entry["name"] == named), None)
+        return self.facts(metric) if own is None else replace(own, name=metric, title=self.facts(metric).title)
 
     @property
     def scale(self) -> Scale:
@@ -160,12 +171,27 @@ class Records:
         return [trial for trial in self.trials if trial.folder is not None]
 
     @cached_property
-    def per_item(self) -> pd.DataFrame:
-        """Indexed by row, subject, seed, item: category, each metric's mean over samples, the best as ``<m>_best``.
+    def numbered(self) -> pd.DataFrame:
+        """The items with a column ``shown``: the number of the stimulus, by which items of two trials are paired.
 
         The subject is "" where none is named.
         """
-        named = self.items.assign(subject=self.items["subject"].fillna(""))
+        named = self.items.assign(subject=self.items["subject"].fillna(""), shown=-1)
+        folders = {(trial.row, trial.subject or "", trial.seed): trial.folder for trial in self.trials}
+        groups: dict[Any, Any] = dict(named.groupby(["row", "subject", "seed"], sort=False).groups)
+        for place in sorted(groups, key=lambda place: place[0] != self.reference):  # whose numbers are 0, 1, 2, ...
+            own = named.loc[groups[place], ["item", "stimulus", "category_name"]]
+            numbers = self.catalogue.numbers(own.drop_duplicates("item"), folders.get(place))
+            named.loc[own.index, "shown"] = own["item"].map(numbers)
+        return named
+
+    @cached_property
+    def per_item(self) -> pd.DataFrame:
+        """Indexed by row, subject, seed, item: category, each metric's mean over samples, the best as ``<m>_best``.
+
+        ``item`` is the number of the stimulus (:attr:`numbered`): equal in two trials where the stimuli are.
+        """
+        named = self.numbered.drop(columns="item").rename(columns={"shown": "item"})
         groups = named.groupby(["row", "subject", "seed", "item"])
         columns = {"category": groups["category"].first()}
         columns |= {m.name: groups[m.name].mean() for m in self.metrics}
@@ -179,6 +205,16 @@ class Records:
     def first(self, row: str) -> RecordedTrial | None:
         """A row's trial with the lowest seed among those that left a record."""
         return next((trial for trial in self.of(row) if trial.folder is not None), None)
+
+    def of_one_row(self, row: str | None = None) -> pd.DataFrame:
+        """A line a test item of one trial of a row; None: of the reference, or of the first that is finished."""
+        trial = self.first(self.reference if row is None else row)
+        trial = trial or (next(iter(self.complete), None) if row is None else None)
+        if trial is None:
+            return self.numbered.head(0)
+        of = self.numbered
+        own = of[(of["row"] == trial.row) & (of["seed"] == trial.seed) & (of["subject"] == (trial.subject or ""))]
+        return own.drop_duplicates("item")
 
 
 def read_sweep(output: Path, sweep_dir: Path) -> Records:
@@ -214,6 +250,8 @@ def read_sweep(output: Path, sweep_dir: Path) -> Records:
             history += [frame.assign(**place) for frame in frames[1:] if len(frame)]
             metrics |= {entry["name"]: MetricFacts(**entry) for entry in trial.summary.get("metrics", [])}
         trials.append(trial)
+    own = [trial for trial in trials if trial.row == str(sweep.get("reference", ""))]  # of others it may be another
+    metrics |= {entry["name"]: MetricFacts(**entry) for trial in own for entry in trial.summary.get("metrics", [])}
     all_items, facts = _with_unseen(_concatenate(items, [*ITEM_COLUMNS, "sample"]), list(metrics.values()))
     metric = _table_metric(sweep, facts)
     return Records(sweep, rows, trials, all_items, _concatenate(history, HISTORY_COLUMNS), facts, metric)
@@ -225,9 +263,9 @@ def _read_definition(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: no sweep to report on ({error.strerror}); run it first") from error
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
+        raise UserError(f"{path}: not valid JSON ({error}); run the sweep again, which writes it anew") from error
     if not isinstance(sweep, dict) or not sweep.get("rows"):
-        raise UserError(f"{path}: the sweep names no rows")
+        raise UserError(f"{path}: the sweep names no rows; run it again, which writes this anew")
     return readable(sweep, path)
 
 

@@ -1,37 +1,31 @@
 """Sweeps, or single rows of them, side by side: across experiments and output folders.
 
-Every row is compared with one reference, the first sweep's. Where stimuli and training seeds are the same the
-difference is paired; where they are not it is that of two independent means, whose errors add up. Where the metric or
-the judge is another one, or one side is simulated and the other is not, there is no verdict.
+Every row is compared with one reference, the first sweep's, by the rules of :mod:`reports.pairing`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
-from safetensors import safe_open
 
 from cnd import statistics
 from cnd.errors import UserError, nearest
-from cnd.statistics import CrossedMean, Error
 from cnd.store.tracking import flatten
-from reports import build, exports, figures, looks
+from reports import exports, figures, looks
 from reports.collect import MetricFacts, RecordedTrial, Records, read_sweep
-from reports.inference import Crossed, crossed_scores, difference_line, finished_runs
+from reports.inference import crossed_scores
+from reports.page import Picture, environment, picture, sorting, style, write
+from reports.pairing import Place, difference, obstacles, of_some_runs
+from reports.stimuli import Catalogue, read_pictures
 from reports.tables import judged
 from reports.text import words
 
-LEAST_SHARED = 0.5  # of either side's stimuli, for a paired difference
 LONGEST = 120  # characters of a page's name
 NAN = float("nan")
 NOT_COMPARED = ("name", "description", "seed", "rivals", "minutes_per_trial")  # settings that change no result
@@ -69,53 +63,16 @@ class Side:
         return self.records.first(self.anchor) or next(iter(self.records.complete), None)
 
     @property
+    def place(self) -> Place:
+        """The row that stands for it, to be compared."""
+        return Place(self.records, self.anchor)
+
+    @property
     def simulated(self) -> bool:
         return bool(self.trial and self.trial.summary.get("simulated"))
 
-    @property
-    def judge(self) -> str:
-        """What gives the classes of n-way scores; a judge without settings of its own is the generator's."""
-        experiment = self.trial.experiment if self.trial else {}
-        evaluation = experiment.get("evaluation", {})
-        first = (evaluation.get("classifiers") or [{}])[0]
-        named = {"judge": first, "truth": evaluation.get("truth"), "top_k": evaluation.get("top_k")}
-        owner = {"generator": experiment.get("generator")} if set(first) <= {"kind"} else {}
-        return json.dumps(named | owner, sort_keys=True)
-
     def title(self, row: str) -> str:
         return next(r.title for r in self.records.rows if r.id == row)
-
-    def stimuli(self, row: str) -> pd.DataFrame:
-        """By item number of a row: ``key`` (which stimulus it is) and ``category``.
-
-        A key is the stimulus's name, its category and, of several such stimuli, which one.
-        """
-        trial = self.records.first(row)
-        items = self.records.items
-        assert trial is not None
-        own = items[(items["row"] == row) & (items["seed"] == trial.seed)]
-        own = own[own["subject"].fillna("") == (trial.subject or "")].drop_duplicates("item").sort_values("item")
-        turn = own.groupby(["stimulus", "category_name"]).cumcount()
-        key = own["stimulus"].astype(str) + "\n" + own["category_name"].astype(str) + "\n" + turn.astype(str)
-        return pd.DataFrame({"key": key.to_numpy(), "category": own["category_name"].to_numpy()}, index=own["item"])
-
-    @cached_property
-    def contents(self) -> dict[str, str]:
-        """Size and hash of each stimulus's picture by key; empty where the record holds none."""
-        trial = self.trial
-        try:
-            assert trial is not None and trial.folder is not None
-            with safe_open(trial.folder / "images.safetensors", framework="numpy") as file:
-                pictures = np.ascontiguousarray(file.get_tensor("stimuli"))
-        except Exception:  # no images, or unreadable: safetensors raises its own class
-            return {}
-        found = self.stimuli(trial.row)
-        size = "x".join(map(str, pictures.shape[1:]))
-        inside = found[(found.index >= 0) & (found.index < len(pictures))]
-        return {
-            key: f"{size}:{hashlib.sha256(pictures[item].tobytes()).hexdigest()}"
-            for item, key in zip(inside.index, inside["key"], strict=True)
-        }
 
 
 class Comparison(NamedTuple):
@@ -195,6 +152,15 @@ def named_apart(sides: Sequence[Side]) -> list[Side]:
     return [replace(side, label=label) for side, label in zip(sides, labels, strict=True)]
 
 
+def in_one_catalogue(sides: Sequence[Side]) -> list[Side]:
+    """The sides with their stimuli numbered together, those of the first one first."""
+    shared = Catalogue()
+    sides = [replace(side, records=replace(side.records, catalogue=shared)) for side in sides]
+    for side in sides:
+        _ = side.records.numbered
+    return sides
+
+
 # ---------------------------------------------------------------- the comparison
 
 
@@ -211,15 +177,15 @@ def compare(sides: list[Side], margin: float | None = None) -> Comparison:
         first = sides[0]
         told = replace(first.records, sweep=first.records.sweep | {"margin": margin})
         sides = [replace(first, records=told), *sides[1:]]
-    sides = named_apart(sides)
+    sides = in_one_catalogue(named_apart(sides))
     first = sides[0]
     if first.anchor not in first.rows:
         raise UserError(f"compare {first.label}: its reference row {first.anchor} has no result; run it first")
     metric = shared_metric(sides)
-    obstacles = {side.label: _obstacles(first, side, metric) for side in sides}
-    lines = [_line(first, side, row, metric, bool(obstacles[side.label])) for side in sides for row in side.rows]
+    against = {side.label: obstacles(side.place, first.place, metric) for side in sides}
+    lines = [_line(first, side, row, metric, bool(against[side.label])) for side in sides for row in side.rows]
     table = _with_verdicts(pd.DataFrame(lines), metric, sides)
-    loud = [f"{label}: {why}. No verdict." for label, reasons in obstacles.items() for why in reasons]
+    loud = [f"{label}: {why}. No verdict." for label, reasons in against.items() for why in reasons]
     simulated = [side.label for side in sides if side.simulated]
     if simulated:
         which = "Data are simulated" if len(simulated) == len(sides) else f"Simulated: {', '.join(simulated)}"
@@ -231,32 +197,12 @@ def shared_metric(sides: Sequence[Side]) -> MetricFacts:
     """The metric of the first sweep that most of the others measured too; of several its table's, then in order."""
     first = sides[0].records
     ordered = sorted(first.metrics, key=lambda m: m.name != first.metric)  # stable
-    return max(ordered, key=lambda m: sum(measured(side, m) for side in sides))
-
-
-def measured(side: Side, metric: MetricFacts) -> bool:
-    """Whether a sweep has scores of a metric."""
-    return any(m.name == metric.name for m in side.records.metrics)
-
-
-def _obstacles(first: Side, side: Side, metric: MetricFacts) -> list[str]:
-    """Why nothing may be concluded of this sweep's rows against the first one's."""
-    found = []
-    if side.simulated != first.simulated:
-        found.append("simulated against real data" if side.simulated else "real against simulated data")
-    if not measured(side, metric):
-        return [*found, f"another metric, {side.records.scale.title}"]
-    own = side.records.facts(metric.name)
-    if replace(own, note="", title="") != replace(metric, note="", title=""):
-        found.append(f"{metric.title} with other bounds, direction or chance level")
-    if metric.name.startswith("nway") and side.judge != first.judge:
-        found.append(f"another judge of {metric.title}, so that scores do not compare")
-    return found
+    return max(ordered, key=lambda m: sum(side.place.measures(m.name) for side in sides))
 
 
 def _line(first: Side, side: Side, row: str, metric: MetricFacts, no_verdict: bool) -> dict[str, Any]:
     records = side.records
-    facts = records.facts(metric.name if measured(side, metric) else records.metric)
+    facts = records.facts(metric.name if side.place.measures(metric.name) else records.metric)
     told = next(r for r in records.rows if r.id == row)
     reference = side is first and row == first.anchor
     line: dict[str, Any] = {"sweep": side.label, "row": row, "title": told.title, "control": told.control}
@@ -267,78 +213,15 @@ def _line(first: Side, side: Side, row: str, metric: MetricFacts, no_verdict: bo
         return line | dict.fromkeys(("score", "low", "high"), NAN)
     mean = statistics.crossed_mean(scores.values, scores.units, bounds=facts.bounds)
     line |= {"score": mean.estimate, "low": mean.low, "high": mean.high}
-    if reference or not measured(side, metric):
+    if reference or not side.place.measures(metric.name):
         return line
-    found, paired = _difference(first, side, row, metric)
+    place = Place(records, row)
+    found, by = difference(place, first.place, metric, first.records.margin)
+    by += of_some_runs(place, first.place) if by and not by.startswith("not") else ""
     if no_verdict:
         found |= {"p": NAN, "p_equivalent": NAN}
     renamed = {"low": "difference_low", "high": "difference_high"}
-    return line | {renamed.get(name, name): value for name, value in found.items()} | {"paired": paired}
-
-
-def _difference(first: Side, side: Side, row: str, metric: MetricFacts) -> tuple[dict[str, Any], str]:
-    """As :func:`reports.inference.difference_line`, and what was paired."""
-    better, margin = 1 if metric.higher_is_better else -1, first.records.margin
-    runs = finished_runs(side.records, row) & finished_runs(first.records, first.anchor)
-    pair = [crossed_scores(s.records, r, metric.name, runs) for s, r in ((side, row), (first, first.anchor))]
-    if runs and pair[0] is not None and pair[1] is not None:
-        found, by = _paired((side, row, pair[0]), (first, first.anchor, pair[1]))
-        if found is not None:
-            most = max(len(finished_runs(s.records, r)) for s, r in ((side, row), (first, first.anchor)))
-            by += f", {len(runs)} of {most} runs" if len(runs) < most else ""
-            return difference_line(found, metric.bounds, better, margin), by
-    whole = [crossed_scores(s.records, r, metric.name) for s, r in ((side, row), (first, first.anchor))]
-    why = "other seeds or subjects" if not runs else "other stimuli"
-    if whole[0] is None or whole[1] is None:
-        return {}, ""
-    return _unpaired(whole[0], whole[1], metric.bounds, margin), f"not paired: {why}"
-
-
-def _paired(own: tuple[Side, str, Crossed], reference: tuple[Side, str, Crossed]) -> tuple[Crossed | None, str]:
-    """Differences on the stimuli of both; None where these are too few."""
-    (side, row, first), (other, other_row, second) = own, reference
-    mine, theirs = side.stimuli(row).loc[first.items], other.stimuli(other_row).loc[second.items]
-    place, other_place = ({key: i for i, key in enumerate(frame["key"])} for frame in (mine, theirs))
-    keys = [key for key in place if key in other_place and _same_picture(side, other, key)]
-    if len(keys) < max(1, LEAST_SHARED * max(len(mine), len(theirs))):
-        return None, ""
-    at, of = [place[key] for key in keys], [other_place[key] for key in keys]
-    units = statistics.sampling_units(theirs["category"].to_numpy(dtype=str)[of], np.array(keys))
-    by = "stimulus and seed"
-    if not len(keys) == len(mine) == len(theirs):
-        by += f", {len(keys)} stimuli of both"
-    return Crossed(first.values[at] - second.values[of], units, np.arange(len(keys)), first.seeds), by
-
-
-def _same_picture(first: Side, second: Side, key: str) -> bool:
-    """Whether two stimuli of one name are one picture, as far as the records can tell: sizes may differ."""
-    if first is second:
-        return True
-    one, two = first.contents.get(key, ""), second.contents.get(key, "")
-    return one == two or one.partition(":")[0] != two.partition(":")[0]
-
-
-def _unpaired(own: Crossed, reference: Crossed, bounds: tuple[float, float], margin: float) -> dict[str, Any]:
-    """The same numbers of two independent means: their errors add up (as Welch's), each part with its own freedom.
-
-    Where the stimuli are the same after all, the two move together and the interval is wider than it need be.
-    """
-    one, two = (statistics.crossed_mean(c.values, c.units) for c in (own, reference))
-    error = Error(one.error.variances + two.error.variances, one.error.freedoms + two.error.freedoms)
-    estimate, several = one.estimate - two.estimate, min(one.n_seeds, two.n_seeds) > 1
-    known = math.isfinite(error.standard)
-    half = error.half_width(0.025) if known else NAN
-    widest = bounds[1] - bounds[0]
-    found = CrossedMean(
-        estimate, max(estimate - half, -widest), min(estimate + half, widest), min(one.n_units, two.n_units),
-        min(one.n_seeds, two.n_seeds), error, 2 * error.tail(abs(estimate)) if several and known else None,
-        statistics.detectable_effect(error.standard, error.freedom()) if known else NAN, None,
-    )  # fmt: skip
-    equivalent = statistics.equivalence_p(found, margin)
-    line: dict[str, Any] = {"difference": estimate, "low": found.low, "high": found.high, "error": error.standard}
-    line |= {"p": NAN if found.p_value is None else found.p_value, "n_units": found.n_units, "crossed": found}
-    line |= {"p_equivalent": NAN if equivalent is None else equivalent, "detectable": found.detectable}
-    return line | {"n_seeds": found.n_seeds}
+    return line | {renamed.get(name, name): value for name, value in found.items()} | {"paired": by}
 
 
 def _with_verdicts(table: pd.DataFrame, metric: MetricFacts, sides: list[Side]) -> pd.DataFrame:
@@ -381,7 +264,8 @@ def _notes(sides: list[Side], metric: MetricFacts, table: pd.DataFrame) -> list[
     beside = [key for key, _ in _settings(sides) if key.partition(".")[0] in ("data", "split", "generator")]
     if beside:
         found.append(f"Not only decoders differ but {', '.join(beside)}: a verdict is on the whole experiment.")
-    sizes = {value.partition(":")[0] for side in sides for value in list(side.contents.values())[:1]}
+    pictures = [read_pictures(side.trial.folder)[:1] for side in sides if side.trial]
+    sizes = {picture.size for kept in pictures for picture in kept}
     if len(sizes) > 1:
         found.append("Stimuli were kept in different sizes: they are the same by name and category only.")
     return found
@@ -411,19 +295,17 @@ def write_page(found: Comparison, output: Path) -> Path:
     html, files = exports.with_files(_html(found), exports.folder_of(path).name)
     path.parent.mkdir(parents=True, exist_ok=True)
     exports.write_files(exports.folder_of(path), files)
-    build._write(path, html)
+    write(path, html)
     return path
 
 
 def _html(found: Comparison) -> str:
-    report = (build.TEMPLATES / "report.html").read_text(encoding="utf-8")
-    style = re.search(r"<style>.*?</style>", report, re.DOTALL)  # of the reports, so that all pages look alike
     lines = found.table.to_dict("records")
-    content = {"style": style[0] if style else "", "found": found, "lines": lines, "forest": _forest(found)}
-    return build.environment().get_template("comparison.html").render(content | build.sorting())
+    content = {"style": style(), "found": found, "lines": lines, "forest": _forest(found)}
+    return environment().get_template("comparison.html").render(content | sorting())
 
 
-def _forest(found: Comparison) -> build.Picture | None:
+def _forest(found: Comparison) -> Picture | None:
     drawn = found.table[found.table["difference"].notna()]
     if drawn.empty:
         return None
@@ -433,4 +315,4 @@ def _forest(found: Comparison) -> build.Picture | None:
     single = pd.DataFrame(columns=["row", "seed", "difference"])
     first = found.sides[0]
     figure = figures.forest_plot(plotted, NAN, single, found.metric.scale, first.records.margin)
-    return build._picture(figure, f"Difference of each row from {first.title(first.anchor)} of {first.label}")
+    return picture(figure, f"Difference of each row from {first.title(first.anchor)} of {first.label}")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from reports.collect import Records, TableRow
 from reports.inference import crossed_scores, finished_runs
+from reports.pairing import Place, may_stand_beside
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,14 @@ class Scores:
 def complete_scores(records: Records, rows: list[TableRow]) -> Scores | None:
     """Scores of the rows for the seeds that most of them have in common; None where there are none.
 
+    Rows that were not shown the reference row's stimuli are left out, as nothing of theirs can be paired.
+
     A row that failed for one seed would cost all others that seed, and a seed that has only begun would cost most
     rows: of all such choices the one is taken that uses most trials, the more seeds where two use as many. A seed
     counts where every subject has it.
     """
+    reference = Place(records, records.reference)
+    rows = [row for row in rows if may_stand_beside(Place(records, row.id), reference)]
     subjects = [subject or "" for subject in records.subjects]
     known = {row.id: finished_runs(records, row.id) for row in rows}
     having = {s: [row for row in rows if {(sub, s) for sub in subjects} <= known[row.id]] for s in records.seeds}

@@ -22,7 +22,7 @@ WORDS: dict[State, str] = {
     "not measured": "not measured",
     "no training": "no training",
 }
-KEY = ["subject", "seed", *PAIRED]
+KEY = ["subject", "seed", *PAIRED, "shown"]  # equal numbers may mean other stimuli
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _ends(records: Records, row: str) -> pd.DataFrame | None:
     for trial in records.of(row):
         ends = None if trial.folder is None else curve_ends(trial.folder)
         if ends is not None:
-            parts.append(ends.assign(subject=trial.subject or "", seed=trial.seed))
+            parts.append(ends.assign(subject=trial.subject or "", seed=trial.seed, shown=ends["stimulus"]))
     return pd.concat(parts).set_index(KEY) if parts else None
 
 

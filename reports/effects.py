@@ -45,7 +45,7 @@ class Table:
         levels: of each factor; the first is the one that others are compared with.
         codes: int [n_rows, n_factors], numbers of levels.
         base: id of the row that has the first level of each factor.
-        left_out: titles of rows without the seeds that the others have.
+        left_out: titles of rows without the seeds, the stimuli or the judge that the others have.
     """
 
     rows: list[TableRow]

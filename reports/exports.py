@@ -15,6 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
+from cnd.json_files import write_text
 from reports.page_tables import Cell, Page, PageTable, read_page
 from reports.scale import NOTHING
 
@@ -69,7 +70,7 @@ def write_files(folder: Path, files: dict[str, str]) -> None:
     for old in {*folder.glob("*.csv"), *folder.glob("*.tex")} - {folder / name for name in files}:
         old.unlink()
     for name, content in files.items():
-        (folder / name).write_text(content, encoding="utf-8")
+        write_text(folder / name, content)
 
 
 # ---------------------------------------------------------------- CSV

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from cnd import statistics
@@ -20,7 +21,7 @@ class Crossed(NamedTuple):
     Attributes:
         values: [n_items, n_seeds, n_subjects], means over samples.
         units: [n_items] the independent unit of each.
-        items: [n_items] number of each.
+        items: [n_items] number of each stimulus, see :attr:`reports.collect.Records.numbered`.
         seeds: [n_seeds].
     """
 
@@ -42,31 +43,39 @@ def crossed_scores(records: Records, row: str, column: str, runs: Runs | None = 
         column: of ``records.per_item``: a metric, or the best of its samples.
         runs: take these only; None takes all that are finished.
     """
-    subjects, seeds = _complete_grid(finished_runs(records, row) if runs is None else runs)
-    if row not in records.per_item.index or column not in records.per_item or not subjects:
+    runs = finished_runs(records, row) if runs is None else runs
+    if row not in records.per_item.index or column not in records.per_item:
         return None
     own = records.per_item.loc[row]
-    wide = own[column].unstack(["seed", "subject"])[[(seed, subject) for seed in seeds for subject in subjects]]
-    wide = wide.dropna()
-    if wide.empty:
-        return None
-    category = own["category"].groupby("item").first()[wide.index].to_numpy()
-    values = wide.to_numpy().reshape(len(wide), len(seeds), len(subjects))
-    items = wide.index.to_numpy()
-    return Crossed(values, statistics.sampling_units(category, items), items, seeds)
+    return crossed(own[column], own["category"], runs)
 
 
-def crossed_differences(records: Records, row: str) -> Crossed | None:
-    """The table's score of a row less that of the reference row, at equal items, seeds and subjects."""
-    # a subject or seed that only one of the two has finished would compare those, not rows
-    shared = finished_runs(records, row) & finished_runs(records, records.reference)
-    own, reference = (crossed_scores(records, r, records.metric, shared) for r in (row, records.reference))
-    if own is None or reference is None:
+def crossed(scores: pd.Series, category: pd.Series, runs: Runs) -> Crossed | None:
+    """Scores where every item, seed and subject is there; None where nothing is.
+
+    Runs that were shown no common stimulus are taken together by the place of each in its own test set: nobody knows
+    then what a stimulus as such contributes, and it counts as noise of the run.
+
+    Args:
+        scores: indexed by subject, seed and item.
+        category: of the same index, at least.
+    """
+    subjects, seeds = _complete_grid(runs)
+    if not subjects:
         return None
-    items, first, second = np.intersect1d(own.items, reference.items, return_indices=True)
-    if not len(items):
+    places = [(seed, subject) for seed in seeds for subject in subjects]
+    wide = scores.unstack(["seed", "subject"]).reindex(columns=places)
+    complete = wide.dropna()
+    if complete.empty and len(places) > 1:
+        alone = [wide[place].dropna() for place in places]
+        n = min(map(len, alone))
+        complete = pd.concat([own.head(n).set_axis(alone[0].index[:n]) for own in alone], axis=1, keys=places)
+    if complete.empty:
         return None
-    return Crossed(own.values[first] - reference.values[second], own.units[first], items, own.seeds)
+    categories = category.groupby("item").first()[complete.index].to_numpy()
+    values = complete.to_numpy().reshape(len(complete), len(seeds), len(subjects))
+    items = complete.index.to_numpy()
+    return Crossed(values, statistics.sampling_units(categories, items), items, seeds)
 
 
 def _complete_grid(runs: Runs) -> tuple[list[str], list[int]]:

@@ -30,7 +30,8 @@ class Found:
     """What was left behind by the trials of all rows.
 
     Attributes:
-        scores: the table's metric, columns row, variant, seed, item, category, value; means over subjects.
+        scores: the table's metric, columns row, variant, seed, item (the stimulus's number, see
+            :attr:`reports.collect.Records.numbered`), category, value; means over subjects.
         measures: columns row, name, value.
         if_equal: by variant, what it means when the score stays the same.
     """
@@ -60,7 +61,8 @@ def section(records: Records) -> dict[str, Any] | None:
 
 def read(records: Records) -> Found:
     """The scores and measures of every trial that has some."""
-    categories = records.items.drop_duplicates("item").set_index("item")["category"]
+    numbered = records.numbered.drop_duplicates(["row", "subject", "seed", "item"])
+    known: Any = numbered.set_index(["row", "subject", "seed", "item"])[["shown", "category"]].sort_index()
     scores, measures, problems = [], [], []
     if_equal: dict[str, str] = {}
     for trial in records.complete:
@@ -68,10 +70,12 @@ def read(records: Records) -> Found:
             continue
         try:
             table, summary = _trial(trial, records.metric)
+            own = known.loc[trial.row, trial.subject or "", trial.seed].loc[table["item"]]
         except (OSError, ValueError, KeyError) as error:
             problems.append(f"row {trial.row}, seed {trial.seed}: interventions cannot be read ({error})")
             continue
-        scores.append(table.assign(row=trial.row, seed=trial.seed, category=table["item"].map(categories)))
+        table = table.assign(item=own["shown"].to_numpy(), category=own["category"].to_numpy())
+        scores.append(table.assign(row=trial.row, seed=trial.seed))
         measures += [{"row": trial.row, "name": name, "value": v} for name, v in summary["measures"].items()]
         if_equal |= summary["if_equal"]
     groups = ["row", "variant", "seed", "item"]

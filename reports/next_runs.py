@@ -60,10 +60,19 @@ def section(records: Records, differences: pd.DataFrame, unit: str) -> dict[str,
     if judged.empty:
         return told | _with_one_seed(records)
     alpha = ALPHA / len(judged)
-    lines = [_line(records, row, alpha, units) for _, row in judged.iterrows() if row["verdict"] == "undecided"]
+    undecided = judged[judged["verdict"] == "undecided"]
+    known = [row["crossed"].components is not None for _, row in undecided.iterrows()]  # not of unpaired ones
+    lines = [_line(records, row, alpha, units) for _, row in undecided[known].iterrows()]
+    if len(undecided) > len(lines):
+        others = ", ".join(undecided.loc[[not one for one in known], "title"])
+        told["sentences"] = [f"Not paired, so that it is not known what more seeds or items would bring: {others}."]
+    if not lines and len(undecided):
+        return told
     if not lines:
         return told | {"sentences": ["Every row has a verdict: nothing needs to be run for one."]}
-    return told | {"lines": lines, "summary": _summary(lines, len(judged), units)} | _proposal(records, lines)
+    proposal = _proposal(records, lines)
+    told |= {"lines": lines, "summary": _summary(lines, len(judged), units)}
+    return told | proposal | {"sentences": [*told["sentences"], *proposal["sentences"]]}
 
 
 def _with_one_seed(records: Records) -> dict[str, Any]:

@@ -84,15 +84,38 @@ def _rows(rows: list[str], every: list[str]) -> str:
     return "all rows but " + ", ".join(others) if len(others) < len(rows) else "rows " + ", ".join(rows)
 
 
-def data(records: Records) -> dict[str, Any]:
-    """What the data set says of itself, ready to print."""
-    trial = _described(records)
-    facts = dict(trial.summary.get("data", {})) if trial else {}
-    description = str(facts.pop("description", ""))
-    return {
-        "description": description,
-        "facts": {key.replace("_", " "): _number(value) for key, value in facts.items()},
-    }
+def data(records: Records) -> list[dict[str, Any]]:
+    """What the data sets say of themselves, ready to print: description, facts and the rows that have them.
+
+    Of each row it is the first finished trial's; the reference row's come first.
+    """
+    found: list[tuple[dict[str, Any], list[str]]] = []
+    every = [row.id for row in records.rows if records.first(row.id) is not None]
+    for row in sorted(every, key=lambda row: row != records.reference):
+        trial = records.first(row)
+        assert trial is not None
+        facts = dict(trial.summary.get("data", {}))
+        for known, rows in found:
+            if known == facts:
+                rows.append(row)
+                break
+        else:
+            found.append((facts, [row]))
+    return [
+        {
+            "description": str(facts.get("description", "")),
+            "facts": {key.replace("_", " "): _number(v) for key, v in facts.items() if key != "description"},
+            "rows": _rows(rows, every),
+        }
+        for facts, rows in found
+    ]
+
+
+def simulated(records: Records) -> tuple[list[str], list[str]]:
+    """Titles of the finished rows whose data are simulated, and of the others."""
+    finished = [(row, trial) for row in records.rows if (trial := records.first(row.id)) is not None]
+    told = [(row.title, bool(trial.summary.get("simulated"))) for row, trial in finished]
+    return [title for title, is_so in told if is_so], [title for title, is_so in told if not is_so]
 
 
 def provenance(records: Records) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from cnd.places import COMMAND
 from cnd.store.folder import SweepFolder
 from reports import noops
 from reports import search_figures as figures
-from reports.build import TEMPLATES, _picture, _write
 from reports.collect import read_sweep
+from reports.page import TEMPLATES, picture, write
 from reports.scale import Scale, titles
 from reports.search_tables import (
     FEWEST,
@@ -64,7 +64,7 @@ def build_search_report(output: Path, folder: Path) -> Path:
         content(output, folder, described, trials) | {"command": COMMAND}
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, html)
+    write(path, html)
     return path
 
 
@@ -114,21 +114,19 @@ def _pictures(
     if done.empty:
         return found
     name, scale = objectives[0], scales[0]
-    found["history"] = _picture(figures.history(table, name, up[0], scale), "Score of each trial, and the best so far")
+    found["history"] = picture(figures.history(table, name, up[0], scale), "Score of each trial, and the best so far")
     drawn = figures.parallel(done, name, settings, up[0], scale)
-    found["parallel"] = _picture(drawn, "Parallel coordinates: a line a trial through its settings, coloured by score")
-    found["slices"] = _picture(figures.slices(done, name, settings, scale), "Score against each setting")
+    found["parallel"] = picture(drawn, "Parallel coordinates: a line a trial through its settings, coloured by score")
+    found["slices"] = picture(figures.slices(done, name, settings, scale), "Score against each setting")
     if len(objectives) > 1:
-        found["pareto"] = _picture(
-            figures.pareto(done, objectives, up, scales), "Both objectives, and the Pareto front"
-        )
+        found["pareto"] = picture(figures.pareto(done, objectives, up, scales), "Both objectives, and the Pareto front")
     weights = importance_table(done, name, settings)
     if len(weights):
-        found["importance"] = _picture(figures.importance(weights), "Importance of settings beside shuffled scores")
+        found["importance"] = picture(figures.importance(weights), "Importance of settings beside shuffled scores")
         ranked = [setting for setting in weights["setting"] if done[setting].nunique() > 1]
         if len(ranked) > 1:
             drawn = figures.contours(done, name, ranked, up[0], scale)
-            found["contours"] = _picture(drawn, "Score over pairs of the most important settings")
+            found["contours"] = picture(drawn, "Score over pairs of the most important settings")
         found["weights"] = weights.to_dict("records")
     return found
 

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from reports.album import Album, Cell, Picture
 from reports.collect import RecordedTrial, Records, TableRow, read_images
+from reports.pairing import by_stimuli
 from reports.tables import STATE_WORDS
 
 EACH = 3  # items of each group
 GROUPS = ("Best three", "Three around the median", "Worst three")
 
-Key = str  # of a stimulus: how often it came before, and its name; subjects may number their test items differently
+Key = int  # the number of a stimulus, see reports.collect.Records.numbered; subjects may number their items differently
 Place = tuple[str, str | None]  # row and subject
 
 
@@ -35,12 +36,17 @@ class Line(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """A table of pictures: a line an item, in order of the section's lines, and a column a decoder or a subject."""
+    """A table of pictures: a line an item and a column a decoder or a subject.
+
+    ``rule`` says how items were chosen where they are others than the section's.
+    """
 
     title: str
+    lines: list[Line]
     columns: list[str]
     cells: list[list[Cell | None]]
     unfolded: bool
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ class Section:
 
     Attributes:
         missing: a sentence for each row or subject without pictures.
-        items: which stimulus each line shows.
+        lines: of the reference row's stimuli; rows that were shown others have sheets of their own.
+        items: which stimulus each of these lines shows.
         rows: ids of the rows that have a column or are missing.
     """
 
@@ -73,24 +80,51 @@ class Drawn(NamedTuple):
 def section(records: Records) -> Section | None:
     """The sheets of the decoders; None where there are no two columns to compare."""
     decoders = [row for row in records.rows if is_decoder(row)]
+    groups, album = by_stimuli(records, decoders), Album()
+    parts = [part for group in groups if (part := _part(records, group, album, len(groups) > 1)) is not None]
+    if not any(part.sheets for part in parts):
+        return None
+    first, *others = parts
+    made = list(first.sheets)
+    for part in others:
+        titles = ", ".join(row.title for row in part.decoders)
+        told = [sheet._replace(title=f"Other stimuli ({titles}): {sheet.title}") for sheet in part.sheets]
+        made += [sheet._replace(rule=part.rule if sheet is told[0] else "") for sheet in told]
+    missing = [sentence for part in parts for sentence in part.missing]
+    rows = [row.id for row in decoders]
+    return Section(first.rule, first.lines, made, album.encoded(), missing, first.items, rows)
+
+
+class Part(NamedTuple):
+    """The sheets of decoders that were shown the same stimuli."""
+
+    decoders: list[TableRow]
+    rule: str
+    lines: list[Line]
+    sheets: list[Sheet]
+    missing: list[str]
+    items: list[Key]
+
+
+def _part(records: Records, decoders: list[TableRow], album: Album, several: bool) -> Part | None:
+    """Args:
+    several: other decoders were shown other stimuli, so that a single column is no longer alone.
+    """
     judge, ranked = _ranked(records, decoders)
     if judge is None:
         return None
     groups = choose(len(ranked))
     shown = [(group, rank, ranked[rank]) for group, ranks in groups.items() for rank in ranks]
-    keys = [str(item["key"]) for _, _, item in shown]
+    keys = [int(item["key"]) for _, _, item in shown]
     drawn, missing = _read(records, decoders, keys)
-    album = Album()
     lines = [
         Line(group, str(item["name"]), int(item["item"]), rank + 1, _stimulus(item, drawn, album))
         for group, rank, item in shown
     ]
     cells = {place: _column(records, place, keys, found, album) for place, found in drawn.items()}
-    sheets = _sheets(records, decoders, cells)
-    if not sheets:
-        return None
+    sheets = _sheets(records, decoders, lines, cells, 1 if several else 2)
     rule = _rule(records, judge, list(groups), [float(item["score"]) for item in ranked])
-    return Section(rule, lines, sheets, album.encoded(), missing, keys, [row.id for row in decoders])
+    return Part(decoders, rule, lines, sheets, missing, keys)
 
 
 def is_decoder(row: TableRow) -> bool:
@@ -108,7 +142,8 @@ def rank(records: Records, row: str) -> pd.DataFrame:
         Columns key, item (its number for the first subject), name (of the category) and score. Ties stand in order of
         item numbers; items that not every subject has are left out.
     """
-    own = _keyed(records.items[records.items["row"] == row]).dropna(subset=[records.metric]).sort_index()
+    own = records.numbered[records.numbered["row"] == row].rename(columns={"shown": "key"})
+    own = own.dropna(subset=[records.metric])
     by_subject = own.groupby(["key", "subject"])[records.metric].mean().groupby("key")
     groups = own.groupby("key")
     table = pd.DataFrame({"item": groups["item"].first(), "name": groups["category_name"].first()})
@@ -133,24 +168,18 @@ def numbers(records: Records, trial: RecordedTrial) -> dict[Key, int]:
     return dict(zip(own["key"], own["item"].astype(int), strict=True))
 
 
-def _keyed(items: pd.DataFrame) -> pd.DataFrame:
-    """Items with their :data:`Key`, and a subject where none is named."""
-    items = items.assign(subject=items["subject"].fillna("")).sort_values("item", kind="stable")
-    turn = items.groupby(["row", "subject", "seed", "sample", "stimulus"]).cumcount()
-    return items.assign(key=turn.astype(str) + ":" + items["stimulus"].astype(str))
-
-
 def _first_samples(records: Records, trial: RecordedTrial) -> pd.DataFrame:
     """A line an item of one trial: that of sample 0."""
-    items = records.items[(records.items["row"] == trial.row) & (records.items["seed"] == trial.seed)]
-    items = items[items["sample"] == 0]
-    return _keyed(items[items["subject"].fillna("") == (trial.subject or "")])
+    items = records.numbered[(records.numbered["row"] == trial.row) & (records.numbered["seed"] == trial.seed)]
+    items = items[(items["sample"] == 0) & (items["subject"] == (trial.subject or ""))]
+    return items.rename(columns={"shown": "key"}).sort_values("item", kind="stable")
 
 
 def _ranked(records: Records, decoders: Sequence[TableRow]) -> tuple[str | None, list[dict[Hashable, Any]]]:
     """The row whose scores rank the items, which is the reference row if it has some, and the items."""
     known = records.metric in records.items
-    for row in [records.reference, *(row.id for row in decoders)] if known else []:
+    ids = [row.id for row in decoders]
+    for row in sorted(ids, key=lambda row: row != records.reference) if known else []:
         if ranked := rank(records, row).to_dict("records"):
             return row, ranked
     return None, []
@@ -163,7 +192,8 @@ def _rule(records: Records, judge: str, groups: list[str], scores: list[float]) 
         scores: of the ranked items, from best to worst.
     """
     title = next(row.title for row in records.rows if row.id == judge)
-    why = "the reference row" if judge == records.reference else "as the reference row has no result"
+    without = "as the reference row has no result" if records.first(records.reference) is None else "their first row"
+    why = "the reference row" if judge == records.reference else without
     over = "samples, training seeds and subjects" if len(records.subjects) > 1 else "samples and training seeds"
     shown = "all are shown" if len(groups) == 1 else f"shown are the {', the '.join(groups).lower()}"
     ties = "" if len(groups) == 1 else _ties(scores)
@@ -259,10 +289,19 @@ def _column(
 # ---------------------------------------------------------------- the sheets
 
 
-def _sheets(records: Records, decoders: Sequence[TableRow], cells: dict[Place, list[Cell | None]]) -> list[Sheet]:
-    """All decoders for each subject, then all subjects for each decoder; one column alone makes no sheet.
+def _sheets(
+    records: Records,
+    decoders: Sequence[TableRow],
+    lines: list[Line],
+    cells: dict[Place, list[Cell | None]],
+    least: int,
+) -> list[Sheet]:
+    """All decoders for each subject, then all subjects for each decoder.
 
     Unfolded are the first subject's sheet and, of several subjects, the reference row's.
+
+    Args:
+        least: columns of a sheet of decoders; all subjects of one are two at least.
     """
     titles = {row.id: f"{row.title} (reference)" if row.id == records.reference else row.title for row in decoders}
     several = len(records.subjects) > 1
@@ -270,13 +309,15 @@ def _sheets(records: Records, decoders: Sequence[TableRow], cells: dict[Place, l
     for subject in records.subjects:
         columns = [(title, cells[row, subject]) for row, title in titles.items() if (row, subject) in cells]
         title = f"All decoders, subject {subject}" if several else "All decoders"
-        sheets.append(_sheet(title, columns, subject == records.subjects[0]))
+        if len(columns) >= least:
+            sheets.append(_sheet(title, lines, columns, subject == records.subjects[0]))
     for row, title in titles.items():
         columns = [(f"subject {s}", cells[row, s]) for s in records.subjects if (row, s) in cells]
-        sheets.append(_sheet(f"{title}, all subjects", columns, row == records.reference))
-    return [sheet for sheet in sheets if len(sheet.columns) > 1]
+        if len(columns) > 1:
+            sheets.append(_sheet(f"{title}, all subjects", lines, columns, row == records.reference))
+    return sheets
 
 
-def _sheet(title: str, columns: list[tuple[str, list[Cell | None]]], unfolded: bool) -> Sheet:
-    lines = zip(*(cells for _, cells in columns), strict=True)
-    return Sheet(title, [name for name, _ in columns], [list(line) for line in lines], unfolded)
+def _sheet(title: str, lines: list[Line], columns: list[tuple[str, list[Cell | None]]], unfolded: bool) -> Sheet:
+    cells = [list(line) for line in zip(*(cells for _, cells in columns), strict=True)]
+    return Sheet(title, lines, [name for name, _ in columns], cells, unfolded)

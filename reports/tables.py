@@ -15,7 +15,8 @@ from cnd import statistics
 from reports import looks, nulls, pools
 from reports.collect import Records, TableRow, read_sweep
 from reports.convergence import states
-from reports.inference import Crossed, crossed_differences, crossed_scores, difference_line, finished_runs
+from reports.inference import Crossed, crossed_scores, finished_runs
+from reports.pairing import BOTH, Place, difference, obstacles, same_stimuli
 
 STATE_WORDS = {
     "pending": "not started",
@@ -70,7 +71,8 @@ def score_table(records: Records) -> pd.DataFrame:
             if found is not None and best is not None:
                 line = {"row": row.id, "metric": metric.name} | _mean(found, metric.bounds)
                 spread = found.values.mean(axis=(0, 2)).std(ddof=1) if len(found.seeds) > 1 else float("nan")
-                line |= {"best_of": best.values.mean(), "seed_sd": spread, "chance": chance(records, metric.name)}
+                line |= {"best_of": best.values.mean(), "seed_sd": spread}
+                line |= {"chance": chance(records, metric.name, row.id)}
                 line |= nulls.against_permuted(records, row, metric.name)
                 lines.append(line)
     columns = ["row", "metric", "score", "low", "high", "n_units", "best_of", "seed_sd", "chance", *nulls.COLUMNS]
@@ -83,30 +85,37 @@ def _mean(found: Crossed, bounds: tuple[float, float]) -> dict[str, float]:
 
 
 def difference_table(records: Records) -> pd.DataFrame:
-    """Paired difference of each other finished row from the reference row, for the table's metric.
+    """Difference of each other finished row from the reference row, for the table's metric.
+
+    Paired where the stimuli are the same, else that of two independent means (:func:`reports.pairing.difference`).
 
     Columns: row, title, control, role, difference, low, high (within what differences can be), error, freedom (degrees
     of it), p, p_equivalent (TOST at ``records.margin``), n_units, n_seeds, detectable, improved with ..._low and
     ..._high (P(the row beats the reference when both are trained once more)), crossed (the whole
-    :class:`~cnd.statistics.CrossedMean`), p_holm, p_equivalent_holm, verdict. What needs two seeds is NaN, None or ""
-    with one. Holm's correction runs over the table's rows, and for rivals over these; other controls are judged by
+    :class:`~cnd.statistics.CrossedMean`), paired (by what), against (why nothing may be concluded, such as another
+    judge; "" where something may), p_holm, p_equivalent_holm, verdict. What needs two seeds is NaN, None or "" with
+    one. Holm's correction runs over the table's rows, and for rivals over these; other controls are judged by
     what they are there for (p_holm NaN, no verdict).
     """
-    facts = records.facts(records.metric)
-    better = 1 if facts.higher_is_better else -1
+    facts, reference = records.facts(records.metric), Place(records, records.reference)
     lines = []
     for row in records.rows:
-        found = None if row.id == records.reference else crossed_differences(records, row.id)
-        if found is not None:
+        place = Place(records, row.id)
+        if row.id == records.reference or not finished_runs(*place) & finished_runs(*reference):
+            continue
+        found, by = difference(place, reference, facts, records.margin)
+        if found:
+            against = "; ".join(obstacles(place, reference, facts))
+            open_ = {"p": float("nan"), "p_equivalent": float("nan")} if against else {}
             line = {"row": row.id, "title": row.title, "control": row.control, "role": row.role}
-            lines.append(line | difference_line(found, facts.bounds, better, records.margin))
+            lines.append(line | found | open_ | {"paired": by, "against": against})
     columns = ["row", "title", "control", "role", *DIFFERENCE]
     return judged(pd.DataFrame(lines, columns=columns), facts.higher_is_better, records.sweep)
 
 
 DIFFERENCE = [
     "difference", "low", "high", "error", "freedom", "p", "p_equivalent", "n_units", "n_seeds", "detectable",
-    "improved", "improved_low", "improved_high", "crossed",
+    "improved", "improved_low", "improved_high", "crossed", "paired", "against",
 ]  # fmt: skip
 
 
@@ -139,12 +148,17 @@ def subject_table(records: Records, metric: str) -> pd.DataFrame:
 
 
 def seed_differences(records: Records) -> pd.DataFrame:
-    """Difference from the reference row with the same seed: columns row, seed, difference. Empty for one seed."""
+    """Difference from the reference row with the same seed, of rows with its stimuli: columns row, seed, difference.
+
+    Empty for one seed.
+    """
     columns = ["row", "seed", "difference"]
     if len(records.seeds) < 2 or records.reference not in records.per_item.index:
         return pd.DataFrame(columns=columns)
     by_row = records.per_item[records.metric].unstack("row")  # [subject x seed x item, row]
-    differences = by_row.sub(by_row[records.reference], axis=0).groupby("seed").mean().drop(columns=records.reference)
+    reference = Place(records, records.reference)
+    others = [row for row in by_row if row != records.reference and same_stimuli(Place(records, str(row)), reference)]
+    differences = by_row[others].sub(by_row[records.reference], axis=0).groupby("seed").mean()
     return differences.melt(ignore_index=False, value_name="difference").reset_index()[columns].dropna()
 
 
@@ -171,7 +185,7 @@ def design(records: Records, scores: pd.DataFrame, differences: pd.DataFrame) ->
     rows = {row.id for row in records.rows if not row.control}
     table = scores[(scores["metric"] == records.metric) & scores["row"].isin(rows)]
     compared = differences[~differences["control"].astype(bool)]
-    one = records.items.drop_duplicates("item")
+    one = records.of_one_row()
     error, freedom, detectable = (
         float(compared[name].median()) if len(compared) else float("nan") for name in ("error", "freedom", "detectable")
     )
@@ -207,9 +221,9 @@ def row_state(records: Records, row: str) -> str:
     return f"{len(trials) - len(missing)} of {len(trials)} {what}; others {', '.join(states)}"
 
 
-def chance(records: Records, metric: str) -> float:
-    """Chance level of a metric as the records state it; NaN where there is none."""
-    known = records.facts(metric).chance
+def chance(records: Records, metric: str, row: str | None = None) -> float:
+    """Chance level of a metric as the records state it, the reference row's or another's; NaN where there is none."""
+    known = (records.facts(metric) if row is None else records.facts_of(row, metric)).chance
     return float("nan") if known is None else known
 
 
@@ -218,8 +232,8 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
 
     Columns: row, label, control, the sweep's setting columns by key, score, low, high, difference, difference_low,
     difference_high, p_holm, verdict (better, worse, equivalent, undecided; "" with one seed and for controls but
-    rivals), n_seeds, paper, state ("" when complete), converged (yes, no, at chance, not measured, no training; ""
-    without a result). Missing numbers are NaN.
+    rivals), n_seeds, paper, state ("" when complete and paired with the reference row), converged (yes, no, at chance,
+    not measured, no training; "" without a result). Missing numbers are NaN.
     ``attrs["scale"]`` says how the score is read, such as in %, and ``attrs["pools"]`` what it was decided among.
 
     Raises:
@@ -256,8 +270,14 @@ def _result_line(records: Records, row: TableRow, scores: Lines, differences: Li
         "verdict": difference.get("verdict", ""),
         "n_seeds": len({trial.seed for trial in records.of(row.id) if trial.folder is not None}),
         "paper": float("nan") if row.paper is None else float(row.paper),
-        "state": row_state(records, row.id),
+        "state": "; ".join(told for told in (row_state(records, row.id), _apart(difference)) if told),
     }
+
+
+def _apart(difference: dict[str, Any]) -> str:
+    """What is to be known of a difference: that it is not paired, or that nothing may be concluded from it."""
+    paired, against = difference.get("paired", BOTH), difference.get("against", "")
+    return "; ".join(told for told in ("" if paired == BOTH else paired, against) if told)
 
 
 def by_row(table: pd.DataFrame) -> Lines:

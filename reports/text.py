@@ -13,7 +13,8 @@ from reports import chance, noops, nulls
 from reports.ceilings import far_under
 from reports.collect import Records, TableRow
 from reports.convergence import sentences, states
-from reports.provenance import trained, warnings
+from reports.pairing import BOTH
+from reports.provenance import simulated, trained, warnings
 from reports.scale import NOTHING, Scale
 from reports.tables import Design, Lines, by_row
 
@@ -53,7 +54,13 @@ def p_value(p: float) -> str:
 def badges(records: Records) -> list[Badge]:
     """Warnings that hold for at least one finished row."""
     found = []
-    if any(trial.summary.get("simulated") for trial in records.complete):
+    made, measured = simulated(records)
+    if made and measured:
+        text = f"{', '.join(made)}. Nothing of these rows is a measurement of a human brain."
+        found.append(Badge("SIMULATED DATA IN SOME ROWS", text))
+        text = f"{', '.join(measured)}. No verdict compares these rows with simulated ones."
+        found.append(Badge("REAL DATA IN OTHERS", text))
+    elif made:
         text = "The brain, the stimuli and the generator are simulated. Nothing here is a measurement of a human brain."
         found.append(Badge("SIMULATED DATA", text))
     for warning in warnings(records):
@@ -86,6 +93,7 @@ def headline(records: Records, scores: pd.DataFrame, differences: pd.DataFrame, 
     late = any("NOT CONVERGED" in sentence for sentence in told)
     return [
         *_conclusion(records, differences),
+        *pairing_notes(differences),
         *(told if late else []),
         *_level(records, table),
         *([] if late else told),
@@ -93,6 +101,23 @@ def headline(records: Records, scores: pd.DataFrame, differences: pd.DataFrame, 
         *_without_phase1(records, differences_of),
         *_noise(records, differences, plan),
     ]
+
+
+def pairing_notes(differences: pd.DataFrame) -> list[str]:
+    """Which rows were not shown the reference row's stimuli, and of which nothing may be concluded."""
+    found = []
+    partly = differences[differences["paired"].ne(BOTH) & ~differences["paired"].str.startswith("not")]
+    for by, rows in partly.groupby("paired", sort=False):
+        found.append(f"Paired by {by}: {', '.join(rows['title'])}.")
+    apart = differences[differences["paired"].str.startswith("not")]
+    if len(apart):
+        found.append(
+            f"Not paired, because the stimuli are others: {', '.join(apart['title'])}. Their difference is that of two "
+            "independent means, whose errors add up (Welch)."
+        )
+    for against, rows in differences[differences["against"].ne("")].groupby("against", sort=False):
+        found.append(f"No verdict on {', '.join(rows['title'])}: {against}.")
+    return found
 
 
 def _conclusion(records: Records, differences: pd.DataFrame) -> list[str]:
@@ -130,7 +155,8 @@ def _listed(titles: list[str]) -> str:
 
 
 def _level(records: Records, table: Lines) -> list[str]:
-    facts, level = records.facts(records.metric), next(iter(table.values()))["chance"]
+    level = table.get(records.reference, next(iter(table.values())))["chance"]
+    facts = records.facts(records.metric)
     chance = f"The score is {facts.title}; chance is {facts.scale.score(level)}."
     if not math.isfinite(level):
         chance = f"The score is {facts.title}, {'higher' if facts.higher_is_better else 'lower'} is better."
@@ -247,7 +273,7 @@ def statistics_notes(records: Records, plan: Design) -> list[str]:
     unit = "category" if plan.unit == "category" else "item"
     why = "images of one category, and samples of one image, are not independent"
     if unit == "item":
-        alone = plan.n_items == records.items["category"].nunique()
+        alone = plan.n_items == records.of_one_row()["category"].nunique()
         no_category = "each has a category of its own" if alone else "there are too few categories to be a sample"
         why = f"{no_category}; samples of one item are averaged first"
     several = len(records.seeds) > 1

@@ -25,9 +25,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cnd.errors import UserError
+from cnd.errors import UserError, in_one_line
 from cnd.generators.shared import SharedRunError
-from cnd.json_files import read_json, write_json
+from cnd.json_files import read_json, write_json, write_text
+from sweeps import signals
+from sweeps.cluster import check_reachable, check_room, refused
+from sweeps.ray_folder import ray_folder
 
 ENTRY = "cnd"  # our part of a Tune result; Tune adds keys of its own
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -88,6 +91,9 @@ class Watcher(Protocol):
     def finished(self, name: str, record: Path, seconds: float) -> None: ...
     def stopped(self, name: str, seconds: float) -> None: ...
     def failed(self, name: str, error: str) -> None: ...
+    def interrupted(self) -> None:
+        """The command was told to stop; the workers end next."""
+        ...
 
 
 def run_jobs(
@@ -108,21 +114,27 @@ def run_jobs(
         KeyboardInterrupt: Ctrl-C; the workers are stopped before it is passed on.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # Ray reports dead workers there
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),  # Ray reports dead workers there
+        ray_folder() as own,
+    ):
         try:
-            _start_ray(resources)
+            _start_ray(resources, own)
             if alone := _tune(watcher.next_group, cache, folder / "first", resources, watcher, pipeline):
                 once_more = iter([[job] for job in alone])
                 _tune(lambda: next(once_more, None), cache, folder / "alone", resources, watcher, pipeline)
         except KeyboardInterrupt:
-            print("stopping the workers ...", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print("stopping the workers ...", file=sys.stderr, flush=True)
+            watcher.interrupted()
             raise
         finally:
             _stop_ray()
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_ray(resources: Resources) -> None:
+def _start_ray(resources: Resources, own: Path) -> None:
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_worker_prestart": "0",  # Tune starts workers of its own; those started ahead only cost time
@@ -141,16 +153,22 @@ def _start_ray(resources: Resources) -> None:
     settings: dict[str, Any] = {"address": resources.address or "local"}
     if resources.address is None:
         settings |= {"num_cpus": resources.concurrency or 1, "object_store_memory": OBJECT_STORE_BYTES}
-        settings |= {"include_dashboard": False}
+        settings |= {"include_dashboard": False, "_temp_dir": str(own)}
+    check_reachable(resources.address)
     with tempfile.TemporaryDirectory() as empty:
         # Without a working directory of their own Ray puts the user's, and that of the script, before everything else
         # on the workers' path: a folder there named cnd, or a file torch.py, would be what they import.
-        ray.init(
-            **settings,
-            runtime_env={"env_vars": _worker_environment(resources), "working_dir": empty},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        try:
+            ray.init(
+                **settings,
+                runtime_env={"env_vars": _worker_environment(resources), "working_dir": empty},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise refused(resources.address, error) from error
+    signals.take()
+    check_room(ray.nodes(), resources.gpus)
     for name in ("ray", "ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by the table, with their tracebacks
 
@@ -376,8 +394,9 @@ class Teller:
 
     def failed(self, error: Exception, alone: bool) -> None:
         """``alone``: it is to be run once more by itself."""
-        Path(self.job["traceback"]).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        self._tell(self.name, {"error": one_line(error), "alone": alone})
+        with contextlib.suppress(OSError):  # on a full disk the line below still tells
+            write_text(Path(self.job["traceback"]), "".join(traceback.format_exception(error)))
+        self._tell(self.name, {"error": in_one_line(error), "alone": alone})
 
     def stopped(self) -> None:
         self._tell(self.name, {"stopped": True, "seconds": time.monotonic() - self._began})
@@ -396,7 +415,7 @@ def refuse_other_code(group: dict[str, Teller], pipeline: str, driver: dict[str,
             return []
         told = f"the worker runs {here}, the command {there}"
     except (ImportError, TypeError) as error:  # so different that it cannot even be asked
-        told = f"the worker's code is not the command's in {driver['folder']} ({one_line(error)})"
+        told = f"the worker's code is not the command's in {driver['folder']} ({in_one_line(error)})"
     problem = UserError(f"{told}; install the same version, for the same Python, on every machine")
     for teller in group.values():
         teller.failed(problem, alone=False)
@@ -488,9 +507,3 @@ def _return_memory() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def one_line(error: BaseException) -> str:
-    """The kind and the message of an error on one line."""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -28,7 +28,7 @@ def per_trial(folder: SweepFolder, base: Experiment) -> PerTrial:
     return PerTrial(60 * base.minutes_per_trial, "minutes_per_trial of the experiment, no trial having run here")
 
 
-def error(took: float, expected: float) -> str:
+def told(took: float, expected: float) -> str:
     """What became of a forecast, both in minutes."""
     off = f", {100 * (expected / took - 1):+.0f} %" if took > 0 else ""
     return f"it took {took:.1f} minutes; the forecast was {expected:.1f}{off}"

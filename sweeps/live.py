@@ -61,6 +61,15 @@ class Board:
         self.lines = {name: BoardLine(name) for name in self.names}
         self.began = time.monotonic()
         self._live: Live | None = None
+        self._work: dict[str, float] = {}
+        self._after = 0.0
+
+    def expect(self, work: dict[str, float], after: float) -> None:
+        """Args:
+        work: of each trial with what follows it, in units of the trial alone; others are alone.
+        after: seconds of what comes when all are done.
+        """
+        self._work, self._after = work, after
 
     def __enter__(self) -> Board:
         if self.stream.isatty() and (self.lines or self.more):
@@ -133,9 +142,12 @@ class Board:
         done = [line.seconds for line in self.lines.values() if line.seconds is not None]
         typical = sum(done) / len(done) if done else self.expected
         running = [line for line in self.lines.values() if line.state == "running"]
-        work = typical * (self.more + sum(line.state == "pending" for line in self.lines.values()))
-        work += sum(typical / 2 if (left := line.left(now)) is None else left for line in running)
-        return work / max(1, min(self.concurrency, len(self.lines) + self.more))
+        waiting = [line for line in self.lines.values() if line.state == "pending"]
+        work = typical * (self.more + sum(self._work.get(line.name, 1.0) for line in waiting))
+        for line in running:
+            left = line.left(now)
+            work += typical * self._work.get(line.name, 1.0) / 2 if left is None else left
+        return work / max(1, min(self.concurrency, len(self.lines) + self.more)) + self._after
 
     def summary(self) -> str:
         """Counts and the time left, on one line."""

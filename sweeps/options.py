@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,7 +12,7 @@ from cnd.places import COMMAND, EXPERIMENTS, SWEEPS, names_in
 from sweeps.spec import SCORE
 
 ANALYSES = ("reference", "all", "none")
-COMMANDS = ("run", "plan", "status", "report", "verify", "compare", "clean", "export-best", "new", "schema")
+COMMANDS = ("run", "plan", "status", "report", "verify", "sync", "compare", "clean", "export-best", "new", "schema")
 AUTO, FEWEST, MOST = "auto", 2, 5  # of --seeds: the word, with how many seeds it begins, and ends by default
 OF_SCORE = ("stimuli", "reconstructions", "judge")
 OF_SEARCH = ("trials", "hours", "storage")
@@ -29,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     names = {"sweeps": names_in(SWEEPS), "experiments": names_in(EXPERIMENTS)}
     parser = _Parser(
         prog=COMMAND,
-        usage="%(prog)s [plan|status|report|verify|clean] SWEEP [options]\n"
+        usage="%(prog)s [plan|status|report|verify|sync|clean] SWEEP [options]\n"
         "       %(prog)s compare A B ... [options]\n"
         "       %(prog)s export-best SEARCH FILE [options]\n"
         "       %(prog)s new NAME | schema DIR\n"
@@ -41,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
         "status  the state of every trial\n"
         "report  build the HTML report again\n"
         "verify  check the files of every result against the hashes written with them, and every number of the report\n"
+        "        --repair moves damaged results aside; the sweep, run again, makes these anew\n"
+        "sync    write to MLflow what it lacks of the finished trials, as after a server was away\n"
         "compare sweeps side by side, also of other experiments and output folders: A and B are NAME-EXPERIMENT below\n"
         "        --output, the folder of a sweep, or either with :ROW; differences are from the first one's reference\n"
         "clean   list what the sweep alone uses, and delete it with --force\n"
@@ -48,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "new     write NAME.yaml, a commented sweep to begin with\n"
         "schema  write JSON schemas of sweeps, searches and experiments into DIR, for editors\n"
         "\nThe same command again goes on where it stopped. Exit code 0: complete, 1: some trials failed,\n"
-        "2: wrong settings or usage, 130: interrupted.",
+        "2: wrong settings or usage, 130: interrupted, 143 or 129: ended by SIGTERM or SIGHUP.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -99,16 +102,35 @@ def _parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="search: database for Optuna, e.g. sqlite:////shared/searches.db (default: a file)",
     )
-    add("--output", type=Path, default=Path("runs"), metavar="DIR", help="everything goes here (default: runs/)")
+    add("--output", default="runs", metavar="DIR", help="everything goes here (default: runs/)")
     add("--cache", type=Path, metavar="DIR", help="where stage results are kept (default: OUTPUT/cache)")
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: one a CPU core, or as GPUs allow)")
     add("--gpus-per-trial", type=float, default=0.0, metavar="N", help="GPUs for a trial, e.g. 0.5 (default: 0)")
     add("--fuse", type=int, default=1, metavar="N", help="trials that share one frozen UNet in a process (default: 1)")
     add("--ray-address", metavar="ADDRESS", help="of a running Ray cluster that shares the file system")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite below OUTPUT)")
+    add("--keep-going", action="store_true", help="go on although the first trials all failed in the same way")
+    add("--repair", action="store_true", help="verify: move damaged results aside, to be made anew")
     add("--force", action="store_true", help="clean: really delete")
     add("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _output(given: str) -> Path:
+    """Raises:
+    UserError: not a folder, or one that MLflow's URL of its database could not name.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", given):
+        raise UserError(f"--output {given}: must be a folder; URLs are not supported (mount it, or copy results there)")
+    try:
+        path = Path(given).expanduser().absolute()
+    except RuntimeError as error:  # ~somebody
+        raise UserError(f"--output {given}: {error}") from error
+    if bad := [c for c in str(path) if c in "?%" or not c.isprintable()]:
+        raise UserError(
+            f"--output {path}: {bad[0]!r} cannot stand in it, because a URL names MLflow's database; choose another"
+        )
+    return path
 
 
 def _seeds(given: str) -> int | str:
@@ -187,6 +209,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         raise UserError(f"--subjects {','.join(options.subjects)}: name each subject once")
     if options.metrics is not None:
         options.metrics = [name.strip() for name in options.metrics.split(",") if name.strip()]
-    options.output = options.output.expanduser().absolute()
+    if bad := [s for s in options.subjects if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", s)]:
+        raise UserError(f"--subjects: '{bad[0]}' is no name of a subject: letters, digits, '.', '_' and '-'")
+    options.output = _output(options.output)
     options.cache = options.cache or options.output / "cache"
     return options

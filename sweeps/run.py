@@ -2,12 +2,13 @@
 """Run a sweep, or go on with it: ``python sweeps/run.py ablation_table1``. ``--help`` lists the rest.
 
 Data goes to stdout, progress to stderr. Exit code 0: complete; 1: some trials failed; 2: wrong settings or usage, told
-in one line; 130: interrupted. Nothing heavy is imported before it is needed.
+in one line; 130: interrupted; 143, 129: ended by SIGTERM or SIGHUP. Nothing heavy is imported before it is needed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -18,29 +19,32 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # Python put sweeps/ first, where our file names could hide libraries
     _here = Path(__file__).resolve().parent
     sys.path[:] = [str(_here.parent), *(p for p in sys.path if Path(p or ".").resolve() not in (_here, _here.parent))]
 
-from cnd.errors import UserError
+from cnd.errors import UserError, printable, told_by_the_system
 from cnd.experiment import Experiment, parse_assignments, today
 from cnd.json_files import read_json
 from cnd.paper import published
 from cnd.store.convergence import verdict
 from cnd.store.folder import SweepFolder, damaged
+from cnd.terminal import any_encoding, width
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
-from sweeps import start
+from sweeps import forecast, signals, start
 from sweeps.compare import compare
-from sweeps.forecast import error, per_trial
 from sweeps.options import AUTO, OF_SEARCH, parse
 from sweeps.rounds import begun, by_records, most, rounds
 from sweeps.space import is_search
 from sweeps.spec import SCORE, Line, Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
-from sweeps.trials import Trial, count_stages, in_table_order, resolve
+from sweeps.trials import FOLLOWING, Trial, count_stages, in_table_order, resolve, seconds_to_report, work
+
+if TYPE_CHECKING:
+    from cnd.store.tracking import SearchRuns
 
 UNTIL_CONVERGED: dict[str, Any] = {"decoder.phase2.until_converged": {}}
 
@@ -140,12 +144,13 @@ class Request:
 
     def plan(self, trials: list[Trial]) -> dict[str, Any]:
         """What ``plan --json`` prints."""
-        missing = [trial for trial in trials if not self.cache.has("record", trial.key)]
+        missing = [trial for trial in trials if not self.done(trial)]
+        wanted = sum(map(work, missing))
         converged = self.converged(trials)
         at_once = min(self.concurrency(), max(1, len(missing)))
         ceilings = self.ceilings(trials)
         seconds, possible = self.expected_seconds(), self.everything() if self.auto else []
-        left = sum(not self.cache.has("record", trial.key) for trial in possible)
+        left = sum(not self.done(trial) for trial in possible)
         further = {"trials": len(possible), "seeds": self.seeds, "minutes": round(left * seconds / 60 / at_once, 1)}
         return {
             "sweep": self.sweep.name,
@@ -159,8 +164,10 @@ class Request:
             "stages": count_stages(trials),
             "ceilings": ceilings,
             "warnings": [*warnings_for(trials), *self.examined(trials), *far_under(ceilings)],
-            "expected_minutes": round(len(missing) * seconds / 60 / at_once, 1),
-            "expected_from": per_trial(self.folder, self.base).source,
+            "expected_minutes": round((wanted * seconds / at_once + seconds_to_report(len(trials))) / 60, 1)
+            if missing
+            else 0.0,
+            "expected_from": forecast.per_trial(self.folder, self.base).source,
         } | ({"at_most": further} if possible else {})
 
     def ceilings(self, trials: list[Trial]) -> dict[str, float]:
@@ -181,7 +188,7 @@ class Request:
 
     def expected_seconds(self) -> float:
         """Of a trial (:func:`sweeps.forecast.per_trial`)."""
-        return per_trial(self.folder, self.base).seconds
+        return forecast.per_trial(self.folder, self.base).seconds
 
     def converged(self, trials: list[Trial]) -> dict[str, str]:
         """Whether the kept results of a row had converged, by row; nothing of rows without any."""
@@ -191,9 +198,14 @@ class Request:
         }
         return {row: verdict(records).state for row, records in folders.items()}
 
+    def done(self, trial: Trial) -> bool:
+        """Whether nothing of a trial is left to be made: its record, and what is to follow it."""
+        return all(self.cache.has(*stage) for stage in trial.stages if stage[0] in ("record", *FOLLOWING)) and not any(
+            self.cache.was_set_aside(*stage) for stage in trial.stages
+        )
+
     def _planned(self, trial: Trial, converged: dict[str, str]) -> dict[str, Any]:
-        done = self.cache.has("record", trial.key)
-        settings = {"settings": trial.settings, "label": trial.label, "done": done}
+        settings = {"settings": trial.settings, "label": trial.label, "done": self.done(trial)}
         settings["converged"] = converged.get(trial.row)
         return {"row": trial.row, "subject": trial.subject, "seed": trial.seed, "key": trial.key, **settings}
 
@@ -236,8 +248,9 @@ def run(request: Request) -> int:
     resources = Resources(limit, options.gpus_per_trial, options.ray_address)
     uri = options.tracking_uri or sqlite_uri(options.output)
     content, began = request.plan(trials), time.monotonic()
-    _say("\n".join([plan_text(request.sweep, content, at_once), *request.notes]).rstrip("\n") + "\n")
-    if not all(request.cache.has("record", trial.key) for trial in trials):
+    planned = plan_text(request.sweep, content, at_once, width(sys.stderr))
+    _say("\n".join([planned, *request.notes]).rstrip("\n") + "\n")
+    if not all(map(request.done, trials)):
         check(request, trials)
     with folder.locked():
         scribe, status, failed = Scribe(folder, uri, local=not options.tracking_uri), "KILLED", False
@@ -247,18 +260,20 @@ def run(request: Request) -> int:
                 missing = adopt(folder, request.cache, trials, scribe)
                 names = [trial.name for trial in missing]
                 board = Board(request.sweep.title, names, at_once, request.expected_seconds())
-                session = Session(folder, request.cache, Table(missing), board, scribe)
+                board.expect({trial.name: work(trial) for trial in missing}, seconds_to_report(len(trials)))
+                session = Session(folder, request.cache, Table(missing), board, scribe, keep_going=options.keep_going)
                 if missing:
                     session.run(resources, request.pipeline, options.fuse)
                 failed = failed or bool(session.failed_trials)
+                if error := session.gave_up:
+                    _say(f"stopped: the first trials all failed with {error}; --keep-going runs the others too")
+                    break
             status = "FAILED" if failed else "FINISHED"
         finally:
             scribe.close(status)
-    if scribe.error is not None:
-        _say(f"MLflow could not be written, run the command again: {scribe.error}")
-    if content["expected_minutes"] and not request.auto:
-        _say(error((time.monotonic() - began) / 60, content["expected_minutes"]))
     _show_result(request, trials, uri)
+    if content["expected_minutes"] and not request.auto:
+        _say(forecast.told((time.monotonic() - began) / 60, content["expected_minutes"]))
     return 1 if failed or scribe.error is not None else 0
 
 
@@ -280,7 +295,7 @@ def define(request: Request, chosen: list[Trial]) -> None:
     """Write the sweep's definition: the chosen trials, and those of earlier commands that are still what they were."""
     from reports.metrics import measured as is_measured
 
-    before = request.folder.definition() if request.folder.exists() else {"seeds": [], "subjects": []}
+    before = request.folder.definition() if request.folder.exists() else request.folder.seen()
     seeds = max(len(before["seeds"]), request.seeds)
     subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
     names = {trial.name for trial in chosen}
@@ -362,16 +377,25 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
         print(json.dumps(content | scored | {"report": str(path) if path else None, "mlflow": uri}, indent=1))
     elif path:
         print(result_text(request.sweep, result_table(folder.output, folder.path), told))
-    for trial in known:
-        if trial["state"] == "failed":
-            name = trial["name"]
-            _say(f"failed: {name}: {trial['error']} ({folder.traceback_file(name)})")
+    for failure, names in failures(known).items():
+        others = f" and {len(names) - 1} more in the same way" if len(names) > 1 else ""
+        _say(f"failed: {names[0]}{others}: {failure} ({folder.traceback_file(names[0])})")
     for warning in noops.of(read_sweep(folder.output, folder.path)) if complete else []:
         _say(f"warning: {warning}")
     if path:
         _say(f"report: {path}")
     where = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1" if "sqlite" in uri else uri
     _say(f"MLflow: {where}")
+
+
+def failures(known: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Names of the failed trials by their error, as the first of them has it."""
+    found: dict[str, list[str]] = {}
+    for trial in known:
+        if trial["state"] == "failed":
+            same = (e for e, names in found.items() if e.replace(names[0], trial["name"]) == trial["error"])
+            found.setdefault(next(same, trial["error"]), []).append(trial["name"])
+    return found
 
 
 def plan(request: Request) -> int:
@@ -381,7 +405,7 @@ def plan(request: Request) -> int:
     if request.options.json:
         print(json.dumps(content | {"missing": missing}, indent=1))
     else:
-        print(plan_text(request.sweep, content, request.concurrency()), end="")
+        print(plan_text(request.sweep, content, request.concurrency(), width(sys.stdout)), end="")
     for note in request.notes:
         _say(note)
     for what in missing:
@@ -446,9 +470,45 @@ def verify(request: Request) -> int:
         print("".join(f"{problem}\n" for problem in report.problems), end="")
         print(f"{there} results checked, {len(problems)} damaged")
         print(f"{report.numbers:,} numbers of the report recomputed, {len(report.problems)} problems")
-    if problems:
-        _say("run the sweep again: it moves damaged results aside and makes them anew")
+    if problems and request.options.repair:
+        with folder.locked():
+            for stage in stages:
+                request.cache.find(*stage)  # moves what is damaged aside
+        _say("run the sweep again: it makes anew what was moved aside")
+    elif problems:
+        _say("verify --repair moves damaged results aside; the sweep, run again, then makes them anew")
     return 1 if problems or report.problems else 0
+
+
+def sync(request: Request) -> int:
+    """Write to MLflow what it lacks of the finished trials; exit code 1 where it could not be written."""
+    before = request.folder.definition()
+    seeds = max(len(before["seeds"]), request.seeds)
+    subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
+    trials = [trial for trial in request.trials(None, seeds, subjects) if request.folder.is_complete(trial)]
+    return write_to_mlflow(request.folder, request.cache, request.options, trials)
+
+
+def write_to_mlflow(
+    folder: SweepFolder, cache: StageCache, options: argparse.Namespace, trials: list[Trial],
+    search: SearchRuns | None = None,
+) -> int:  # fmt: skip
+    """The same for some finished trials, those of a search with what its runs have in common."""
+    from cnd.store.tracking import sqlite_uri
+    from sweeps.session import Scribe, adopt
+
+    uri = options.tracking_uri or sqlite_uri(options.output)
+    with folder.locked():
+        scribe = Scribe(folder, uri, not options.tracking_uri, search)
+        lacking = [trial for trial in trials if scribe.wants(trial)]
+        adopt(folder, cache, lacking, scribe)
+        scribe.close("FINISHED")
+    if options.json:
+        told = {"finished": len(trials), "lacking": len(lacking), "error": scribe.error, "mlflow": uri}
+        print(json.dumps(told, indent=1))
+    else:
+        print(f"MLflow lacked {len(lacking)} of {len(trials)} finished trials")
+    return 1 if scribe.error is not None else 0
 
 
 def clean(request: Request) -> int:
@@ -493,9 +553,15 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
         pipeline: module with ``missing``, ``steps``, ``examine``, ``check``, ``prepare``, ``run``,
             ``intervene`` and ``analyse``.
     """
-    commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
-    commands["export-best"] = no_search
+    any_encoding()
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+    with signals.as_interrupts():
+        return _main(argv, pipeline)
+
+
+def _main(argv: list[str] | None, pipeline: str) -> int:
+    commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
+    commands |= {"sync": sync, "export-best": no_search}
     try:
         options = parse(argv)
         if options.command == "compare":
@@ -508,14 +574,21 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
             return search(options, pipeline)
         return commands[options.command](Request(options, pipeline))
     except UserError as error:
-        _say(f"error: {error}")
+        _say(f"error: {printable(' '.join(str(error).splitlines()))}")
         return 2
     except BrokenPipeError:  # whoever read our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError as error:
+        _say(f"error: not enough memory: {printable(' '.join(str(error).split()) or 'none is left')}")
+        return 2
+    except OSError as error:  # a full disk, a folder that cannot be written, a name that is too long
+        _say(f"error: {printable(told_by_the_system(error))}")
+        return 2
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on from here")
-        return 130
+        with contextlib.suppress(OSError):
+            _say(f"{signals.name()}; the same command goes on from here")
+        return signals.exit_code()
 
 
 if __name__ == "__main__":

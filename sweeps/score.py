@@ -18,7 +18,7 @@ from cnd.errors import UserError
 from cnd.experiment import Experiment, override, parse_experiment
 from cnd.metrics.judges.timm import LITE0, LITE0_PACKAGE, TimmClassifier
 from cnd.reading import explain
-from sweeps.spec import SCORE, Sweep
+from sweeps.spec import LONGEST, SCORE, Sweep, check_name
 
 USAGE = "score needs --stimuli DIR --reconstructions NAME=DIR NAME=DIR ..., whatever command stands before it"
 N_WAY = (50, 100)
@@ -56,8 +56,9 @@ def scoring(options: argparse.Namespace, edits: dict[str, Any]) -> Scoring:
     data, judged = StimuliData(path=_absolute(options.stimuli)), _judges(options.judge)
     names = [] if data.missing() else data.test_stimuli().names
     samples = {name: n_samples(path, names) for name, path in programs.items()}
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", data.path.name if data.path else "").lstrip(".-")
     content = {
-        "name": re.sub(r"[^A-Za-z0-9_.-]", "_", data.path.name if data.path else "").lstrip(".-") or "stimuli",
+        "name": name[:LONGEST] or "stimuli",
         "data": data.model_dump(),
         "decoder": ExternalDecoder(path=next(iter(programs.values()))).model_dump(),
         "sampling": {"samples_per_item": min(samples.values())},
@@ -69,7 +70,8 @@ def scoring(options: argparse.Namespace, edits: dict[str, Any]) -> Scoring:
         "minutes_per_trial": MINUTES,
     }
     base = parse_experiment(content, SCORE)
-    return Scoring(_sweep(programs), override(base, edits, "--set") if edits else base, _notes(judged, samples))
+    base = check_name(override(base, edits, "--set") if edits else base)
+    return Scoring(_sweep(programs), base, _notes(judged, samples))
 
 
 def words(options: argparse.Namespace) -> list[str]:

@@ -17,7 +17,7 @@ from sweeps.forecast import per_trial
 from sweeps.search import best, trial_of
 from sweeps.search_forecast import final_minutes, moved_by, n_done, trial_minutes
 from sweeps.search_request import TRIALS_FILE, SearchRequest
-from sweeps.search_run import listed, run, write_report
+from sweeps.search_run import listed, run, runs_of, write_report
 from sweeps.search_text import plan_text, say, state, word
 from sweeps.text import columns
 
@@ -98,7 +98,7 @@ def sync(request: SearchRequest) -> int:
     """Write to MLflow what it lacks of the finished trials (:func:`sweeps.run.sync`)."""
     request.folder.definition()
     trials = [trial for trial in request.proposer().trials() if request.folder.is_complete(trial)]
-    return table.write_to_mlflow(request.folder, request.cache, request.options, trials)
+    return table.write_to_mlflow(request.folder, request.cache, request.options, trials, runs_of(request))
 
 
 def export_best(request: SearchRequest) -> int:

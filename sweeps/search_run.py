@@ -9,18 +9,21 @@ import sys
 import time
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnd.errors import UserError
 from cnd.json_files import read_json, write_json
 from cnd.store.folder import SweepFolder
-from sweeps.forecast import error
+from sweeps import forecast
 from sweeps.search import REFERENCE, Outcome, validation_scores
 from sweeps.search_final import run_final
 from sweeps.search_forecast import expected_seconds, n_done, trial_minutes
 from sweeps.search_request import SEARCH_FILE, TRIALS_FILE, SearchRequest
 from sweeps.search_text import best_text, plan_text, say
 from sweeps.trials import Trial
+
+if TYPE_CHECKING:
+    from cnd.store.tracking import SearchRuns
 
 
 def run(request: SearchRequest) -> int:
@@ -49,7 +52,7 @@ def _run(request: SearchRequest) -> int:
     found = request.known()
     say(f"search: {len(found)} of {request.search.trials} trials are there")
     if expected and not request.search.hours:
-        say(error((time.monotonic() - began) / 60, expected))
+        say(forecast.told((time.monotonic() - began) / 60, expected))
     if not any(outcome.state == "complete" for outcome in found):
         say("no trial is complete; the same command goes on from here")
         return 1
@@ -71,10 +74,10 @@ def _run(request: SearchRequest) -> int:
 
 def propose(request: SearchRequest) -> dict[int, str]:
     """Propose and run until the budget is used; returns the trials that failed."""
-    from cnd.store.tracking import SearchRuns, sqlite_uri
+    from cnd.store.tracking import sqlite_uri
     from sweeps.executor import Resources
     from sweeps.live import Board
-    from sweeps.session import Scribe, Session, adopt, flat
+    from sweeps.session import Scribe, Session, adopt
 
     options, folder = request.options, request.folder
     at_once = request.concurrency()
@@ -84,9 +87,7 @@ def propose(request: SearchRequest) -> dict[int, str]:
         proposer = request.proposer(mend=True)
         write_json(folder.path / SEARCH_FILE, described(request))
         define(request, proposer.trials())
-        own = ["seed"] if request.search.seeds > 1 else []  # of each run
-        runs = SearchRuns(tuple(request.names), {k: v for k, v in flat(request.blind).items() if k not in own})
-        scribe, status = Scribe(folder, uri, not options.tracking_uri, runs), "KILLED"
+        scribe, status = Scribe(folder, uri, not options.tracking_uri, runs_of(request)), "KILLED"
         finished = [trial for trial in proposer.trials() if folder.is_complete(trial) and scribe.wants(trial)]
         adopt(folder, request.cache, finished, scribe)  # MLflow's store may have been lost, or away
         seeds = request.search.seeds
@@ -104,6 +105,15 @@ def propose(request: SearchRequest) -> dict[int, str]:
             scribe.best_so_far(request.names[0], _best_so_far(proposer.outcomes(), request.up[0]))
             scribe.close(status)
     return proposer.failed
+
+
+def runs_of(request: SearchRequest) -> SearchRuns:
+    """What the trials' runs in MLflow have in common."""
+    from cnd.store.tracking import SearchRuns
+    from sweeps.session import flat
+
+    own = ["seed"] if request.search.seeds > 1 else []  # of each run
+    return SearchRuns(tuple(request.names), {k: v for k, v in flat(request.blind).items() if k not in own})
 
 
 def _best_so_far(found: list[Outcome], up: bool) -> list[float]:

@@ -4,56 +4,73 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnd.errors import in_one_line
 from cnd.experiment import Experiment
+from cnd.store import database
 from cnd.store.folder import SweepFolder
+from cnd.store.reachable import silent
 from cnd.workflow.cache import StageCache
 from cnd.workflow.progress import CHECKPOINT, PERCENT
 from reports.scale import Scale
+from sweeps.background import Background
 from sweeps.executor import Job, Resources, run_jobs
 from sweeps.live import Board
 from sweeps.proposers import Proposer
-from sweeps.trials import Trial, fused
+from sweeps.trials import FOLLOWING, Trial, fused
 
 if TYPE_CHECKING:
     from cnd.store.tracking import SearchRuns, Tracker
 
+KEEP_ARTIFACTS = ("http:", "https:", "databricks")  # servers do; MLflow would put others into the working directory
 SECONDS_BETWEEN_METRICS = 5.0
+SECONDS_TO_END = 4.0  # for MLflow, when the command was told to stop; Slurm and Docker kill it after about ten
 EXTRAS = {"intervene": "interventions", "analyse": "analysis"}
-"""What may follow a run, and the stage that it makes, which the trial's file names for the report."""
-STAGES = (*EXTRAS.values(), "figures")
+"""What may follow a run, and the stage that it makes."""
 
 
 class Scribe:
     """Writes to MLflow in a thread of its own, so that neither its import nor its store holds up a trial.
 
-    Every call only queues the work. An error of the tracking never stops the trials; it is kept in ``error``.
+    Every call only queues the work. An error of the tracking never stops the trials; it is kept in ``error``, and what
+    was not written the next command writes, from the trial files and the records.
 
     Args:
+        uri: of the store.
+        local: whether it is the one below the output folder.
         search: what the runs of a search have in common; None: it is a table.
     """
 
     def __init__(self, folder: SweepFolder, uri: str, local: bool, search: SearchRuns | None = None) -> None:
         self.folder, self.uri, self.search = folder, uri, search
-        self.artifacts = folder.output / "mlartifacts" if local else None
-        self.error: Exception | None = None
-        self._lost = local and not (folder.output / "mlflow.db").exists()  # a new folder, or someone deleted it
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        self.artifacts = None if uri.startswith(KEEP_ARTIFACTS) else folder.output / database.ARTIFACTS
+        self.error: str | None = None
+        self._finished: set[str] | None = None
+        told: list[str] = []
+        if local:
+            self._finished, told = database.opened(folder.output)
+        if not local and (why := silent(uri)):
+            self.error = f"{uri} {why}"
+            told.append(f"MLflow: {self.error}; the trials run without it")
+        _say(told)
+        self._background = Background("mlflow")
         self._tracker: Tracker | None = None
         self._runs: dict[str, str] = {}  # ids of runs that are open, by trial
         self._told: dict[str, float] = {}
-        self._used = False
+        self._used = self._stopping = False
 
     def wants(self, trial: Trial) -> bool:
         """Whether a finished trial is not in the store yet."""
         known = self.folder.read(trial.name)
-        return self._lost or not known.get("run_id") or known.get("tracking_uri") != self.uri
+        if self._finished is not None:
+            return known.get("run_id") not in self._finished
+        return not known.get("run_id") or known.get("tracking_uri") != self.uri
 
     def start(self, trial: Trial) -> None:
         self._queue(lambda tracker: self._open(tracker, trial))
@@ -109,10 +126,32 @@ class Scribe:
             self._queue(lambda tracker: tracker.best_so_far(name, values))
 
     def close(self, status: str) -> None:
-        """End the sweep's run, and as KILLED those of trials that were running; wait until all is written."""
-        if self._used:
-            self._queue(lambda tracker: self._end(tracker, status))
-        self._thread.shutdown(wait=True)
+        """End the sweep's run, and as KILLED those of trials that were running; wait until all is written.
+
+        A command that was told to stop (status KILLED, or an interruption here) writes no more than these ends.
+        """
+        if not self._used:
+            return
+        try:
+            if status != "KILLED":
+                self._background.do(lambda: self._end(status))
+                self._background.wait()
+        except KeyboardInterrupt:
+            self.stop()
+            self._background.wait(SECONDS_TO_END)
+            raise
+        if status == "KILLED":
+            self.stop()
+            self._background.wait(SECONDS_TO_END)
+        if self._tracker is not None:
+            _say(self._tracker.told)
+        if self.error is not None:
+            _say([f"MLflow could not be written ({self.error}); sync, or the same command again, writes what it lacks"])
+
+    def stop(self) -> None:
+        """Write nothing more but the ends of what is open, at once: there may be seconds left."""
+        self._stopping = True
+        self._background.do(lambda: self._end("KILLED"))
 
     def _open(self, tracker: Tracker, trial: Trial) -> None:
         if trial.name not in self._runs:
@@ -130,26 +169,37 @@ class Scribe:
             self._runs[trial.name] = tracker.start(trial.name, trial.key, params, tags, shown)
             self.folder.write(trial, run_id=self._runs[trial.name])
 
-    def _end(self, tracker: Tracker, status: str) -> None:
-        for run in self._runs.values():
-            tracker.end(run, "KILLED")
-        tracker.end(tracker.parent, status)
+    def _end(self, status: str) -> None:
+        """Whatever went wrong before: what can be ended is not left open."""
+        if (tracker := self._tracker) is None:
+            return
+        try:
+            while self._runs:
+                tracker.end(self._runs.popitem()[1], "KILLED")
+            tracker.end(tracker.parent, status if self.error is None else "FAILED")
+        except Exception as error:
+            self.error = self.error or in_one_line(error)
 
     def _queue(self, work: Callable[[Tracker], None]) -> None:
         def do() -> None:
-            from cnd.store.tracking import Tracker
+            if self.error is not None or self._stopping:
+                return
+            try:
+                from cnd.store.tracking import Tracker
 
-            if self.error is None:
-                if self._tracker is None:
-                    self._tracker = Tracker(self.uri, self.artifacts, self.folder.name, self.search)
-                work(self._tracker)
-
-        def keep(future: Future[None]) -> None:
-            if isinstance(error := future.exception(), Exception) and self.error is None:
-                self.error = error
+                self._tracker = self._tracker or Tracker(self.uri, self.artifacts, self.folder.name, self.search)
+                if not self._stopping:
+                    work(self._tracker)
+            except Exception as error:
+                self.error = in_one_line(error)
 
         self._used = True
-        self._thread.submit(do).add_done_callback(keep)
+        self._background.do(do)
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
 
 
 def flat(experiment: Experiment) -> dict[str, Any]:
@@ -170,11 +220,15 @@ def _varied(trial: Trial, common: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in flat(trial.experiment).items() if k not in trial.settings and common.get(k) != v} | own
 
 
+ALIKE = 3  # trials that fail in the same way before any is done, for the rest to be left
+
+
 class Session:
     """Runs trials and hears of them (:class:`sweeps.executor.Watcher`).
 
     Args:
         scores: what the proposer is told of a record; a table is told nothing.
+        keep_going: begin further trials although the first ones all failed in the same way.
     """
 
     def __init__(
@@ -185,9 +239,11 @@ class Session:
         board: Board,
         scribe: Scribe,
         scores: Callable[[Path], tuple[float, ...]] = lambda record: (),
+        keep_going: bool = True,
     ) -> None:
         self.folder, self.cache, self.proposer, self.board, self.scribe = folder, cache, proposer, board, scribe
-        self.scores = scores
+        self.scores, self.keep_going = scores, keep_going
+        self._any_done = False
         self.trials: dict[str, Trial] = {}  # that were asked for
         self.failed_trials: dict[str, str] = {}
         self._planned: set[str] = set()  # known beforehand, of which the board knows
@@ -215,8 +271,21 @@ class Session:
         with self.board:
             run_jobs(self.cache.root, self.folder.path / "ray", resources, self, pipeline)
 
+    @property
+    def gave_up(self) -> str:
+        """The error that the first trials all failed with, so that no further ones are begun; "" while there is none.
+
+        An error's own words about its trial do not make it another one.
+        """
+        errors = {error.replace(name, "TRIAL") for name, error in self.failed_trials.items()}
+        if self.keep_going or self._any_done or len(errors) != 1 or len(self.failed_trials) < ALIKE:
+            return ""
+        return next(iter(self.failed_trials.values()))
+
     def next_group(self) -> list[Job] | None:
         """As the executor wants it; a trial whose result is there already is told to the proposer instead."""
+        if self.gave_up:
+            return None
         if self._groups is not None:
             return next(self._groups, None)
         while (trial := self.proposer.ask()) is not None:
@@ -259,6 +328,7 @@ class Session:
         return at is not None and self.proposer.stops(self.trials[name], int(at), progress["metrics"][CHECKPOINT])
 
     def finished(self, name: str, record: Path, seconds: float) -> None:
+        self._any_done = True
         trial = self.trials.pop(name)  # a search may ask for thousands
         self.board.finished(name, table_score(record), seconds)
         extras = found_extras(self.cache, trial)
@@ -268,6 +338,7 @@ class Session:
         self.proposer.tell(trial, self.scores(record))
 
     def stopped(self, name: str, seconds: float) -> None:
+        self._any_done = True
         trial = self.trials.pop(name)  # a search may ask for thousands
         self.board.pruned(name, seconds)
         self.folder.write(trial, state="pruned", seconds=round(seconds, 3))
@@ -275,11 +346,15 @@ class Session:
         self.proposer.tell(trial, None)
 
     def failed(self, name: str, error: str) -> None:
+        same = next((n for n, e in self.failed_trials.items() if e.replace(n, name) == error), None)
         self.failed_trials[name] = error
-        self.board.failed(name, error)
+        self.board.failed(name, error if same is None else f"as {same}")
         self.folder.write(self.trials[name], state="failed", error=error)
         self.scribe.fail(self.trials[name], error)
         self.proposer.tell(self.trials[name], None)
+
+    def interrupted(self) -> None:
+        self.scribe.stop()
 
 
 def adopt(folder: SweepFolder, cache: StageCache, trials: list[Trial], scribe: Scribe) -> list[Trial]:
@@ -287,7 +362,8 @@ def adopt(folder: SweepFolder, cache: StageCache, trials: list[Trial], scribe: S
     missing = []
     for trial in trials:
         record, extras = cache.find("record", trial.key), found_extras(cache, trial)
-        if record is None or any(trial.keys(stage) and stage not in extras for stage in STAGES):
+        lacking = any(trial.keys(stage) and stage not in extras for stage in FOLLOWING)
+        if record is None or lacking or any(cache.was_set_aside(*stage) for stage in trial.stages):
             missing.append(trial)
             continue
         entry = _entries(folder, extras)
@@ -301,13 +377,13 @@ def adopt(folder: SweepFolder, cache: StageCache, trials: list[Trial], scribe: S
 
 def found_extras(cache: StageCache, trial: Trial) -> dict[str, Path]:
     """Folders of what followed the trial's run, by stage, where it is wanted and there."""
-    found = {stage: cache.find(stage, key) for stage in STAGES for key in trial.keys(stage)[:1]}
+    found = {stage: cache.find(stage, key) for stage in FOLLOWING for key in trial.keys(stage)[:1]}
     return {stage: folder for stage, folder in found.items() if folder is not None}
 
 
 def _entries(folder: SweepFolder, extras: dict[str, Path]) -> dict[str, str]:
     """What a trial's file says of what followed its run; what was made earlier stays noted when it is not wanted."""
-    return {stage: folder.record_name(extras[stage]) for stage in STAGES if stage in extras}
+    return {stage: folder.record_name(extras[stage]) for stage in FOLLOWING if stage in extras}
 
 
 def table_score(record: Path) -> str:

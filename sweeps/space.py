@@ -13,9 +13,9 @@ from cnd.data.splits import SHARE
 from cnd.errors import UserError, nearest
 from cnd.experiment import Experiment, override, today
 from cnd.places import SWEEPS, find_file
-from cnd.reading import explain, read_yaml
+from cnd.reading import explain, read_yaml, refuse_words
 from cnd.settings import Config, Positive, Rate
-from sweeps.spec import SCORE, Id, NamedId
+from sweeps.spec import NOT_OF_A_ROW, SCORE, Id, NamedId
 
 VALIDATION = "split.validation"  # the setting that keeps a search from the test set
 SECONDS = "seconds"  # the objective that counts device time, as the record has it
@@ -35,6 +35,9 @@ class _Part(Config):
     @field_validator("when")
     @classmethod
     def _today(cls, when: dict[str, Any]) -> dict[str, Any]:
+        for value in when.values():
+            for one in value if isinstance(value, list) else [value]:
+                refuse_words(one)
         return {today(key): value for key, value in when.items()}
 
     def active(self, values: Mapping[str, Any]) -> bool:
@@ -126,6 +129,8 @@ class CategoricalPart(_Part):
         words = [json.dumps(choice, sort_keys=True) for choice in choices]
         if len(set(words)) < len(words):
             raise ValueError("a choice appears twice")
+        for choice in choices:
+            refuse_words(choice)
         return choices
 
     @model_validator(mode="after")
@@ -286,6 +291,9 @@ class Search(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Search:
+        for part_of, keys in (("set", self.set), ("space", self.space)):
+            if alien := [key for key in keys if key.partition(".")[0] in NOT_OF_A_ROW]:
+                raise ValueError(f"{part_of}: '{alien[0]}' is no setting of a trial; leave it out")
         before: list[str] = []
         for key, part in self.space.items():
             if unknown := [other for other in part.when if other not in before]:

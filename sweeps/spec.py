@@ -34,16 +34,18 @@ else:
 
 SCORE = "score"  # the sweep that is built from the command line (sweeps/score.py)
 
+LONGEST = 80  # characters of a name: file systems take 255, and a file's name holds two of them and more
+
 Id = Annotated[
     str,
-    BeforeValidator(lambda value: str(value) if isinstance(value, int) else value),
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
     WithJsonSchema({"type": ["string", "integer"]}),
 ]
 
 
 def _fits_in_a_file_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", value):
-        raise ValueError("use letters, digits, '_' and '.', because it becomes part of a file name")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", value) or len(value) > LONGEST:
+        raise ValueError(f"use letters, digits, '_' and '.', at most {LONGEST}, because it becomes part of a file name")
     return value
 
 
@@ -66,6 +68,7 @@ NOT_OF_A_ROW = {
     "seed": "a row's seeds follow from --seeds; first_seed, beside set, says where in their stream its own begin",
     "name": "it names the base experiment; a row has an id and a label",
     "description": "it describes the base experiment; a row has a label",
+    "rivals": "they are what the base experiment has for other decoders; a row sets its decoder's own settings",
     "minutes_per_trial": "the plan expects the base experiment's figure of every row",
 }
 """Settings of the base experiment that a row would set without effect, and why."""
@@ -88,8 +91,8 @@ class Line(Config):
     @classmethod
     def _can_be_set(cls, edits: dict[str, Any]) -> dict[str, Any]:
         for key in edits:
-            if key in NOT_OF_A_ROW:
-                raise ValueError(f"a row cannot set '{key}': {NOT_OF_A_ROW[key]}")
+            if (why := NOT_OF_A_ROW.get(key.partition(".")[0])) is not None:
+                raise ValueError(f"a row cannot set '{key}': {why}")
         return edits
 
 
@@ -213,6 +216,16 @@ def load_base(name: str, edits: dict[str, Any]) -> Experiment:
         UserError: unknown experiment, unknown key, or a value out of range.
     """
     base = load_experiment(find_file(name, EXPERIMENTS, "experiment"))
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", base.name):
-        raise UserError(f"experiment name '{base.name}' must consist of letters, digits, '.', '_' and '-'")
-    return override(base, edits, "--set") if edits else base
+    return check_name(override(base, edits, "--set") if edits else base)
+
+
+def check_name(base: Experiment) -> Experiment:
+    """Raises:
+    UserError: results of an experiment of that name would lie elsewhere than in a folder of their own.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", base.name) or len(base.name) > LONGEST:
+        raise UserError(
+            f"experiment name '{base.name[:LONGEST]}' must consist of letters, digits, '.', '_' and '-', of at most "
+            f"{LONGEST}"
+        )
+    return base

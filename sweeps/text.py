@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from sweeps.spec import Sweep
@@ -12,15 +14,17 @@ if TYPE_CHECKING:
     from reports.scale import Scale
 
 UNJUDGED = "One seed: these are single trained models; no row is ranked. Two seeds or more give verdicts (--seeds 3)."
+NARROW = 12  # columns that text always has
 MARKS = {"no": "NOT CONVERGED", "at chance": "flat at chance"}
 
 
-def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int) -> str:
+def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int, width: int | None = None) -> str:
     """The plan in words and a table, one line a row.
 
     Args:
         plan: what ``plan --json`` prints.
         at_once: trials at once.
+        width: columns of the terminal, at which lines are broken between words; None breaks none.
     """
     trials = [*plan["trials"], *plan["controls"]]
     seeds = sorted({trial["seed"] for trial in trials})
@@ -37,7 +41,7 @@ def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int) -> str:
         rows += f" x {_count(len(subjects), 'subject')}"
     stages = ", ".join(f"{name} {count}" for name, count in plan["stages"].items())
     n_done = sum(trial["done"] for trial in trials)
-    return (
+    told = (
         f"{sweep.title}\n"
         f"experiment {plan['experiment']}: {rows} and {_count(len(plan['controls']), 'control trial')}; "
         f"{n_done} of {len(trials)} are done\n"
@@ -47,8 +51,8 @@ def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int) -> str:
         f"judged by {plan['expected_from']}\n"
         f"{_known(plan['ceilings'])}"
         f"{_lines(plan['warnings'])}\n"
-        f"{columns(lines)}\n"
     )
+    return f"{wrapped(told, width)}{columns(lines, width)}\n"
 
 
 def result_text(sweep: Sweep, table: pd.DataFrame, warnings: list[str]) -> str:
@@ -116,7 +120,35 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def columns(lines: list[list[str]]) -> str:
-    """Lines of cells as text in columns."""
+def wrapped(text: str, width: int | None) -> str:
+    """A text whose lines are broken between words where they are longer than the terminal is wide."""
+    if width is None:
+        return text
+    return "".join(f"{line}\n" for one in text.splitlines() for line in _broken(one, width))
+
+
+def _broken(line: str, width: int) -> list[str]:
+    return textwrap.wrap(line, max(NARROW, width), break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def columns(lines: list[list[str]], width: int | None = None) -> str:
+    """Lines of cells as text in columns.
+
+    Args:
+        width: of the terminal: where the columns are wider, the cells of the widest ones are broken between words.
+    """
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    least = [max(max(map(len, line[i].split()), default=0) for line in lines) for i in range(len(widths))]
+    while width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
+        room = [w - max(NARROW, smallest) for w, smallest in zip(widths, least, strict=True)]
+        widest = max(range(len(widths)), key=lambda i: (room[i] > 0) * widths[i])
+        if room[widest] <= 0:
+            break
+        widths[widest] -= 1
+    shown = []
+    for line in lines:
+        cells = [_broken(cell, w) if len(cell) > w else [cell] for cell, w in zip(line, widths, strict=True)]
+        shown += [
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in zip_longest(*cells, fillvalue="")
+        ]
+    return "\n".join(row.rstrip() for row in shown)

@@ -14,8 +14,12 @@ from typing import Any, Protocol
 from cnd.errors import UserError
 from cnd.experiment import Experiment, override, today
 from cnd.workflow.plan import can_be_analysed, has_interventions
+from cnd.workflow.progress import TIMES
 from sweeps.confounds import check
 from sweeps.spec import Column, Control, Line, Row, Sweep
+
+FOLLOWING = ("interventions", "analysis", "figures")
+"""Stages of what may follow a run; the trial's file names them for the report."""
 
 
 class StageLike(Protocol):
@@ -243,3 +247,14 @@ def count_stages(trials: Iterable[Trial]) -> dict[str, int]:
     """Distinct computations of each stage that the trials need together."""
     distinct = dict.fromkeys(stage for trial in trials for stage in trial.stages)
     return dict(Counter(name for name, _ in distinct))
+
+
+def work(trial: Trial) -> float:
+    """What a trial takes with what follows it, in units of the trial alone."""
+    follows = {"intervene": trial.keys("interventions"), "analyse": trial.keys("analysis")}
+    return 1 + sum(TIMES[part] for part, wanted in follows.items() if wanted) / TIMES["run"]
+
+
+def seconds_to_report(n_trials: int) -> float:
+    """What table and report take at the end: on a core of 2024 16 trials took 9 s, 48 trials 20 s."""
+    return 4 + n_trials / 3

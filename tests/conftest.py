@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,32 @@ def digits69_file() -> Path | None:
     named = os.environ.get("CND_DIGITS69")
     path = Path(named) if named else ROOT.parent / "shared" / "data" / "digit69" / "digit69_28x28.mat"
     return path if path.is_file() else None
+
+
+@pytest.fixture(scope="session")
+def miyawaki_file() -> Path | None:
+    """The real fMRI file: $CND_MIYAWAKI, or beside the repository; None where it is not."""
+    named = os.environ.get("CND_MIYAWAKI")
+    path = Path(named) if named else ROOT.parent / "shared/data/miyawaki/miyawaki_structured_28x28.mat"
+    return path if path.is_file() else None
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of MLflow without runs, made once because that takes seconds."""
+    from cnd.store import database, tracking
+
+    path = tmp_path_factory.mktemp("store") / database.FILE
+    database.make(path, tracking._create_tables)
+    return path
+
+
+@pytest.fixture
+def quick_stores(empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New stores are copies of the empty one."""
+    from cnd.store import tracking
+
+    monkeypatch.setattr(tracking, "_create_tables", lambda path: shutil.copy(empty_store, path))
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from cnd.data.bold5000 import AREAS
 from cnd.data.digits69 import SHAPES
 from cnd.data.god_layouts import N_TEST, N_TRAIN, image_list
 from cnd.data.images import write_store
+from cnd.data.miyawaki import STIMULI
 from cnd.protocols import DataSource, FmriDataset
 
 
@@ -50,6 +51,24 @@ def write_digits69(path: Path, test: np.ndarray | None = None, test_shift: float
     if test is not None:
         content["fmriTrn"][test[:90]] += test_shift
         content["fmriTest"][test[90:]] += test_shift
+    savemat(path, content)
+
+
+# ---------------------------------------------------------------- miyawaki
+
+
+def write_miyawaki(path: Path, test: list[str] | None = None, test_shift: float = 0) -> None:
+    """A stand-in: 12 runs of ten blocks of twenty stimuli, one block less; ``test`` names stimuli that are shifted."""
+    rng = np.random.default_rng(8)
+    pixels = rng.integers(0, 2, (len(STIMULI), 10, 10)).repeat(4, 1).repeat(4, 2)[:, 6:34, 6:34].reshape(-1, 784) / 1.0
+    pixels = pixels[np.lexsort(pixels.T[::-1])]  # in the order of their pixels
+    stimulus = np.tile(np.arange(len(STIMULI)), 6)[:119]
+    fmri = rng.standard_normal((119, 967))
+    fmri[np.isin(np.array(STIMULI)[stimulus], test or [])] += test_shift
+    order = rng.permutation(119)
+    content = {"train_indices": order[None, :107], "test_indices": order[None, 107:]}
+    for key, values in (("fmri", fmri), ("stim", pixels[stimulus]), ("label", 21 + np.arange(119)[:, None] // 10)):
+        content |= {f"{key}Trn": values[order[:107]], f"{key}Test": values[order[107:]]}
     savemat(path, content)
 
 

@@ -177,7 +177,8 @@ def _record(experiment: Experiment, folder: Path) -> None:
     names = ["phase", "fold", "samples_seen", "name", "value"]
     pd.DataFrame(steps, columns=names).to_parquet(folder / "history.parquet")
     images = random.integers(0, 255, (6, 3, 8, 8), dtype=np.uint8)
-    save_file({"stimuli": images, "reconstructions": images[:, None]}, folder / "images.safetensors")
+    stimuli = np.random.default_rng(5).integers(0, 255, images.shape, dtype=np.uint8)  # of every trial
+    save_file({"stimuli": stimuli, "reconstructions": images[:, None]}, folder / "images.safetensors")
     (folder / "experiment.json").write_text(json.dumps(experiment.model_dump(mode="json")))
     means = {name: float(np.mean(value)) for name, value in values.items()}
     summary: dict[str, Any] = {"scores": means, "n_items": 6, "n_samples": 1, "seconds": {}}

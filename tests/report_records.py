@@ -187,7 +187,8 @@ def _history(rng: np.random.Generator, row: str, n_folds: int) -> pd.DataFrame:
 
 
 def _images(rng: np.random.Generator, n: int, n_samples: int, channels: int, size: int, folder: Path) -> None:
-    stimuli = rng.integers(0, 256, (n, channels, size, size), dtype=np.uint8)
+    shape = (n, channels, size, size)
+    stimuli = np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)  # of every row
     drawn = rng.integers(0, 256, (n, n_samples, channels, size, size), dtype=np.uint8)
     save_file({"stimuli": stimuli, "reconstructions": drawn}, folder / "images.safetensors")
 

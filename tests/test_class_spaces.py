@@ -61,6 +61,15 @@ def label_map(folder: Path, text: str = "cat: red disc\ndog: '7'\nhen: red ring\
     return str(folder / "map.yaml")
 
 
+def test_images_of_another_size_than_the_generators_are_told_beforehand(photographs):
+    told = checked(photographs, evaluation={"n_way": [], "metrics": [{"kind": "pixel_correlation"}]})
+    assert told is not None and told.startswith(
+        "data.image_size = 256: the embedded generator 'simulated' has images of 64"
+    )
+    no_generator = {"decoder.kind": "ridge_pixels", "evaluation.n_way": [], "evaluation.metrics": [{"kind": "ssim"}]}
+    assert checked(photographs | no_generator) is None
+
+
 def test_what_goes_together_passes(photographs, tmp_path):
     for edits in (
         {},
@@ -68,7 +77,7 @@ def test_what_goes_together_passes(photographs, tmp_path):
         {"decoder.kind": "oracle", "evaluation.truth": "label"},
         photographs | IMAGENET,
         photographs | IMAGENET | {"decoder.kind": "oracle"},
-        photographs | {"evaluation": {"n_way": [], "metrics": [{"kind": "pixel_correlation"}]}},
+        photographs | {"data.image_size": 64, "evaluation": {"n_way": [], "metrics": [{"kind": "pixel_correlation"}]}},
     ):
         assert checked(edits) is None
     for name in ("simulated", "digits69", "smoke", "god", "bold5000"):
@@ -115,6 +124,7 @@ def test_labels_that_nobody_knows_are_refused_where_they_are_needed(photographs,
 
 def test_a_label_map_makes_them_go_together(photographs, labels_only, tmp_path):
     path = label_map(tmp_path)
+    photographs = photographs | {"data.image_size": 64}
     assert checked(photographs, label_map=path, evaluation__truth="label") is None
     assert checked(photographs, label_map=path, evaluation__truth="label", decoder__kind="ridge") is None
     told = checked(photographs, label_map=path)

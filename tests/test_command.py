@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import fake_pipeline
 import pytest
+import serial_executor
 
+import reports.verify
+from cnd import json_files
 from cnd.errors import UserError
+from cnd.steps import FORMAT
 from cnd.store.folder import SweepFolder
-from sweeps.forecast import error, per_trial
+from sweeps import run, session
+from sweeps.forecast import per_trial
+from sweeps.forecast import told as told_of
 from sweeps.options import parse
 from sweeps.run import Request, define, main
 from sweeps.session import Scribe
@@ -50,6 +59,12 @@ def _script(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         ([*SWEEP, "--experimant", "smoke"], "--experimant"),
         ([*SWEEP, "--gpus-per-trial", "99"], "--gpus-per-trial 99: this machine has"),
         ([*SWEEP, "--cache", "s3://bucket"], "must be a folder"),
+        ([*SWEEP, "--set", "name=x/../../../../escaped"], "experiment name 'x/../../../../escaped' must consist of"),
+        ([*SWEEP, "--set", f"name={'x' * 300}"], "of at most 80"),
+        ([*SWEEP, "--subjects", "1,../../x"], "--subjects: '../../x' is no name of a subject"),
+        ([*SWEEP, "--set", "name=&a [*a]"], "--set name:1: contains itself"),
+        ([*SWEEP, "--set", 'description="\\e[31m"'], "--set description:1: holds the control character '\\x1b'"),
+        ([*SWEEP, "--set", "phase2.lr=.nan"], "phase2.lr = nan: must be"),
         (["pla", "ablation_table1"], "did you mean 'plan'"),
         (["plan"], "expected one sweep"),
     ],
@@ -60,6 +75,38 @@ def test_bad_input_exits_2_with_one_line_that_names_it(
     assert main([*words, "--output", str(tmp_path)]) == 2
     out, error = capsys.readouterr()
     assert out == "" and error.startswith("error: ") and error.count("\n") == 1 and culprit in error
+
+
+@pytest.mark.parametrize(
+    ("output", "culprit"),
+    [
+        ("s3://bucket/x", "--output s3://bucket/x: must be a folder; URLs are not supported"),
+        ("a?b", "'?' cannot stand in it"),
+        ("a%41", "'%' cannot stand in it"),
+        ("/dev/null/x", "/dev/null/x/sweeps"),  # it cannot be written
+    ],
+)
+def test_an_output_that_cannot_be_one_is_refused(
+    output: str, culprit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*SWEEP, "--rows", "10", "--output", output, "--cache", str(tmp_path)], "fake_pipeline") == 2
+    assert culprit in capsys.readouterr().err.splitlines()[-1] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_takes_nothing_more_is_told_in_one_line(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    _fill(tmp_path, "oracle")
+    monkeypatch.setattr(json_files.os, "fsync", refuse)
+    assert _run(tmp_path, "--rows", "oracle", "--analysis", "none") == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"error: {tmp_path}/sweeps/ablation_table1-smoke/sweep.json: {os.strerror(number)}; ")
+    assert not list(tmp_path.glob("sweeps/*/.sweep.json*"))
 
 
 def test_the_script_works_from_anywhere_and_tells_errors_by_its_exit_code(tmp_path: Path) -> None:
@@ -182,11 +229,14 @@ def _run(output: Path, *words: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """An output folder after a run of rows 8 and 10 that found everything in the cache."""
     output = tmp_path_factory.mktemp("finished")
     _fill(output, "8,10")
-    assert _run(output, "--rows", "8,10") == 0
+    shutil.copy(empty_store, output)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "run_jobs", serial_executor.run_jobs)  # row 10 is analysed
+        assert _run(output, "--rows", "8,10") == 0
     return output
 
 
@@ -316,7 +366,7 @@ def test_measured_times_replace_the_experiments_guess(tmp_path: Path) -> None:
     assert per_trial(sibling, request.base).source.startswith("minutes_per_trial")  # no definition yet
     define(request, request.chosen())
     assert per_trial(sibling, request.base) == (3.0, f"3 trials of other sweeps of {request.base.name} in this folder")
-    assert error(50.0, 40.0) == "it took 50.0 minutes; the forecast was 40.0, -20 %"
+    assert told_of(50.0, 40.0) == "it took 50.0 minutes; the forecast was 40.0, -20 %"
 
 
 def test_the_plan_counts_only_what_is_missing(finished: Path) -> None:
@@ -325,3 +375,87 @@ def test_the_plan_counts_only_what_is_missing(finished: Path) -> None:
     assert [(t["row"], t["done"]) for t in plan["trials"]] == [("0", False), ("10", True)]
     assert all(t["done"] for t in plan["controls"])
     assert plan["expected_minutes"] == round(request.expected_seconds() / 60, 1)
+
+
+# ---------------------------------------------------------------- what was damaged, lost or away
+
+
+@pytest.fixture
+def serial(monkeypatch: pytest.MonkeyPatch, quick_stores: None) -> None:
+    monkeypatch.setattr(session, "run_jobs", serial_executor.run_jobs)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"stages": 3}', f'{{"format": {FORMAT}, "rows": []}}'])
+def test_a_damaged_definition_is_said_and_the_run_writes_it_anew(
+    copy: Path, serial: None, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    path = copy / "sweeps" / "ablation_table1-smoke" / "sweep.json"
+    before = json.loads(path.read_text())
+    path.write_text(content)
+    for command in ("status", "report", "verify", "clean"):
+        assert _run(copy, command) == 2
+        told = capsys.readouterr()
+        assert told.out == "" and told.err.count("\n") == 1 and "is damaged; `run` writes it anew" in told.err
+    request = _request(copy, "10")
+    define(request, request.chosen())
+    after = json.loads(path.read_text())
+    assert [row["id"] for row in after["rows"]] == [row["id"] for row in before["rows"]]  # row 8 is still known
+    assert after["trials"] == before["trials"] and after["stages"] == before["stages"]
+
+
+def test_verify_repairs_and_the_run_makes_anew_exactly_what_was_set_aside(
+    copy: Path, serial: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "_show_result", lambda *_: None)  # what takes time, and is tested elsewhere
+    monkeypatch.setattr(reports.verify, "verify_report", lambda *_: reports.verify.Verified(0, []))
+    request = _request(copy, "8,10")
+    (phase1,) = next(trial for trial in request.chosen() if trial.row == "8").keys("phase1")
+    damaged = request.cache.path("phase1", phase1)
+    (damaged / "manifest.json").write_text("{")
+    assert _run(copy, "verify") == 1 and "verify --repair" in capsys.readouterr().err and damaged.exists()
+    assert _run(copy, "verify", "--repair") == 1 and not damaged.exists()
+    assert [t["row"] for t in request.plan(request.chosen())["trials"] if not t["done"]] == ["8"]
+    before = (request.cache.root / "built.txt").read_text()
+    assert _run(copy, "--rows", "8,10") == 0
+    built = (request.cache.root / "built.txt").read_text().removeprefix(before)
+    assert built == f"phase1 {phase1}\n"  # the record, which needs it, is as it was
+    assert _run(copy, "verify") == 0
+
+
+def test_a_plan_calls_no_trial_done_whose_analysis_is_missing(copy: Path) -> None:
+    request = _request(copy, "8,10")
+    (analysis,) = next(trial for trial in request.chosen() if trial.row == "10").keys("analysis")
+    request.cache.remove("analysis", analysis)
+    assert {t["row"]: t["done"] for t in request.plan(request.chosen())["trials"]} == {"8": True, "10": False}
+
+
+def _finished_in_mlflow(output: Path) -> set[str]:
+    with sqlite3.connect(output / "mlflow.db") as store:
+        runs = store.execute("select name from runs where status = 'FINISHED' and name like '%seed0'")
+        return {name for (name,) in runs}
+
+
+def test_a_store_that_was_damaged_is_filled_again(copy: Path, serial: None, capsys: pytest.CaptureFixture[str]) -> None:
+    before = _finished_in_mlflow(copy)
+    (copy / "mlflow.db").write_bytes(b"")
+    assert _run(copy, "sync", "--json") == 0
+    told = capsys.readouterr()
+    assert "filled again from the records" in told.err and json.loads(told.out)["lacking"] == len(before) == 9
+    assert _finished_in_mlflow(copy) == before
+    assert _run(copy, "sync", "--json") == 0 and json.loads(capsys.readouterr().out)["lacking"] == 0
+
+
+def test_a_server_that_is_away_holds_up_nothing_and_is_synced_later(
+    copy: Path, serial: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # where nothing listens
+        uri = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        assert _run(copy, "--rows", "8,10", "--tracking-uri", uri) == 1
+    told = capsys.readouterr().err
+    assert f"MLflow: {uri} does not answer" in told and "sync, or the same command again, writes what it lacks" in told
+    assert "report: " in told
+    assert _run(copy, "sync", "--tracking-uri", sqlite := f"sqlite:///{copy}/other.db") == 0
+    assert capsys.readouterr().out == "MLflow lacked 9 of 9 finished trials\n"
+    assert list(copy.glob("mlartifacts/*/artifacts/summary.json")) and not Path("mlruns").exists()
+    assert not Scribe(_request(copy, "10").folder, sqlite, local=False).wants(_request(copy, "10").chosen()[0])

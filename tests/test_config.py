@@ -38,7 +38,7 @@ def test_defaults_are_the_papers(base: Experiment):
         ({"phse1.mask_ratio": 0.5}, "unknown key 'phse1.mask_ratio'; did you mean 'phase1'?"),
         ({"phase1.mask_ratio": 1.5}, "phase1.mask_ratio = 1.5: must be less than 1"),
         ({"phase1.alpha_s": 0, "phase1.alpha_c": 0}, "nothing to train"),
-        ({"data.kind": "nothing"}, "'simulated', 'digits69'"),
+        ({"data.kind": "nothing"}, "valid: bold5000, digits69"),
         ({"evaluation.n_way": [300]}, "exceeds the 200 classes"),
         ({"phase2.timestep_range": [600, 400]}, "0 <= low < high <= 1000"),
         ({"data.noise_correlation": 0.9, "data.drift": 0.3}, "must not exceed 1"),

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from cnd.data import folder
+from cnd.data.findings import twins
 from cnd.data.folder import FolderData
 from cnd.data.folder_layout import subjects
 from cnd.errors import UserError
@@ -357,3 +358,32 @@ def test_missing_files_and_areas_are_explained(tmp_path):
     explains(write_both(tmp_path, train, test).model_copy(update={"roi": ("V1",)}), "no roi, but data.roi asks for V1")
     (tmp_path / "test.npz").unlink()
     explains(config, "no test file; expected test.npz")
+
+
+# ---------------------------------------------------------------- repeated stimuli
+
+
+def test_test_trials_of_a_stimulus_are_averaged_where_that_is_asked_for(tmp_path):
+    test = content(N_TEST, 1) | {"stimulus": np.array(["b", "a", "b", "c", "a", "b"])}
+    test["images"][:] = test["images"][0]
+    test["labels"] = np.where(test["stimulus"] == "c", "castle", "tiger")
+    single = write_both(tmp_path, None, test)
+    trials = single.load(0)
+    averaged = FolderData(path=tmp_path, image_size=8, test_trials="averaged").load(0)
+    assert trials.test.stimulus == list("babcab") and averaged.test.stimulus == list("bac")
+    wanted = [trials.test.fmri[np.array(trials.test.stimulus) == name].mean(0) for name in "bac"]
+    np.testing.assert_allclose(averaged.test.fmri, wanted, atol=1e-6)
+    assert averaged.train.fmri.tobytes() == trials.train.fmri.tobytes()
+    assert [averaged.class_names[c] for c in averaged.test.category] == ["tiger", "tiger", "castle"]
+    write_both(tmp_path, None, test | {"labels": np.array(["tiger", "castle"] * 3)})
+    with pytest.raises(UserError, match="stimulus 'a' has several labels or images"):
+        FolderData(path=tmp_path, image_size=8, test_trials="averaged").load(0)
+
+
+def test_stimuli_may_be_shared_where_that_is_said(tmp_path):
+    train, test = content() | {"stimulus": np.arange(N_TRAIN)}, content(N_TEST, 1) | {"stimulus": np.arange(N_TEST)}
+    config = write_both(tmp_path, train, test)
+    with pytest.raises(UserError, match=r"data\.shared_stimuli=true"):
+        config.check()
+    dataset = FolderData(path=tmp_path, image_size=8, shared_stimuli=True).load(0)
+    assert len(twins(dataset.train, dataset.test)) == N_TEST

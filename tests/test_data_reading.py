@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from cnd.data.god import GodData
 from cnd.data.hcp import HcpPool
 from cnd.data.images import ImageArchive, ImageFiles
 from cnd.data.pictures import pixels_of
-from cnd.data.tables import MISSING, names, whole
+from cnd.data.tables import MISSING, names, read, read_npy, whole
 from cnd.errors import UserError
 
 HERE = Path("train.npz")
@@ -469,3 +470,28 @@ def test_a_run_of_god_that_is_unknown_is_no_number(tmp_path):
         file["dataset"][...] = table
     with pytest.raises(UserError, match=r"Subject1\.h5: Run is of type float64, expected integers"):
         GodData(path=tmp_path).load(0)
+
+
+def test_hdf5_that_leads_nowhere_or_claims_too_much_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["soft"] = h5py.SoftLink("/gone")
+        file["external"] = h5py.ExternalLink("gone.h5", "/x")
+        file.create_dataset("huge", (10**9, 10**6), np.float32, chunks=(1024, 1024))  # 4 PB, none written
+        file["fine"] = np.zeros(3)
+    nowhere = "a link that leads nowhere"
+    for key, expected in [("soft", nowhere), ("external", nowhere), ("huge", "claims 4,000,000,000,000,000 bytes")]:
+        with pytest.raises(UserError, match=expected):
+            read(tmp_path / "x.h5", [key])
+    assert read(tmp_path / "x.h5", ["fine"])["fine"].shape == (3,)
+
+
+def test_arrays_that_claim_more_than_there_is_memory_are_refused(tmp_path: Path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 1000000), }".ljust(117) + b"\n"
+    npy = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    (tmp_path / "x.npy").write_bytes(npy)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("fmri.npy", npy)
+    with pytest.raises(UserError, match="not a readable"):
+        read(tmp_path / "x.npz", ["fmri"])
+    with pytest.raises(UserError, match="not a readable"):
+        read_npy(tmp_path / "x.npy")

@@ -155,7 +155,7 @@ def test_samples_come_item_by_item(pipe: CndPipeline) -> None:
     together = pipe(patterns(), latents=noise, output_type="np").images
     alone = pipe(patterns()[1:2], latents=noise[1:2], output_type="np").images
     np.testing.assert_allclose(together[2:4], alone, atol=1 / 255)
-    assert len(images(pipe, samples_per_item=2)) == 6
+    assert len(images(pipe, num_images_per_prompt=2)) == 6
 
 
 def test_sampling_can_be_set(pipe: CndPipeline) -> None:
@@ -182,15 +182,16 @@ def test_bad_input_is_one_clear_line(pipe: CndPipeline, tmp_path: Path) -> None:
         ({"num_inference_steps": 0}, "steps of the sampling: .* greater than or equal to 1, found 0"),
         ({"num_inference_steps": 1001}, "steps of the sampling: .* less than or equal to 1000, found 1001"),
         ({"guidance_scale": 0.5}, "guidance of the sampling: .*, found 0.5"),
-        ({"samples_per_item": 0}, r"latents: expected the shape \[3, samples, 8, 4, 4\], found \[3, 0, 8, 4, 4\]"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt: expected a number above 0, found 0"),
+        ({"latents": torch.zeros(3, 0, 8, 4, 4)}, r"latents: expected the shape .* found \[3, 0, 8, 4, 4\]"),
         ({"latents": torch.zeros(1, 1, 8, 4, 4)}, r"latents: .* found \[1, 1, 8, 4, 4\]"),
-        ({"latents": torch.zeros(3, 8, 4, 4)}, r"latents: .* found \[3, 8, 4, 4\]"),
+        ({"latents": torch.zeros(4, 8, 4, 4)}, r"latents: expected the shape \[3, 8, 4, 4\], found \[4, 8, 4, 4\]"),
     ):
         with pytest.raises(UserError, match=told):
             pipe(patterns(), **options)
     with pytest.raises(UserError, match=r"nowhere: expected the folder of an exported decoder"):
         CndPipeline.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="output_type"):
+    with pytest.raises(UserError, match="output_type: expected one of pil, np, pt, latent, found 'jpeg'"):
         pipe(patterns(1), output_type="jpeg")
 
 
@@ -238,8 +239,14 @@ def test_an_exported_run_draws_the_images_of_its_sweep(trained: str, smoke_cache
     data, sample = (smoke_cache.path(step.name, step.key) for step in (fold.given.data, fold.sample))
     expected = load_file(sample / "samples.safetensors")["reconstructions"]  # [n, samples, c, h, w]
     noise = Noise(experiment.seed, expected.shape[1]).latents(len(expected), pipe.latent_diffusion.latent_shape)
-    found = np.stack([np.asarray(image) for image in pipe(load_dataset(data).test.fmri, latents=noise).images])
+    dataset = load_dataset(data)
+    found = np.stack([np.asarray(image) for image in pipe(dataset.test.fmri, latents=noise).images])
     np.testing.assert_array_equal(found, expected.reshape(-1, *expected.shape[2:]).transpose(0, 2, 3, 1))
+    if trained != "frozen":
+        return
+    scale = dataset.normalisation  # raw patterns come to the same
+    again = pipe(dataset.test.fmri * scale.std + scale.mean, latents=noise, normalise=True).images
+    assert np.abs(np.stack([np.asarray(image, dtype=int) for image in again]) - found).max() <= 1
 
 
 def test_a_folder_that_cannot_be_written_is_told(smoke_record: Path, smoke_cache: StageCache, tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from cnd import registry
+from cnd.generators.__main__ import main
 from cnd.generators.embedded import WEIGHTS, EmbeddedGenerator
+from cnd.generators.listing import choices
 from cnd.generators.sampling import draw
 from cnd.metrics.judges.networks import ImageClassifier
 from cnd.metrics.nway import n_way_accuracy
@@ -109,3 +112,18 @@ def test_the_training_of_the_larger_one_starts(script: ModuleType):
     """With few images, since drawing all of them takes most of the time."""
     losses = first_losses(script, "simulated", 150, 1)
     assert set(losses) == set(recorded("simulated")["parts"]) and np.isfinite([*losses.values()]).all()
+
+
+def test_the_list_of_generators_says_what_each_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    told = capsys.readouterr().out
+    for kind in registry.classes("cnd.generators"):
+        assert f"generator.kind={kind}" in told
+    assert "generator.name=digits\n  classes   10: 0, 1, 2, ...\n  images    32x32 grey\n  licence   MIT" in told
+    assert "CC BY-NC 4.0" in told and "label_map=FILE" in told and "generator.path is not set" in told
+    for choice in choices():
+        assert choice.licence != "not stated"
+    for name in ("simulated", "digits"):  # what is drawn, by the network itself
+        generator = EmbeddedGenerator(name=name).load()
+        drawn = generator.decode(torch.zeros(1, *generator.latent_shape))
+        assert EmbeddedGenerator(name=name).image_form() == (drawn.shape[1], drawn.shape[2])

@@ -82,6 +82,7 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.metrics": only(CND, {"phase2"}, SCORED),
     "cnd.metrics.__main__": set(),  # a command
     "cnd.metrics.features": set(),  # not chosen
+    "cnd.metrics.identification": set(),
     "cnd.metrics.pixels": set(),
     "cnd.metrics.published": set(),
     "cnd.metrics.resizing": set(),

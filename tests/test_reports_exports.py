@@ -113,7 +113,7 @@ def test_the_page_links_to_its_files_and_keeps_its_tables() -> None:
 
 
 def test_a_report_has_its_tables_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "_picture", lambda figure, description, **_: Picture("data:,", description, 1))
+    monkeypatch.setattr(build, "picture", lambda figure, description, **_: Picture("data:,", description, 1))
     evil = "=cmd|'/c calc'!A1 & 5 % <b>"
     rows = [ROWS[1], table_row("11", 1, 0.5, 0.5, 4, "N") | {"label": evil}]
     sweep = write_sweep(tmp_path, rows, [0, 1])

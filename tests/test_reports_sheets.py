@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from report_records import CONTROLS, ROWS, finished_sweep, table_row, write_record, write_sweep, write_trial
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from test_reports import Page
 
 from reports import album, convergence, sheets
@@ -131,8 +131,12 @@ def test_a_subject_with_other_items_shows_the_same_stimuli(tmp_path: Path) -> No
     sweep_dir = subjects_sweep(tmp_path, ROWS[1:2], ["1", "2"])
     path = tmp_path / "cache" / "record" / "10-1" / "items.parquet"
     items = pd.read_parquet(path)
-    backwards = items["stimulus"].tolist()[::-1]
-    items.assign(stimulus=["elsewhere", *backwards[1:]]).to_parquet(path)  # stimulus i is item 23 - i; the 23rd is gone
+    backwards = items[["stimulus", "category", "category_name"]].iloc[::-1].reset_index(drop=True)
+    backwards.loc[0, "stimulus"] = "elsewhere"
+    items.assign(**backwards).to_parquet(path)  # stimulus i is item 23 - i; the 23rd is gone
+    pictures = load_file(path.with_name("images.safetensors"))
+    stimuli = np.ascontiguousarray(pictures["stimuli"][::-1])
+    save_file(pictures | {"stimuli": stimuli}, path.with_name("images.safetensors"))
     records = read_sweep(tmp_path, sweep_dir)
     section = sheets.section(records)
     assert section is not None and len(sheets.rank(records, "10")) == 23

@@ -17,7 +17,7 @@ from reports.verify import OUTDATED, differences, plain_means, verify_report
 @pytest.fixture(autouse=True)
 def without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are most of the time that a report takes."""
-    monkeypatch.setattr(build, "_picture", lambda figure, description, **_: Picture("data:,", description, 1))
+    monkeypatch.setattr(build, "picture", lambda figure, description, **_: Picture("data:,", description, 1))
     for draw in ("_forest", "_factors", "_curves", "_convergence"):
         monkeypatch.setattr(build, draw, lambda *_: None)
 

@@ -23,7 +23,7 @@ from cnd.workflow.cache import StageCache
 from cnd.workflow.plan import steps as real_steps
 from reports import looks
 from reports.collect import read_sweep
-from reports.inference import crossed_differences
+from reports.pairing import Place, paired
 from reports.tables import difference_table
 from sweeps import session
 from sweeps.rounds import begun, most, rounds
@@ -305,7 +305,7 @@ def test_rows_that_differ_in_their_seeds_are_paired_by_place(
     table = difference_table(records)
     assert table["row"].tolist() == ["2", "3", "4"] and (table["n_seeds"] == 3).all()
     third = records.per_item[records.metric].unstack("item").loc[[("3", "", 2), ("1", "", 2)]].to_numpy()
-    own = crossed_differences(records, "3")
+    own = paired(Place(records, "3"), Place(records, records.reference), records.metric)[0]
     assert own is not None and own.values[:, 2, 0] == pytest.approx(third[0] - third[1])  # seeds 8 and 2
 
     monkeypatch.syspath_prepend(str(ROOT / "experiments" / "benchmarks"))

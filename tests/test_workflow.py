@@ -97,6 +97,13 @@ def test_a_finished_run_is_analysed_without_training(
     assert set(states["drive"]) == {"reconstruction"} and states["n_components"].max() <= 4
 
 
+def test_edited_data_are_prepared_without_a_generator(record: Path, cache: StageCache) -> None:
+    """They are not kept themselves, so what is made beforehand is what they are made of."""
+    edits = {"decoder.kind": "nearest_training_image", "split.random_input": True}
+    workflow.prepare(override(SMOKE, edits, "test"), cache)
+    assert not (cache.root / "random_input").exists()
+
+
 def test_a_record_whose_results_are_gone_is_told(record: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is gone; run the sweep again"):
         workflow.analyse_record(record, StageCache(tmp_path))
@@ -227,3 +234,17 @@ def test_images_of_another_shape_are_told(record: Path, cache: StageCache) -> No
     (fold,) = all_folds(SMOKE.model_copy(update={"decoder": Sneaky()}))
     with pytest.raises(UserError, match=r"sneaky: gave images uint8 \[50, 3, 8, 8\], expected uint8 \[50, 1, channels"):
         Workbench(cache).folder(fold.sample)
+
+
+def test_a_training_that_was_set_aside_is_made_again_to_the_last_bit(cache: StageCache, record: Path) -> None:
+    """Although the record, which needs it no more, is there."""
+    experiment = load_experiment(Path(__file__).resolve().parents[1] / "experiments" / "smoke.yaml")
+    phase2 = next(step for step in steps(experiment) if step.name == "phase2")
+    folder = cache.path("phase2", phase2.key)
+    before = {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+    (folder / "manifest.json").write_text("{}")
+    with pytest.warns(UserWarning, match="moved to"):
+        assert before and cache.find("phase2", phase2.key) is None and cache.was_set_aside("phase2", phase2.key)
+    assert workflow.run(experiment, cache) == record
+    assert {file.name: file.read_bytes() for file in folder.glob("*.safetensors")} == before
+    assert not cache.was_set_aside("phase2", phase2.key)

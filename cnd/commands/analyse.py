@@ -50,6 +50,8 @@ def analyse(output: Path, cache: Path, run_id: str, minus: str | None, assignmen
         find_trial(output, minus)  # a typing error shows before the work begins
     found = run(output, cache, run_id, edits)
     told = [f"tables: {found.tables}", f"figures: {found.figures}"]
+    if (volumes := as_volumes(output, found)) is not None:
+        told.append(f"NIfTI maps: {volumes}")
     if minus is not None:
         told.append(f"difference: {compare(output, found, run(output, cache, minus, edits))}")
     return told
@@ -66,6 +68,23 @@ def run(output: Path, cache: Path, run_id: str, edits: dict[str, Any]) -> Analys
     found = Analysed(path, trial, tables, figures)
     log(output, path, trial, lambda tracker, run: tracker.analysis(run, tables, figures))
     return found
+
+
+def as_volumes(output: Path, found: Analysed) -> Path | None:
+    """The maps as NIfTI files beside the reports, where the data says on which grid its voxels lie.
+
+    Raises:
+        UserError: the voxels do not lie on it.
+    """
+    from cnd.commands.volumes import write_volumes
+    from cnd.workflow.run import read_experiment
+
+    grid = read_experiment(output / found.trial["record"]).data.volume()
+    if grid is None:
+        return None
+    into = output / "reports" / f"{found.path.parents[1].name}-{found.path.stem}-maps"
+    write_volumes(found.tables, grid, into)
+    return into
 
 
 def teller(name: str) -> Callable[[Progress], None]:

@@ -23,7 +23,7 @@ from cnd.data.files import FileSource
 from cnd.data.images import ImageFiles, StoredImages, find_images
 from cnd.data.tables import read_npy, some_vary, zscore
 from cnd.errors import UserError
-from cnd.protocols import Classes, FmriDataset, FmriSplit, ImageSource
+from cnd.protocols import Classes, FmriDataset, FmriSplit, ImageSource, Normalisation
 from cnd.settings import Positive
 
 AREAS = ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
@@ -343,6 +343,7 @@ def load(config: Bold5000Data, images: Path) -> FmriDataset:
         if single
         else split(averages, list(trials), None),
         unlabelled=(),
+        normalisation=Normalisation.of(betas[~is_test], "run"),  # a session is the run of this rule
         class_names=classes,
         description=f"BOLD5000 CSI{config.subject}: real fMRI, {'+'.join(config.roi)}, {voxels}, "
         f"{len(set(shown.session.tolist()))} sessions; {len(trials)} repeated test images, "

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from cnd.data.files import FileSource
 from cnd.data.tables import some_vary, zscore
 from cnd.errors import UserError
-from cnd.protocols import Classes, FmriDataset, FmriSplit
+from cnd.protocols import Classes, FmriDataset, FmriSplit, Normalisation
 
 WHOLE = "bring the original digit69_28x28.mat"
 SIGN = "digit69*.mat"
@@ -91,6 +91,7 @@ class Digits69Data(FileSource):
             train=split(~inside),
             test=split(inside),
             unlabelled=(),
+            normalisation=Normalisation.of(fmri[~inside]),
             class_names=self.classes().names,
             description=f"digits69: real fMRI, 100 handwritten sixes and nines, {self.n_folds}-fold cross-validation",
             simulated=False,

@@ -6,6 +6,7 @@
       train.npz  test.npz      or train.h5, test.h5, or train.parquet, test.parquet
       voxels.parquet           optional: roi, vertex, x, y, z, surface of each voxel (instead of arrays in train.*)
       class_names.json         optional: the classes in their order, a list of strings
+      mask.nii.gz              optional: a volume on whose grid xyz lies, so that maps are written back as NIfTI
       stimuli/...              optional: images that image_files names
 
 Several subjects: one folder each, ``my_data/<subject>/train.npz``, which allows different voxel counts, or a key
@@ -40,11 +41,13 @@ are given; a name that the generator knows (``goldfish``) is its class. Images a
 Normalisation uses training items only. Where ``run`` is given, the mean of a run's own training items is taken from its
 items, because baselines differ between runs; a run with fewer than 8 training items, as one of test items only, takes
 the mean of all training items (its own would use test fMRI). Then each voxel is scaled to mean 0 and variance 1 over
-the training items. No stimulus may be in both files. Repeated test trials stay single items: average them beforehand.
+the training items. Test items that share a stimulus are averaged after that where ``data.test_trials`` says so. No
+stimulus may be in both files unless ``data.shared_stimuli`` allows it, as a split by run needs; reports then say so.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -66,10 +69,11 @@ from cnd.data.folder_layout import (
 from cnd.data.images import ImageFiles
 from cnd.data.tables import keys_of, names, read, some_vary, vector, zscore
 from cnd.errors import UserError
-from cnd.protocols import Classes, FmriDataset, FmriSplit
+from cnd.protocols import Classes, FmriDataset, FmriSplit, Normalisation
+from cnd.protocols.normalisation import FEWEST
 from cnd.settings import Positive
 
-MIN_RUN = 8  # training items that make a run's own mean worth removing
+MIN_RUN = FEWEST  # training items that make a run's own mean worth removing
 
 
 class FolderData(FileSource):
@@ -82,6 +86,8 @@ class FolderData(FileSource):
     image_size: Positive = 256
     subject: str | None = None  # needed where the files hold several
     roi: tuple[str, ...] = ()  # keep these areas only; empty keeps every voxel
+    test_trials: Literal["averaged", "single"] = "single"  # of a stimulus that test items share
+    shared_stimuli: bool = False  # whether test stimuli may be training stimuli, as in a split by run
 
     def subjects(self) -> list[str]:
         """Those in the folder, where none is chosen and there are any.
@@ -112,6 +118,10 @@ class FolderData(FileSource):
         pictured = bool({"images", "image_files"} & tables[0].arrays.keys())
         found, category = classes(self, tables)
         return Classes(found, [], pictured, occurring=[int(c) for c in np.unique(np.concatenate(category))])
+
+    def volume(self) -> Path | None:
+        """``mask.nii.gz`` beside the files."""
+        return next(iter(beside(self, "mask.nii.gz")), None)
 
     def check_files(self) -> None:
         """Read everything once.
@@ -155,11 +165,14 @@ def load(config: FolderData) -> FmriDataset:
         FmriSplit(fmri[i], _images(table, config.image_size), category[i], table.names(), run=numbers[i])
         for i, table in enumerate(tables)
     )
+    if config.test_trials == "averaged":
+        test = averaged(tables[1].path, test)
     subject = f", subject {config.subject}" if config.subject else ""
     return FmriDataset(
         train=train,
         test=test,
         unlabelled=(),
+        normalisation=normalisation(tables[0].arrays["fmri"][:, keep], runs[0]),
         class_names=class_names,
         description=f"your own data{subject}, {fmri[0].shape[1]} voxels",
         simulated=False,
@@ -183,15 +196,47 @@ def normalise(
         train_run: run of each training item, and likewise ``test_run``; None where runs are unknown.
     """
     if train_run is not None:
-        train_mean, test_mean = (np.tile(train.mean(0, dtype=np.float64), (len(part), 1)) for part in (train, test))
-        runs, counts = np.unique(train_run, return_counts=True)
-        for run in runs[counts >= MIN_RUN]:
-            own = train[train_run == run].mean(0, dtype=np.float64)
-            train_mean[train_run == run] = own
-            if test_run is not None:
-                test_mean[test_run == run] = own
-        train, test = train - train_mean, test - test_mean
+        parts = (train, train_run), (test, test_run)
+        train, test = (_centred(part, run, train, train_run) for part, run in parts)
     return zscore(train), zscore(test, train)
+
+
+def normalisation(train: np.ndarray, run: np.ndarray | None) -> Normalisation:
+    """What :func:`normalise` does to patterns of further runs, from the training items and their runs."""
+    if run is None:
+        return Normalisation.of(train)
+    rest = Normalisation.of(_centred(train, run, train, run))
+    return Normalisation(train.mean(0, dtype=np.float64) + rest.mean, rest.std, "run mean")
+
+
+def _centred(part: np.ndarray, run: np.ndarray | None, train: np.ndarray, train_run: np.ndarray) -> np.ndarray:
+    """Patterns without the mean of their run's training items, or of all where there are few."""
+    means = np.tile(train.mean(0, dtype=np.float64), (len(part), 1))
+    runs, counts = np.unique(train_run, return_counts=True)
+    for name in runs[counts >= MIN_RUN]:
+        if run is not None:
+            means[run == name] = train[train_run == name].mean(0, dtype=np.float64)
+    return part - means
+
+
+def averaged(path: Path, items: FmriSplit) -> FmriSplit:
+    """One item a stimulus, in the order of their first: the mean pattern of those that share it.
+
+    Raises:
+        UserError: one stimulus has several classes or images.
+    """
+    _, first, member = np.unique(items.stimulus, return_index=True, return_inverse=True)
+    member = member.reshape(-1)
+    for place, name in enumerate(items.stimulus):
+        same = first[member[place]]
+        if items.category[place] != items.category[same] or (items.images[place] != items.images[same]).any():
+            raise UserError(
+                f"{path}: stimulus '{name}' has several labels or images, so its trials cannot be averaged "
+                "(data.test_trials); correct them, or give each its own name"
+            )
+    order = np.argsort(first)
+    means = np.stack([items.fmri[member == group].mean(0, dtype=np.float64) for group in order])
+    return replace(items.take(first[order]), fmri=means.astype(np.float32), run=None)
 
 
 def _run_numbers(*runs: np.ndarray | None) -> list[np.ndarray | None]:

@@ -121,6 +121,11 @@ def both_paths(config: FolderData) -> list[Path]:
         raise UserError(
             f"{folder}: holds subjects {', '.join(below)}{other}; choose one with --set data.subject={below[0]}"
         )
+    if (folder / "recipe.yaml").is_file():
+        raise UserError(
+            f"{folder}: holds a recipe and no items; make them with 'python -m cnd.data prepare nifti {folder} "
+            f"--output NEW_FOLDER', and set data.path to that folder"
+        )
     listed = sorted(p.name for p in folder.iterdir())[:8]
     raise UserError(
         f"{folder}: no {missing[0]} file; expected {' or '.join(missing[0] + suffix for suffix in SUFFIXES)}, "
@@ -151,10 +156,11 @@ def read_both(config: FolderData) -> tuple[Table, Table]:
     if len(train.arrays["fmri"]) < 2:
         raise UserError(f"{train.path}: {len(train.arrays['fmri'])} items, expected 2 or more to train on; add some")
     both = set(train.names()) & set(test.names())
-    if both:
+    if both and not config.shared_stimuli:
         raise UserError(
             f"{test.path}: stimulus '{min(both)}' is also in {train.path.name} ({len(both)} are), expected each in one "
-            f"file; a test item must not be trained on: take it out of one"
+            f"file; a test item must not be trained on: take it out of one, or allow it with data.shared_stimuli=true; "
+            f"every report then says so"
         )
     return train, test
 

@@ -28,7 +28,7 @@ from cnd.data.images import ImageArchive, ImageFiles, StoredImages, find_images
 from cnd.data.tables import zscore
 from cnd.errors import UserError
 from cnd.keys import files_hash
-from cnd.protocols import Classes, FmriDataset, FmriSplit, ImageSource
+from cnd.protocols import Classes, FmriDataset, FmriSplit, ImageSource, Normalisation
 from cnd.settings import Positive
 
 AREAS = ("V1", "V2", "V3", "V4", "LOC", "FFA", "PPA", "LVC", "HVC", "VC")  # the first that holds a voxel names it
@@ -186,6 +186,7 @@ def load(config: GodData, images: Path) -> FmriDataset:
             recording.test_run,
         ),
         unlabelled=(),
+        normalisation=Normalisation.of(recording.train),
         class_names=names,
         description=f"GOD subject {config.subject}: real fMRI, {'+'.join(config.roi)}, {train.shape[1]} voxels, "
         f"{preprocessing(config.subject, recording.n_visual)}; test items {trials}{scaled}",

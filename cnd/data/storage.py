@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from cnd.data.images import StoredImages
 from cnd.json_files import read_json, write_json
-from cnd.protocols import FmriDataset, FmriSplit, ImageArray
+from cnd.protocols import FmriDataset, FmriSplit, ImageArray, Normalisation
 
 SPLITS = ("train", "test")
 
@@ -29,6 +29,8 @@ def save_dataset(dataset: FmriDataset, folder: Path) -> None:
         else:
             arrays[f"{name}_images"] = np.asarray(split.images)
     arrays |= {n: a for n, a in (("vertex", dataset.vertex), ("xyz", dataset.xyz)) if a is not None}
+    if dataset.normalisation is not None:
+        arrays |= {f"normalisation_{n}": getattr(dataset.normalisation, n) for n in ("mean", "std")}
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "arrays.safetensors")
     meta = dict(
         train_stimulus=dataset.train.stimulus,
@@ -41,6 +43,7 @@ def save_dataset(dataset: FmriDataset, folder: Path) -> None:
         wnid=dataset.wnid,
         facts=dataset.facts,
         remarks=dataset.remarks,
+        normalisation=None if dataset.normalisation is None else dataset.normalisation.rule,
     )
     write_json(folder / "meta.json", meta)
 
@@ -74,4 +77,6 @@ def load_dataset(folder: Path, images: Path | None = None) -> FmriDataset:
         for n in SPLITS
     )
     pools = tuple(arrays[f"unlabelled_{i}"] for i in range(sum(name.startswith("unlabelled_") for name in arrays)))
+    if (rule := meta.pop("normalisation", None)) is not None:
+        meta["normalisation"] = Normalisation(arrays["normalisation_mean"], arrays["normalisation_std"], rule)
     return FmriDataset(train, test, pools, vertex=arrays.get("vertex"), xyz=arrays.get("xyz"), **meta)

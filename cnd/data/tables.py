@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from cnd.errors import UserError
+from cnd.protocols import Normalisation
 
+MOST_COMPRESSED = 1100  # times that deflate makes data smaller, at most; HDF5 may claim any size
 MISSING = ("nan", "NaN", "NaT", "None", "<NA>")  # what becomes of a missing value that is written as text
 
 
@@ -62,7 +64,7 @@ def read_npz(path: Path, keys: Collection[str] | None = None) -> dict[str, np.nd
                 for key in content.files
                 if keys is None or key in keys
             }
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, AttributeError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, AttributeError, MemoryError) as error:
         raise UserError(f"{path}: not a readable .npz file ({error}); copy or download it again") from error
 
 
@@ -90,7 +92,7 @@ def read_npy(path: Path) -> np.ndarray:
         if not isinstance(array, np.ndarray):
             raise UserError(f"{path}: an archive of several arrays, expected one; save the array itself with np.save")
         return array
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError) as error:
         raise UserError(f"{path}: not a readable .npy file of numbers ({error}); save it again with np.save") from error
 
 
@@ -109,10 +111,12 @@ def read_hdf5(path: Path, keys: Collection[str]) -> dict[str, np.ndarray]:
     try:
         with h5py.File(path, "r") as content:
             for key in sorted(set(keys) & set(content)):
+                if content.get(key) is None:
+                    raise UserError(f"{path}: key '{key}' is a link that leads nowhere; store the array itself")
                 if not isinstance(content[key], h5py.Dataset):
                     raise UserError(f"{path}: key '{key}' is a group, expected a data set; store the array itself")
                 found[key] = text(path, key, _hdf5_values(path, key, content))
-    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, UnicodeDecodeError, ValueError, MemoryError) as error:
         raise UserError(f"{path}: not a readable HDF5 file ({error}); copy or write it again") from error
     return found
 
@@ -125,6 +129,8 @@ def _hdf5_values(path: Path, key: str, content: Any) -> np.ndarray:
     matlab = item.attrs.get("MATLAB_class")
     if item.shape is None or item.attrs.get("MATLAB_empty", 0):
         raise UserError(f"{path}: key '{key}' is empty; fill it, or take it out of the file")
+    if item.nbytes > MOST_COMPRESSED * path.stat().st_size:
+        raise UserError(f"{path}: key '{key}' claims {item.nbytes:,} bytes, which the file cannot hold; write it again")
     if "MATLAB_object_decode" in item.attrs:
         kind = matlab.decode() if isinstance(matlab, bytes) else matlab
         raise UserError(
@@ -320,11 +326,7 @@ def zscore(values: np.ndarray, reference: np.ndarray | None = None) -> np.ndarra
 
     A constant column becomes 0.
     """
-    reference = values if reference is None else reference
-    mean, std = reference.mean(0, dtype=np.float64), reference.std(0, dtype=np.float64)
-    varies = std > 1e-7 * np.abs(mean)  # a constant float32 column has a tiny standard deviation by rounding
-    scaled = (values - mean) / np.where(varies, std, 1)
-    return np.where(varies, scaled, 0).astype(np.float32)
+    return Normalisation.of(values if reference is None else reference).apply(values)
 
 
 def some_vary(path: Path, key: str, values: np.ndarray) -> None:

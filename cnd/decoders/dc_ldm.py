@@ -9,6 +9,9 @@ cross-attention of a copy of the UNet. There are no contrasts, no concept bank a
 Differences from its code: DDIM instead of PLMS; stimuli are not cropped at random, since their latents are computed
 once; padding enters no loss; with ``transductive`` the test set's fMRI joins the training set's in Phase A, where its
 code tunes for 15 more epochs on the test set's alone.
+
+Its published checkpoints: ``phase1.initial_weights`` starts from ``fmri_encoder.pth``, Phase A; ``finetuned_weights``
+takes ``finetuned.pth``, the whole decoder, and trains nothing (:mod:`cnd.decoders.mind_vis`).
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from pydantic import Field
 from cnd.decoders.cnd.decoder import CndDecoder
 from cnd.decoders.cnd.phase1.settings import EncoderConfig, Layout, MaskedTraining, Phase1Config
 from cnd.decoders.cnd.phase2.settings import ConditionTraining, Phase2Config
+from cnd.decoders.mind_vis_step import finetuned_step
 from cnd.protocols import Decoder, Fitted, GeneratorChoice, Given, Lab, TrainingSet
 from cnd.settings import Positive, Rate
 from cnd.steps import Step
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cnd.decoders.cnd.phase2.model import ConditionModule
+
+
+WHERE = "MinD-Vis's lie at https://figshare.com/s/94cd778e6afafb00946e, pretrains/GOD and pretrains/BOLD5000"
 
 
 class MindVisEncoder(EncoderConfig):
@@ -84,6 +91,7 @@ class DcLdmDecoder(Decoder):
     encoder: MindVisEncoder = MindVisEncoder()
     phase1: MaskedModelling = MaskedModelling()
     phase2: DoubleConditioning = DoubleConditioning()
+    finetuned_weights: Path | None = None  # finetuned.pth of MinD-Vis: the trained decoder, used as it is; None: train
 
     def as_cnd(self) -> CndDecoder:
         """The same method in the terms of CnD, whose parts do the work."""
@@ -105,28 +113,45 @@ class DcLdmDecoder(Decoder):
         return self.phase2.uses_labels
 
     def steps(self, given: Given) -> dict[str, Step]:
-        """``pretrain`` and ``phase1``: Phase A, where there is one; ``phase2``: Phase B."""
-        return self.as_cnd().steps(given)
+        """``pretrain`` and ``phase1``: Phase A, where there is one; ``phase2``: Phase B, or the published outcome."""
+        own = self.as_cnd()
+        if self.finetuned_weights is None:
+            return own.steps(given)
+        return {"phase2": finetuned_step(own.encoder, own.phase2, self.finetuned_weights, given)}
 
     def fit(self, train: TrainingSet, lab: Lab) -> Fitted:
         """The trained network in front of its own copy of the generator."""
-        return self.as_cnd().fit(train, lab)
+        return self.as_cnd().fitted(lab.value(self.steps(lab.given)["phase2"]), train, lab)
 
     def missing(self) -> list[str]:
-        """The checkpoint to start from, where it is not there."""
-        return self.as_cnd().missing()
+        """The checkpoint to start from, or to use, where it is not there."""
+        path = self.finetuned_weights
+        if path is None:
+            return self.as_cnd().missing()
+        return [] if path.is_file() else [f"{path}: no such file (decoder.finetuned_weights); {WHERE}"]
 
     def check(self) -> None:
-        """See that the checkpoint to start from fits.
+        """See that the checkpoint to start from, or to use, fits.
 
         Raises:
             UserError: it cannot be read, or is of a network of another size.
         """
-        self.as_cnd().check()
+        own = self.as_cnd()
+        if self.finetuned_weights is None:
+            return own.check()
+        from cnd.decoders.mind_vis import check_finetuned
+
+        check_finetuned(own.encoder, own.phase2, self.finetuned_weights)
 
     def warnings(self) -> list[str]:
         """Where test data or labels had a say."""
-        return self.as_cnd().warnings()
+        if self.finetuned_weights is None:
+            return self.as_cnd().warnings()
+        return [
+            "Published weights: nothing was trained here. MinD-Vis tunes its encoder on the fMRI of its test set and "
+            "scores checkpoints on it, so where the test items are the same, scores are optimistic "
+            "(decoder.finetuned_weights)."
+        ]
 
     def network(self, n_voxels: int, bank: Tensor, time_embedding_width: int | None) -> ConditionModule:
         """The untrained network: what an exported decoder holds."""
@@ -134,4 +159,5 @@ class DcLdmDecoder(Decoder):
 
     def export(self, lab: Lab, n_voxels: int, experiment: dict[str, Any], folder: Path) -> None:
         """Write the trained decoder, its UNet included, as a :class:`cnd.generators.pipeline.CndPipeline`."""
-        self.as_cnd().export(lab, n_voxels, experiment, folder)
+        trained: Path = lab.value(self.steps(lab.given)["phase2"])
+        self.as_cnd().write(trained, lab, n_voxels, experiment, folder)

@@ -1,5 +1,7 @@
 """``python -m cnd.generators convert model.ckpt --output weights/cin256-v2``: once, before the first run.
 
+``python -m cnd.generators list`` tells which there are, and what each needs.
+
 The folder's name goes to stdout, progress to stderr. Exit code 2: bad input, told in one line.
 """
 
@@ -25,7 +27,15 @@ def main(argv: list[str] | None = None) -> int:
     convert.add_argument("checkpoint", type=Path, metavar="CKPT", help="the published model.ckpt")
     convert.add_argument("--config", type=Path, help="the config.yaml beside it; by default cin256-v2's own settings")
     convert.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    commands.add_parser(
+        "list", help="which generators there are: classes, images, licence, and how data goes with them"
+    )
     options = parser.parse_args(argv)
+    if options.command == "list":
+        from cnd.generators.listing import lines
+
+        print("\n".join(lines()))
+        return 0
     try:
         from cnd.generators.convert import convert as run  # loads torch
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cnd._compat import make_torchvision_importable
-from cnd.checkpoint_files import check_values, open_checkpoint
+from cnd.checkpoint_files import check_values, find_weights, open_checkpoint
 from cnd.errors import UserError
 from cnd.generators.cin256_settings import CIN256_V2, read_config
 from cnd.json_files import write_json
@@ -41,7 +41,7 @@ from safetensors.torch import save_file  # noqa: E402
 Say = Callable[[str], None]
 State = dict[str, Tensor]
 
-UNET = "model.diffusion_model."
+UNET, CLASSES = "model.diffusion_model.", "cond_stage_model."
 FIRST_STAGE = tuple(
     f"first_stage_model.{part}." for part in ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
 )
@@ -102,9 +102,8 @@ def read_checkpoint(path: Path, say: Say) -> State:
     content, foreign = open_checkpoint(path, weights_key="state_dict")
     if foreign:
         say(f"left out, not run: objects that are not weights ({', '.join(foreign)})")
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    items = state.items() if isinstance(state, dict) else []
-    tensors = {key: value for key, value in items if isinstance(key, str) and isinstance(value, Tensor)}
+    # averaged weights of this kind keep their names: the config decides about them (:func:`takes_ema`)
+    tensors = find_weights(content, lambda name: name.startswith((UNET, "model_ema.", *FIRST_STAGE, CLASSES)))
     if not any(key.startswith(UNET) for key in tensors):
         raise UserError(
             f"{path}: no 'model.diffusion_model.*' in its state_dict; expected a latent diffusion checkpoint"
@@ -156,23 +155,44 @@ def vae_of(state: State, params: dict[str, Any]) -> Any:
         "num_vq_embeddings": first_stage["n_embed"],
         "vq_embed_dim": first_stage["embed_dim"],
     }
-    key = "quantize.embedding.weight"  # diffusers converts autoencoders without a codebook
-
-    def tensors() -> State:
-        return convert_ldm_vae_checkpoint(weights, config) | {key: weights[f"first_stage_model.{key}"]}
-
-    return _fill(VQModel, config, weights, tensors)
+    return _fill(VQModel, config, weights, lambda: _vae_tensors(weights, config))
 
 
 def _fill(kind: Any, config: dict[str, Any], weights: State, convert: Callable[[], State]) -> Any:
     """A model with ``weights``, converted: every key, every shape, nothing left over."""
     advice = "the checkpoint does not fit the config; pass the config.yaml that came with it"
-    check_values(weights)
     try:
         with torch.device("meta"):
             model = kind(**config)
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         raise UserError(f"no {kind.__name__} has the config's sizes ({error}); pass another config.yaml") from error
+    model.load_state_dict(_placed(model, weights, convert, advice), strict=True, assign=True)
+    return model
+
+
+def unet_tensors(unet: Any, weights: State, advice: str) -> State:
+    """``model.diffusion_model.*`` under the names of a UNet of diffusers: each has its place, and none is missing.
+
+    Raises:
+        UserError: they are of another network; names the tensor, but not its file. ``advice`` ends the message.
+    """
+    return _placed(unet, weights, lambda: convert_ldm_unet_checkpoint(weights, unet.config), advice)
+
+
+def vae_tensors(vae: Any, weights: State, advice: str) -> State:
+    """The same of ``first_stage_model.*`` and a VQ autoencoder, its codebook included."""
+    return _placed(vae, weights, lambda: _vae_tensors(weights, vae.config), advice)
+
+
+def _vae_tensors(weights: State, config: Any) -> State:
+    key = "quantize.embedding.weight"  # diffusers converts autoencoders without a codebook
+    return convert_ldm_vae_checkpoint(weights, config) | {key: weights[f"first_stage_model.{key}"]}
+
+
+def _placed(model: Any, weights: State, convert: Callable[[], State], advice: str) -> State:
+    """What ``convert`` makes of ``weights``, if it is all that the model needs and nothing else."""
+    check_values(weights)
+    kind = type(model)
     try:
         found = convert()
     except (KeyError, AttributeError) as error:  # diffusers looks keys up as it goes
@@ -185,8 +205,7 @@ def _fill(kind: Any, config: dict[str, Any], weights: State, convert: Callable[[
     placed = {value.data_ptr() for value in found.values()}
     if left := [key for key, value in weights.items() if value.data_ptr() not in placed]:
         raise UserError(f"{kind.__name__} has no place for '{left[0]}'; {advice}")
-    model.load_state_dict(found, strict=True, assign=True)
-    return model
+    return found
 
 
 def class_table(state: State, params: dict[str, Any]) -> Tensor:

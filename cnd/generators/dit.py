@@ -16,6 +16,7 @@ class DitGenerator(FolderGenerator):
 
     has_cross_attention: ClassVar[bool] = False
     model: ClassVar[str] = "DiT-XL-2-256"
+    licence: ClassVar[str] = "CC BY-NC 4.0 (facebookresearch/DiT)"
     setup: ClassVar[str] = "Run 'hf download facebook/DiT-XL-2-256 --local-dir {path}' (3 GB)."
     needed: ClassVar[tuple[str, ...]] = (
         "transformer/config.json",

@@ -20,6 +20,7 @@ class EmbeddedGenerator(GeneratorChoice):
 
     brings_judge: ClassVar[bool] = True
     of_photographs: ClassVar[bool] = False
+    licence: ClassVar[str] = "MIT, with this package"
     kind: Literal["embedded"] = "embedded"
     name: Literal["simulated", "digits"] = "simulated"
 
@@ -36,6 +37,10 @@ class EmbeddedGenerator(GeneratorChoice):
         from cnd.generators.latent_diffusion import LatentDiffusion
 
         return LatentDiffusion.from_folder(self.folder())
+
+    def image_form(self) -> tuple[int, int]:
+        """As it was trained."""
+        return {"simulated": (3, 64), "digits": (1, 32)}[self.name]
 
     def class_space(self) -> str:
         """Its own."""

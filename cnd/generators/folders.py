@@ -51,6 +51,10 @@ class FolderGenerator(GeneratorChoice):
             raise UserError(problems[0])
         return self.path
 
+    def image_form(self) -> tuple[int, int]:
+        """Those of the published models of both kinds."""
+        return 3, 256
+
     def class_space(self) -> str:
         """As :mod:`cnd.imagenet` counts them."""
         return IMAGENET

@@ -201,9 +201,11 @@ class LatentDiffusion(nn.Module):
         expected, channels = self.image_size, self.vae.config.in_channels
         if images.shape[1] not in (1, channels) or images.shape[2:] != (expected, expected):
             found = " x ".join(map(str, images.shape[1:]))
+            grey = channels == 1 and images.shape[1] == 3
+            remedy = "give grey images [n, h, w]" if grey else f"set data.image_size = {expected}"
             raise UserError(
                 f"data: images are {found} (channels, height, width), the generator takes "
-                f"{channels} x {expected} x {expected}; set data.image_size = {expected} or another generator"
+                f"{channels} x {expected} x {expected}; {remedy} or another generator"
             )
         starts = range(0, len(images), self._batch)
         parts = (torch.from_numpy(np.asarray(images[start : start + self._batch])) for start in starts)
@@ -262,23 +264,26 @@ class LatentDiffusion(nn.Module):
     def sample(self, condition: Condition, start: Tensor, steps: int, guidance: float, skip: int = 0) -> Tensor:
         """DDIM (Song et al. 2021, eta = 0) from ``start`` to clean latents, without the first ``skip`` steps.
 
-        With ``guidance`` w > 1 the noise is eps_null + w (eps - eps_null) (Ho & Salimans 2022).
+        With ``guidance`` above 1: :meth:`guided_noise`.
         """
-        timesteps = self.timesteps(steps)[skip:]
-        null = self.null_condition(condition)
-        both = Condition(torch.cat([null.context, condition.context]), torch.cat([null.pooled, condition.pooled]))
-        latents = start
+        timesteps, latents = self.timesteps(steps)[skip:], start
         for timestep, before in zip(timesteps, [*timesteps[1:], None], strict=False):  # none where all are left out
-            if guidance == 1:
-                predicted = self.predict_noise(latents, timestep.expand(len(latents)), condition)
-            else:
-                doubled = torch.cat([latents, latents])
-                without, with_condition = self.predict_noise(doubled, timestep.expand(len(doubled)), both).chunk(2)
-                predicted = without + guidance * (with_condition - without)
-            latents = self._denoised(latents, predicted, timestep, before)
+            predicted = self.guided_noise(latents, timestep, condition, guidance)
+            latents = self.denoised(latents, predicted, timestep, before)
         return latents
 
-    def _denoised(self, latents: Tensor, predicted: Tensor, at: Tensor, before: Tensor | None) -> Tensor:
+    def guided_noise(self, latents: Tensor, timestep: Tensor, condition: Condition, guidance: float) -> Tensor:
+        """Noise of latents that are all at one time-step; eps where w = ``guidance`` is 1, else eps_null +
+        w (eps - eps_null) (Ho & Salimans 2022)."""
+        if guidance == 1:
+            return self.predict_noise(latents, timestep.expand(len(latents)), condition)
+        null = self.null_condition(condition)
+        both = Condition(torch.cat([null.context, condition.context]), torch.cat([null.pooled, condition.pooled]))
+        doubled = torch.cat([latents, latents])
+        without, with_condition = self.predict_noise(doubled, timestep.expand(len(doubled)), both).chunk(2)
+        return without + guidance * (with_condition - without)
+
+    def denoised(self, latents: Tensor, predicted: Tensor, at: Tensor, before: Tensor | None) -> Tensor:
         """Latents of time-step ``at`` brought to time-step ``before``, None being the end (Song et al. 2021, eq. 12).
 
         Not the scheduler's own step: that takes the distance to the next time-step for 1000 // steps, whatever it is.

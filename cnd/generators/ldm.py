@@ -19,6 +19,7 @@ class LdmGenerator(FolderGenerator):
     """cin256-v2, converted to a diffusers folder by ``python -m cnd.generators convert``."""
 
     model: ClassVar[str] = "cin256-v2"
+    licence: ClassVar[str] = "MIT (CompVis/latent-diffusion); trained on ImageNet, which is for research only"
     setup: ClassVar[str] = SETUP
     needed: ClassVar[tuple[str, ...]] = (
         "unet/config.json",

@@ -27,6 +27,7 @@ from cnd.protocols.decoder import (
 )
 from cnd.protocols.generator import IMAGENET, Condition, DrawnLatents, Generator, GeneratorChoice, SamplingConfig
 from cnd.protocols.metric import Judge, JudgeChoice, Judgement, Metric, Pairings, Truth
+from cnd.protocols.normalisation import Normalisation
 
 __all__ = [
     "IMAGENET",
@@ -52,6 +53,7 @@ __all__ = [
     "Lab",
     "Metric",
     "Noise",
+    "Normalisation",
     "OnProgress",
     "Pairings",
     "Patterns",

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from cnd.errors import UserError
+from cnd.protocols.normalisation import Normalisation
 from cnd.settings import Part
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class FmriDataset:
             without the medial wall; fsaverage5: 0..20483, left then right), or None for voxels of a volume.
         surface: mesh that ``vertex`` counts in.
         xyz: float32 [voxels, 3], millimetres, for voxels of a volume; None where it is unknown.
+        normalisation: of raw patterns to these; None where they came z-scored, or the source does not tell.
         facts: numbers worth reporting, e.g. the noise ceiling.
         remarks: what only the source knows and a reader must know too, a sentence each.
     """
@@ -94,6 +96,7 @@ class FmriDataset:
     surface: Literal["fs_LR_32k", "fsaverage5"] = "fs_LR_32k"
     xyz: np.ndarray | None = None
     wnid: list[str] = field(default_factory=list)
+    normalisation: Normalisation | None = None
     facts: dict[str, float] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
@@ -268,6 +271,10 @@ class DataSource(Part):
         except ValidationError as error:
             told = error.errors()[0]["msg"].replace("Input should be", "must be")
             raise UserError(f"data.subject = {subject}: {told}") from error
+
+    def volume(self) -> Path | None:
+        """A NIfTI image on whose grid ``xyz`` lies, so that maps can be written back; None: there is none."""
+        return None
 
     def pool_identity(self) -> Any:
         """As :meth:`identity`, of the training fMRI alone: what another subject takes as a pool."""

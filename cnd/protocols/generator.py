@@ -145,6 +145,7 @@ class GeneratorChoice(Part):
     has_cross_attention: ClassVar[bool] = True
     brings_judge: ClassVar[bool] = False  # whether a classifier ships in the folder
     of_photographs: ClassVar[bool] = True  # whether classifiers of its classes can tell that of any photograph
+    licence: ClassVar[str] = "not stated"  # of its weights
 
     def folder(self) -> Path:
         """Folder of the weights, in diffusers format.
@@ -165,6 +166,10 @@ class GeneratorChoice(Part):
     def class_names(self) -> list[str]:
         """Names of the classes in the concept bank, in its order."""
         raise NotImplementedError
+
+    def image_form(self) -> tuple[int, int] | None:
+        """Channels and size (pixels a side) of its images; None where that takes loading it."""
+        return None
 
     def class_space(self) -> str:
         """Whose classes these are, in words: parts of one class space count the same classes in the same order."""

@@ -15,7 +15,7 @@ from cnd.statistics.intervals import Interval, clopper_pearson, mean_interval
 from cnd.statistics.multiplicity import benjamini_hochberg, holm
 from cnd.statistics.paired import Difference, paired_difference
 from cnd.statistics.permutation import PermutationTest, permutation_test
-from cnd.statistics.power import detectable_effect, expected_range, identical_rows_band, smallest_detectable_difference
+from cnd.statistics.power import detectable_effect, expected_range, identical_rows_band
 from cnd.statistics.resampling import EXACT_UNITS, bootstrap_interval, sign_flip_p
 from cnd.statistics.retraining import interquartile_mean, probability_of_improvement
 from cnd.statistics.units import FEWEST_CATEGORIES, sampling_units
@@ -55,7 +55,6 @@ __all__ = [
     "rise",
     "sampling_units",
     "sign_flip_p",
-    "smallest_detectable_difference",
     "variance_components",
     "verdict",
 ]

@@ -12,23 +12,6 @@ from cnd.statistics.checks import FloatArray, finite, probability
 QUANTILES = 4_000  # of an estimated standard deviation, that power is averaged over
 
 
-def smallest_detectable_difference(
-    standard_error: float, n_units: int, power: float = 0.8, alpha: float = 0.05
-) -> float:
-    """True difference that a two-sided paired t-test finds with probability ``power``; same unit as the error.
-
-    Args:
-        standard_error: of the paired difference.
-        n_units: independent units; at least 2, else there is no error and the result is NaN.
-
-    Raises:
-        ValueError: an error that is NaN or infinite, or power or alpha that are no probabilities.
-    """
-    if n_units < 2:
-        return float("nan")
-    return detectable_effect(standard_error, n_units - 1, power, alpha)
-
-
 def detectable_effect(standard_error: float, freedom: float, power: float = 0.8, alpha: float = 0.05) -> float:
     """True mean that a two-sided t test of zero finds with probability ``power``; same unit as the error.
 

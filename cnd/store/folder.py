@@ -49,6 +49,8 @@ class SweepFolder:
     """
 
     def __init__(self, output: Path, name: str) -> None:
+        if Path(name).name != name:
+            raise UserError(f"{name}: cannot name a folder of results")
         self.output, self.name = output, name
         self._writing = threading.Lock()  # the run and its tracking thread both write trials
         self.path = output / "sweeps" / name
@@ -102,7 +104,7 @@ class SweepFolder:
             content: of the definition, as JSON values, besides its trials and stages.
             trials: in the table's order.
         """
-        used = {tuple(stage) for stage in self._definition().get("stages", [])}
+        used = set(self.stages())
         used |= {stage for trial in trials for stage in trial.stages}
         names = [{"name": t.name, "row": t.row, "subject": t.subject, "seed": t.seed} for t in trials]
         write_json(self.path / DEFINITION, {"format": FORMAT, **content, "trials": names, "stages": sorted(used)})
@@ -114,8 +116,10 @@ class SweepFolder:
             UserError: the sweep was never run here, or by another version only.
         """
         content = self._definition()
-        if not content:
+        if not content and not (self.path / DEFINITION).exists():
             raise UserError(f"{self.path}: there is no such sweep; run it first, or give its --experiment and --output")
+        if is_damaged(content):
+            raise UserError(f"{self.path / DEFINITION}: is damaged; `run` writes it anew and keeps what was finished")
         return readable(content, self.path / DEFINITION)
 
     def amend(self, **content: Any) -> None:
@@ -131,19 +135,28 @@ class SweepFolder:
         return str(self._definition().get("experiment", ""))
 
     def exists(self) -> bool:
-        """Whether this sweep was run here.
+        """Whether this sweep was run here, and what it is can be read.
 
         Raises:
             UserError: by another version.
         """
-        return bool(self._definition()) and bool(self.definition())
+        return not is_damaged(self._definition()) and bool(self.definition())
+
+    def seen(self) -> dict[str, Any]:
+        """How many seeds and which subjects earlier commands ran, by the trials' files: for a lost definition."""
+        found = [read_known(file) for file in sorted(self.path.glob("trials/*.json"))]
+        seeds = {trial["seed"] for trial in found if isinstance(trial.get("seed"), int)}
+        subjects = {trial["subject"] for trial in found if isinstance(trial.get("subject"), str)}
+        return {"seeds": sorted(seeds), "subjects": sorted(subjects)}
 
     def _definition(self) -> dict[str, Any]:
-        return _read_json(self.path / DEFINITION)
+        return read_known(self.path / DEFINITION)
 
     # ---- trials
 
     def trial_file(self, name: str) -> Path:
+        if Path(name).name != name:
+            raise UserError(f"{name}: cannot name a trial")
         return self.path / "trials" / f"{name}.json"
 
     def traceback_file(self, name: str) -> Path:
@@ -151,7 +164,7 @@ class SweepFolder:
 
     def read(self, name: str) -> dict[str, Any]:
         """What is known of a trial; empty when nothing is."""
-        return _read_json(self.trial_file(name))
+        return read_known(self.trial_file(name))
 
     def write(self, trial: TrialLike, **changes: Any) -> None:
         """Change what is known of a trial. Of an earlier trial with another key nothing is kept."""
@@ -194,20 +207,32 @@ class SweepFolder:
 
     def durations(self) -> list[float]:
         """Seconds of each trial that was trained here to its end, whatever its settings."""
-        found = [_read_json(file) for file in sorted(self.path.glob("trials/*.json"))]
+        found = [read_known(file) for file in sorted(self.path.glob("trials/*.json"))]
         return [float(t["seconds"]) for t in found if t.get("seconds") is not None and t.get("state") != "pruned"]
 
     # ---- stages
 
     def stages(self) -> list[tuple[str, str]]:
         """(name, key) of every stage that this sweep has used."""
-        return [(name, key) for name, key in self._definition().get("stages", [])]
+        stages = self._definition().get("stages", [])
+        listed = stages if isinstance(stages, list) else []
+        return [(stage[0], stage[1]) for stage in listed if isinstance(stage, list) and len(stage) == 2]
 
     def own_stages(self) -> list[tuple[str, str]]:
         """Stages that no other sweep of the output folder uses."""
         others = [SweepFolder(self.output, p.name) for p in self.path.parent.iterdir() if p.is_dir() and p != self.path]
         shared = {stage for other in others for stage in other.stages()}
         return [stage for stage in self.stages() if stage not in shared]
+
+
+def is_damaged(content: dict[str, Any]) -> bool:
+    """Whether a definition lacks what every definition of this version has; one of another version is not judged."""
+    if content.get("format", FORMAT) != FORMAT:
+        return False
+    kinds = {"trials": list, "stages": list, "rows": list, "name": str, "experiment": str}
+    if not all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
+        return True
+    return not all(isinstance(stage, list) and list(map(type, stage)) == [str, str] for stage in content["stages"])
 
 
 def readable(content: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -230,7 +255,8 @@ def damaged(cache: StageCache, stages: list[tuple[str, str]]) -> dict[str, str]:
     return {name: problem for name, problem in problems.items() if problem}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_known(path: Path) -> dict[str, Any]:
+    """A JSON mapping; empty where it cannot be read, as after a crash of the machine."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

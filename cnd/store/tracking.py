@@ -19,18 +19,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnd.store import database
 from cnd.store.convergence import verdict
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+MOST_CHARACTERS, MOST_OF_A_VALUE = 250, 6000  # of a name, and of a parameter's value
 BATCH = 1000  # metrics in one call, MLflow's limit
 NAME, KEY = "cnd.name", "cnd.key"
 ARTIFACTS = (
     "items.parquet", "scores.parquet", "history.parquet", "curve.parquet", "attention.parquet", "experiment.json",
     "summary.json",
 )  # fmt: skip
+SQLITE = "sqlite:///"
 STAGES = "stages"  # the MLflow experiment of runs that sweeps share
 PRUNED = " pruned"  # ends the name of such a run
 GRID_ITEMS, GRID_SAMPLES = 12, 3
@@ -38,12 +41,25 @@ GRID_ITEMS, GRID_SAMPLES = 12, 3
 
 def sqlite_uri(output: Path) -> str:
     """The default store below an output folder."""
-    return f"sqlite:///{output / 'mlflow.db'}"
+    return f"{SQLITE}{output / database.FILE}"
 
 
-def metric_name(name: str) -> str:
-    """A name that MLflow accepts: letters, digits and ``_ - . : /`` and spaces."""
-    return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)
+def accepted(names: Iterable[str]) -> dict[str, str]:
+    """For each name of a metric or parameter one that MLflow accepts, another for each.
+
+    Letters, digits and ``_ - . : /`` and spaces, at most 250 of them, and as a path nothing that could be shortened.
+    """
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        parts = re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII).split("/")
+        parts = [re.sub(r"^\.\.?$|^\.\.", lambda dots: "_" * len(dots[0]), part) for part in parts if part]
+        mended = "/".join(parts)[:MOST_CHARACTERS].rstrip("/") or "_"
+        taken, number = set(found.values()), 2
+        found[name] = mended
+        while found[name] in taken:
+            end = f"_{number}"
+            found[name], number = mended[: MOST_CHARACTERS - len(end)] + end, number + 1
+    return found
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -83,12 +99,15 @@ class Tracker:
         sweep: name of the MLflow experiment that holds the runs.
         search: where it is one.
 
+    Attributes:
+        told: what must be said of the store.
+
     Raises:
         mlflow.exceptions.MlflowException: the store cannot be used.
     """
 
     def __init__(self, uri: str, artifacts: Path | None, sweep: str, search: SearchRuns | None = None) -> None:
-        self.client, self.search = _client(uri), search
+        self.client, self.search, self.told = _client(uri), search, list[str]()
         self.location = artifacts.absolute().as_uri() if artifacts else None
         self.sweep = self._experiment(sweep)
         self.known = self._runs(self.sweep)
@@ -214,7 +233,12 @@ class Tracker:
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
-        return str(found.experiment_id if found else self.client.create_experiment(name, self.location))
+        if found is None:
+            return str(self.client.create_experiment(name, self.location))
+        if found.lifecycle_stage == "deleted":  # in MLflow's pages; no run could be written there
+            self.client.restore_experiment(found.experiment_id)
+            self.told.append(f"MLflow: the experiment {name} had been deleted; it is restored")
+        return str(found.experiment_id)
 
     def _runs(self, experiment: str) -> dict[tuple[str, str], str]:
         """Run ids by (name, key), the oldest of each."""
@@ -231,8 +255,6 @@ class Tracker:
         self, experiment: str, name: str, key: str, tags: Mapping[str, str], params: Mapping[str, Any] | None = None,
         shown: str = "",
     ) -> str:  # fmt: skip
-        from mlflow.entities import Param
-
         run = self.known.get((name, key))
         if run is None:
             everything = {**tags, NAME: name, KEY: key}
@@ -241,14 +263,11 @@ class Tracker:
         elif self.client.get_run(run).info.status != "RUNNING":
             self.client.update_run(run, status="RUNNING")
         written = self.client.get_run(run).data.params
-        new = [Param(k, str(v)[:6000]) for k, v in (params or {}).items() if k not in written]
-        self.client.log_batch(run, params=new)
+        self.client.log_batch(run, params=[param for param in _params(params or {}) if param.key not in written])
         return str(run)
 
     def _phase1(self, key: str, fold: int, history: pd.DataFrame, when: int, folder: Path) -> str:
         """The run of one Phase 1 training, written when the first trial that used it is."""
-        from mlflow.entities import Param
-
         if self._stages is None:
             self._stages = self._experiment(STAGES)
             self._stage_runs = self._runs(self._stages)
@@ -261,7 +280,7 @@ class Tracker:
         self._stage_runs[name, key] = run
         experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
         used = {part: experiment[part] for part in ("data", "decoder", "seed")} | {"fold": fold}
-        self.client.log_batch(run, params=[Param(k, str(v)[:6000]) for k, v in flatten(used).items()])
+        self.client.log_batch(run, params=_params(flatten(used)))
         mine = history[(history["fold"] == fold) & history["phase"].str.startswith("phase1")]
         self._log(run, _curves(mine), when)
         self.end(run, "FINISHED")
@@ -271,29 +290,45 @@ class Tracker:
         """Metrics (name, value, step) in batches; a value that is not finite is left out."""
         from mlflow.entities import Metric
 
-        metrics = [Metric(metric_name(n), float(v), when, int(step)) for n, v, step in values if math.isfinite(v)]
+        finite = [(name, float(value), int(step)) for name, value, step in values if math.isfinite(value)]
+        names = accepted(name for name, _, _ in finite)
+        metrics = [Metric(names[name], value, when, step) for name, value, step in finite]
         for start in range(0, len(metrics), BATCH):
             self.client.log_batch(run, metrics=metrics[start : start + BATCH])
 
 
+def _params(values: Mapping[str, Any]) -> list[Any]:
+    from mlflow.entities import Param
+
+    names = accepted(values)
+    return [Param(names[name], str(value)[:MOST_OF_A_VALUE]) for name, value in values.items()]
+
+
 def _client(uri: str) -> Any:
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    # a server that does not answer is given up after seconds, not minutes: what it lacks is written by a later command
+    patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+    os.environ |= patience | {"GIT_PYTHON_REFRESH": "quiet"} | os.environ | quiet
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    from filelock import FileLock
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):  # MLflow sets its own levels when imported
         logging.getLogger(name).setLevel(logging.ERROR)
-    if not uri.startswith("sqlite:///"):
+    if not uri.startswith(SQLITE):
         return MlflowClient(tracking_uri=uri)
-    database = Path(uri.removeprefix("sqlite:///"))
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(database.with_name(f".{database.name}.lock")):  # two sweeps may share an output folder
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)  # creates the tables
-    return client
+    path = Path(uri.removeprefix(SQLITE))
+    with database.lock(path):  # two sweeps may share an output folder
+        if not database.holds_runs(path):
+            database.make(path, _create_tables)
+        return MlflowClient(tracking_uri=uri)
+
+
+def _create_tables(path: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore(f"{SQLITE}{path}", (path.parent / database.ARTIFACTS).absolute().as_uri())
+    store.engine.dispose()
 
 
 def _curves(history: pd.DataFrame) -> Iterable[tuple[str, float, int]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from cnd.errors import UserError
+from cnd.store.folder import read_known
 
 
 def find_trial(output: Path, run_id: str) -> tuple[Path, dict[str, Any]]:
@@ -20,7 +20,7 @@ def find_trial(output: Path, run_id: str) -> tuple[Path, dict[str, Any]]:
         UserError: none, several, or one that is not finished.
     """
     files = sorted(output.glob("sweeps/*/trials/*.json"))
-    known = {path: json.loads(path.read_text(encoding="utf-8")) for path in files}
+    known = {path: content for path in files if (content := read_known(path))}
     begins = run_id if len(run_id) >= 4 else None
     found = {
         path: trial
@@ -33,6 +33,6 @@ def find_trial(output: Path, run_id: str) -> tuple[Path, dict[str, Any]]:
     if len(found) > 1:
         raise UserError(f"{run_id}: {len(found)} runs match; give the id that MLflow shows")
     ((path, trial),) = found.items()
-    if trial["state"] != "complete" or not trial["record"]:
-        raise UserError(f"{path}: this run is {trial['state']}; only a finished run can be analysed")
+    if trial.get("state") != "complete" or not trial.get("record"):
+        raise UserError(f"{path}: this run is {trial.get('state')}; only a finished run can be analysed")
     return path, trial

@@ -54,6 +54,11 @@ class StageCache:
         """Whether the result is there, without reading it (:meth:`find` checks it too)."""
         return (self.path(stage, key) / MANIFEST).is_file()
 
+    def was_set_aside(self, stage: str, key: str) -> bool:
+        """Whether the result was found damaged, moved aside, and not made again yet."""
+        path = self.path(stage, key)
+        return not path.exists() and any(path.parent.glob(f"{key}.damaged-*"))
+
     def problem(self, stage: str, key: str) -> str | None:
         """What is wrong with a result, in words; None when every file is as it was written."""
         return _problem(self.path(stage, key))

@@ -33,6 +33,17 @@ def check_classes(e: Experiment, data: Classes | None) -> None:
         _check_judge(e, judge)
     if data is not None:
         _check_data(e, data, chosen or {})
+        _check_size(e, data)
+
+
+def _check_size(e: Experiment, data: Classes) -> None:
+    """Images that the data source scales to a size must have that of the generator, which encodes and draws them."""
+    form, size = e.generator.image_form(), getattr(e.data, "image_size", None)
+    if form is not None and size is not None and data.pictured and e.decoder.uses_generator and size != form[1]:
+        raise UserError(
+            f"data.image_size = {size}: {e.generator.class_space()} has images of {form[1]} x {form[1]} pixels; set "
+            f"data.image_size={form[1]}, or choose another generator"
+        )
 
 
 def assigning_judge(e: Experiment) -> JudgeChoice:

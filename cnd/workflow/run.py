@@ -19,7 +19,8 @@ from cnd.experiment import AUTO, Experiment, override, parse_experiment
 from cnd.generators.shared import Meeting, Seat
 from cnd.json_files import read_json
 from cnd.metrics.nway import too_many_ways
-from cnd.protocols import Classes, Generator, GeneratorChoice
+from cnd.protocols import Classes, FmriDataset, Generator, GeneratorChoice
+from cnd.steps import upstream
 from cnd.workflow.bench import Workbench
 from cnd.workflow.cache import DESCRIPTION, StageCache
 from cnd.workflow.classes import own_classes
@@ -98,8 +99,9 @@ def prepare(experiment: Experiment, cache: StageCache, listener: Listener = igno
     for fold in all_folds(experiment):
         learns = experiment.decoder.uses_generator and experiment.decoder.learns
         for wanted in (fold.given.latents if learns else fold.given.data, fold.given.assigned):
-            if wanted is not None and cache.find(wanted.name, wanted.key) is None:
-                bench.folder(wanted)
+            for step in upstream(wanted) if wanted is not None else ():  # edited data, as by random_input, are not kept
+                if cache.find(step.name, step.key) is None:
+                    bench.folder(step)
 
 
 def run(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> Path:
@@ -121,6 +123,9 @@ def run_on(bench: Workbench, experiment: Experiment) -> Path:
         if bench.cache.find("sample", fold.sample.key) is None:
             bench.folder(fold.sample)
     bench.clock.done = len(folds)
+    for step in steps(experiment):  # of what was found damaged, all that a reader of the record may ask for
+        if bench.cache.was_set_aside(step.name, step.key):
+            bench.folder(step)
     record = bench.folder(record_step(experiment, folds))
     bench.listener(Progress("done", 1.0, metrics=read_json(record / "summary.json")["scores"]))
     return record
@@ -255,8 +260,13 @@ def export_record(record: Path, cache: StageCache, fold: int, output: Path) -> P
     _same_generator(experiment, cache, known[chosen.sample.name, chosen.sample.key])
     bench = Workbench(cache, recorded=known, fixed=frozenset(["data", *chosen.own]))
     lab = Laboratory(bench, chosen.given, chosen.given.classes, chosen.given.generator)
-    n_voxels = bench.value(chosen.given.data).train.fmri.shape[1]
+    dataset: FmriDataset = bench.value(chosen.given.data)
+    n_voxels = dataset.train.fmri.shape[1]
     experiment.decoder.export(lab, n_voxels, experiment.model_dump(mode="json"), output)
+    if dataset.normalisation is not None:
+        from cnd.generators.pipeline import write_normalisation
+
+        write_normalisation(dataset.normalisation, output)
     return output
 
 

@@ -27,6 +27,7 @@ from data_writers import (
     write_god_h5,
     write_god_tasks,
     write_image_files,
+    write_miyawaki,
 )
 from safetensors.numpy import load_file
 
@@ -37,6 +38,7 @@ from cnd.data.digits69 import Digits69Data
 from cnd.data.folder import FolderData
 from cnd.data.god import GodData
 from cnd.data.hcp import HcpPool
+from cnd.data.miyawaki import MiyawakiData
 from cnd.data.simulated import SimulatedData
 from cnd.data.splits import SplitConfig
 from cnd.data.storage import load_dataset, save_dataset
@@ -76,6 +78,11 @@ def same(one: FmriDataset, two: FmriDataset) -> None:
         assert getattr(one, name) == getattr(two, name)
     for name in ("vertex", "xyz"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    assert (one.normalisation is None) == (two.normalisation is None)
+    if one.normalisation is not None and two.normalisation is not None:
+        assert one.normalisation.rule == two.normalisation.rule
+        for name in ("mean", "std"):
+            np.testing.assert_array_equal(getattr(one.normalisation, name), getattr(two.normalisation, name))
     assert [pool.tobytes() for pool in one.unlabelled] == [pool.tobytes() for pool in two.unlabelled]
 
 
@@ -174,6 +181,14 @@ class DataSourceConformance:
         assert np.abs(dataset.train.fmri.mean(0)).max() < 2e-3  # simulated voxels are rounded to 1e-3
         spread = dataset.train.fmri.std(0)
         assert np.abs(spread[spread > 0] - 1).max() < 2e-3
+
+    def test_its_normalisation_leads_to_these_patterns(self, dataset: FmriDataset) -> None:
+        """Turned back into raw ones, patterns come out of it as they are; of whatever run, by the rule for others."""
+        found = dataset.normalisation
+        if found is None:
+            return
+        raw = dataset.test.fmri * found.std + found.mean
+        np.testing.assert_allclose(found.apply(raw), np.where(found.std > 0, dataset.test.fmri, 0), atol=1e-4)
 
     def test_no_test_item_is_a_training_item(self, dataset: FmriDataset) -> None:
         assert not set(dataset.train.stimulus) & set(dataset.test.stimulus)
@@ -338,6 +353,14 @@ class TestRealDigits69(DataSourceConformance):
         if digits69_file is None:
             pytest.skip("digits69: digit69_28x28.mat is not here (it cannot be shipped)")
         return Digits69Data(path=digits69_file)
+
+
+class TestMiyawaki(FileSourceConformance):
+    def write(self, folder: Path, test_shift: float = 0.0) -> DataSource:
+        source = MiyawakiData(path=folder / "miyawaki_structured_28x28.mat")
+        write_miyawaki(source.path)
+        write_miyawaki(source.path, source.load(0).test.stimulus, test_shift)
+        return source
 
 
 class TestGodH5(FileSourceConformance):

@@ -19,6 +19,7 @@ from cnd.decoders.oracle import OracleDecoder
 from cnd.decoders.random_class import RandomClassDecoder
 from cnd.decoders.ridge import RidgeDecoder
 from cnd.decoders.ridge_latents import RidgeLatentsDecoder
+from cnd.decoders.ridge_pixels import RidgePixelsDecoder
 from cnd.decoders.ss_ae.decoder import SsAeDecoder
 from cnd.decoders.stimulus import StimulusDecoder
 from cnd.experiment import override
@@ -56,6 +57,11 @@ class TestRidgeLatents(DecoderSuite):
         images = reconstruct(self.experiment(decoder__strength=1), first.cache)
         assert np.array_equal(images, reconstruct(self.experiment(decoder={"kind": "ridge"}), first.cache))
         assert not np.array_equal(images, first.images)
+
+
+class TestRidgePixels(DecoderSuite):
+    decoder = RidgePixelsDecoder()
+    seed_matters = False
 
 
 class TestLinearContrastive(DecoderSuite):

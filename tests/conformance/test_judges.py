@@ -79,6 +79,10 @@ class JudgeSuite:
             by_hand = judge.network.get_classifier()(torch.from_numpy(features).to(next(judge.network.parameters())))
         np.testing.assert_allclose(by_hand.double().softmax(1).cpu(), judge.probabilities(images), rtol=1e-3)
 
+    def test_grey_images_are_their_rgb_copies(self, judge: Judge) -> None:
+        grey = self.images(1)
+        np.testing.assert_allclose(judge.probabilities(grey), judge.probabilities(grey.repeat(3, 1)), rtol=1e-5)
+
     def test_its_name_is_what_scores_are_kept_by(
         self, judge: Judge, two: list[tuple[JudgeChoice, GeneratorChoice]]
     ) -> None:
@@ -106,10 +110,6 @@ class TestTimm(JudgeSuite):
             save_file(timm.create_model("test_vit").state_dict(), folder / f"{name}.safetensors")
         choices = (TimmClassifier(name="test_vit", weights=folder / f"{n}.safetensors") for n in ("first", "other"))
         return [(choice, EmbeddedGenerator()) for choice in choices]
-
-    def test_grey_images_are_their_rgb_copies(self, judge: Judge) -> None:
-        grey = self.images(1)
-        assert np.array_equal(judge.probabilities(grey), judge.probabilities(grey.repeat(3, 1)))
 
 
 def test_every_judge_is_here() -> None:

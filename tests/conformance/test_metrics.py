@@ -19,6 +19,7 @@ from cnd.json_files import read_json
 from cnd.metrics.accuracy import Accuracy
 from cnd.metrics.evaluation import best_of_samples, mean_scores, score_table
 from cnd.metrics.features.comparison import FeatureDistance, Retrieval, TwoWayIdentification
+from cnd.metrics.identification import Identification
 from cnd.metrics.nway import NWay
 from cnd.metrics.pixels import PixelCorrelation, StructuralSimilarity
 from cnd.protocols import FmriDataset, FmriSplit, Truth
@@ -44,6 +45,10 @@ class TestAccuracy(MetricSuite):
 
 class TestPixelCorrelation(MetricSuite):
     metric = PixelCorrelation()
+
+
+class TestIdentification(MetricSuite):
+    metric = Identification(n=5)
 
 
 class TestStructuralSimilarity(MetricSuite):

@@ -92,7 +92,7 @@ def test_one_seed_gives_the_interval_over_items_and_no_p_value() -> None:
         assert (found.low, found.high) == pytest.approx((usual.low, usual.high))
         assert (found.estimate, found.n_units) == (pytest.approx(usual.estimate), usual.n_units)
     assert found.p_value is None and s.equivalence_p(found, 0.05) is None and s.verdict(found, None, None) is None
-    assert found.detectable == pytest.approx(s.smallest_detectable_difference(found.error.standard, found.n_units))
+    assert found.detectable == pytest.approx(s.detectable_effect(found.error.standard, found.n_units - 1))
 
 
 def test_items_of_a_category_count_as_one_unit() -> None:

@@ -59,7 +59,7 @@ def test_a_step_is_diffusers_to_the_last_bit(generator: LatentDiffusion, steps: 
     timesteps = generator.timesteps(steps)
     for at, before in zip(timesteps, [*timesteps[1:], None], strict=True):
         expected = scheduler.step(predicted, at, latents, eta=0.0).prev_sample
-        assert torch.equal(generator._denoised(latents, predicted, at, before), expected)
+        assert torch.equal(generator.denoised(latents, predicted, at, before), expected)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 6, 7, 300, 501, 600, 999])

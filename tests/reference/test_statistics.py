@@ -233,8 +233,8 @@ REFUSED: dict[str, Callable[[float], object]] = {
     "clopper_pearson: n": lambda x: s.clopper_pearson(0, x),  # type: ignore[arg-type]
     "holm: p": lambda x: s.holm([0.1, x]),
     "benjamini_hochberg: p": lambda x: s.benjamini_hochberg([0.1, x]),
-    "smallest_detectable_difference: error": lambda x: s.smallest_detectable_difference(x, 20),
-    "smallest_detectable_difference: power": lambda x: s.smallest_detectable_difference(0.1, 20, power=x),
+    "detectable_effect: error": lambda x: s.detectable_effect(x, 19),
+    "detectable_effect: power": lambda x: s.detectable_effect(0.1, 19, power=x),
     "identical_rows_band: error": lambda x: s.identical_rows_band(x, 3),
     "identical_rows_band: level": lambda x: s.identical_rows_band(0.1, 3, level=x),
     "expected_range: deviation": lambda x: s.expected_range(x, 3),

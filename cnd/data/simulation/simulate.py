@@ -18,7 +18,7 @@ import numpy as np
 
 from cnd.data.simulation.cortex import AREAS, Cortex, build_cortex, noise_free_signal
 from cnd.data.simulation.stimuli import CATEGORY_NAMES, IMAGE_SIZE, N_CATEGORIES, N_SHAPES, N_SURFACES, render
-from cnd.protocols import FmriDataset, FmriSplit
+from cnd.protocols import FmriDataset, FmriSplit, Normalisation
 
 if TYPE_CHECKING:
     from cnd.data.simulated import SimulatedData
@@ -143,6 +143,7 @@ def simulate_with_trials(
     dataset = FmriDataset(
         train=FmriSplit(normalise(train), images[:n_train], train_category, train_names, repeated=normalise(repeated)),
         test=FmriSplit(normalise(trials.mean(0)), images[n_train : n_train + n_test], test_category, test_names),
+        normalisation=Normalisation(mean, std),
         unlabelled=(normalise(pool),) if config.n_unlabelled else (),
         class_names=list(CATEGORY_NAMES),
         description=f"simulated cortex, subject {config.subject}, {n_voxels} voxels, brain seed {config.brain_seed}",

@@ -1,7 +1,8 @@
-"""Data from the command line: check what you have, pack HCP, download what has a public address.
+"""Data from the command line: check what you have, prepare scans, pack HCP, download what has a public address.
 
 python -m cnd.data check PATH            what a folder or file holds, and what is wrong with it
 python -m cnd.data prepare hcp FOLDER --output FOLDER
+python -m cnd.data prepare nifti RECIPE --output FOLDER     scans, events and a mask to a folder that CnD reads
 python -m cnd.data fetch god|bold5000|... --output FOLDER
 
 Data goes to stdout, progress to stderr. Exit code 0: fine; 2: the input is at fault, told in one line; 130:
@@ -14,7 +15,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from cnd.errors import UserError
 from cnd.places import COMMAND
 from cnd.protocols import DataSource, FmriDataset
 from cnd.reading import explain
+from cnd.terminal import any_encoding
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 
 KNOWN = f"""Whether generator, judge and loss know these images is not told here, but by
   {COMMAND} ceilings --experiment EXPERIMENT --set data.path=..."""
+
+LABELS_ONLY = """Labels without images need classes that the generator knows, by its names or by label_map=FILE
+(python -m cnd.generators list); Phase 2 then learns from images that it draws of each class"""
 
 
 def kinds() -> dict[str, Any]:
@@ -78,7 +83,7 @@ def part_at(kind: str, path: Path, **settings: Any) -> Any:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Read everything, print a summary, and write pictures.
+    """Read everything and print a summary; with ``--output`` write a page with pictures, too.
 
     Raises:
         UserError: the data are malformed.
@@ -89,19 +94,27 @@ def check(options: argparse.Namespace) -> None:
     if kind in registry.classes("cnd.pools"):
         pool = part.patterns()
         summary |= inspection.summarise_pool(pool, part.describe() or kind)
-        options.output.mkdir(parents=True, exist_ok=True)
-        pictures = inspection.draw_pool(pool, options.output)
+        written = _page(options.output, summary, lambda folder: inspection.draw_pool(pool, folder))
     else:
         summary["subjects"] = part.subjects()
         with _loaded(_of_one_subject(part, summary["subjects"], options.subject)) as dataset:
             summary |= inspection.summarise(dataset)
-            options.output.mkdir(parents=True, exist_ok=True)
-            pictures = inspection.draw(dataset, options.output)
-    page = inspection.write_page(summary, pictures, options.output)
-    summary["written"] = [str(page), *map(str, pictures)]
+            written = _page(options.output, summary, lambda folder: inspection.draw(dataset, folder))
+    summary["written"] = written
     print(json.dumps(summary, indent=1) if options.json else inspection.text(summary))
     if not options.json and kind in registry.classes("cnd.data"):
-        print(KNOWN, file=sys.stderr)
+        print(LABELS_ONLY if summary["images"] is None else KNOWN, file=sys.stderr)
+    if not written:
+        print("--output FOLDER writes a page with pictures of it, too", file=sys.stderr)
+
+
+def _page(folder: Path | None, summary: dict[str, Any], draw: Callable[[Path], list[Path]]) -> list[str]:
+    """Write the page and its pictures where a folder is given; names of the files."""
+    if folder is None:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = draw(folder)
+    return [str(path) for path in (inspection.write_page(summary, pictures, folder), *pictures)]
 
 
 def _of_one_subject(source: DataSource, there: list[str], wanted: str | None) -> DataSource:
@@ -127,11 +140,40 @@ def _loaded(source: DataSource) -> Iterator[FmriDataset]:
 
 
 def prepare(options: argparse.Namespace) -> None:
+    """Pack raw HCP, or make items of scans and events.
+
+    Raises:
+        UserError: a file is missing or malformed.
+    """
+    {"hcp": prepare_hcp, "nifti": prepare_nifti}[options.name](options)
+
+
+def prepare_nifti(options: argparse.Namespace) -> None:
+    """Make items of scans and events; see :mod:`cnd.data.tools.nifti.recipe`.
+
+    Raises:
+        UserError: a bad recipe, or a file that is missing or malformed.
+    """
+    from cnd.data.tools.nifti import page
+    from cnd.data.tools.nifti.prepare import prepare as make
+    from cnd.data.tools.nifti.recipe import read_recipe
+
+    recipe, folder = read_recipe(options.folder, options.set)
+    with _progress("preparing") as bar:
+        done = make(recipe, folder, options.output, lambda runs: bar.track(runs, description=f"{len(runs)} runs"))
+    summary, written = page.write(recipe, done, options.folder.resolve(), options.output)
+    print(inspection.text(summary))
+    print(f"{options.output}: {done.made} runs prepared now, {done.before} before; {written}")
+
+
+def prepare_hcp(options: argparse.Namespace) -> None:
     """Pack raw HCP.
 
     Raises:
         UserError: there is no raw file, or some could not be read.
     """
+    if options.set:
+        raise UserError(f"--set {options.set[0]}: prepare hcp has no recipe; leave it out")
     from cnd.data.tools.hcp_pack import prepare as pack
 
     with _progress("packing") as bar:
@@ -204,14 +246,21 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--kind", choices=list(kinds()), help="by default told from the names of the files")
     one.add_argument("--subject", help="where there are several")
     one.add_argument("--window", type=_positive, help="hcp: volumes averaged into one pattern")
-    one.add_argument("--output", type=Path, default=Path("cnd_data_check"), help="folder of the page with pictures")
+    one.add_argument("--output", type=Path, help="folder of a page with pictures; without it none is written")
     one.add_argument("--json", action="store_true")
     one.set_defaults(run=check)
-    two = commands.add_parser("prepare", help="pack raw HCP")
-    two.add_argument("name", choices=["hcp"])
-    two.add_argument("folder", type=Path, help="holds *_REST1_LR_Atlas_MSMAll*.dtseries.nii, in it or below")
-    two.add_argument("--output", type=Path, required=True, help="folder of the packed subjects")
-    two.add_argument("--pattern", default="*_REST1_LR_Atlas_MSMAll*.dtseries.nii", help="names of the raw files")
+    two = commands.add_parser("prepare", help="pack raw HCP, or make items of scans and events")
+    two.add_argument("name", choices=["hcp", "nifti"])
+    two.add_argument(
+        "folder",
+        type=Path,
+        help="hcp: holds *_REST1_LR_Atlas_MSMAll*.dtseries.nii, in it or below; nifti: recipe.yaml, or its folder",
+    )
+    two.add_argument("--output", type=Path, required=True, help="folder of what is made")
+    two.add_argument("--pattern", default="*_REST1_LR_Atlas_MSMAll*.dtseries.nii", help="hcp: names of the raw files")
+    two.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="nifti: a key of the recipe, e.g. estimate=lss"
+    )
     two.set_defaults(run=prepare)
     three = commands.add_parser("fetch", help="download, or tell the steps")
     three.add_argument("name", choices=[kind for kind, part in kinds().items() if part.setup])
@@ -224,6 +273,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, 2 where the input is at fault, 130 when interrupted."""
+    any_encoding()
     options = _parser().parse_args(arguments)
     try:
         options.run(options)

@@ -61,7 +61,10 @@ class CndDecoder(Decoder):
 
     def fit(self, train: TrainingSet, lab: Lab) -> FittedCnd:
         """The trained module in front of its generator."""
-        folder: Path = lab.value(self.steps(lab.given)["phase2"])
+        return self.fitted(lab.value(self.steps(lab.given)["phase2"]), train, lab)
+
+    def fitted(self, folder: Path, train: TrainingSet, lab: Lab) -> FittedCnd:
+        """The module that lies in ``folder``, as step ``phase2`` writes it, in front of its generator."""
         n_voxels = train.items.fmri.shape[1]
         module, generator = trained_module(self.encoder, self.phase2, n_voxels, lab.generator, folder)
         return FittedCnd(module.to(lab.device), generator, lab)
@@ -116,6 +119,10 @@ class CndDecoder(Decoder):
 
     def export(self, lab: Lab, n_voxels: int, experiment: dict[str, Any], folder: Path) -> None:
         """Write the trained decoder as a :class:`cnd.generators.pipeline.CndPipeline`."""
+        self.write(lab.value(self.steps(lab.given)["phase2"]), lab, n_voxels, experiment, folder)
+
+    def write(self, trained: Path, lab: Lab, n_voxels: int, experiment: dict[str, Any], folder: Path) -> None:
+        """The same of the module that lies in ``trained``."""
         from safetensors.torch import load_file
 
         from cnd.decoders.cnd.phase2.step import MODULE
@@ -124,7 +131,6 @@ class CndDecoder(Decoder):
         if not lab.given.generator.has_cross_attention:
             kind = lab.given.generator.kind
             raise UserError(f"generator.kind = {kind}: cannot be exported as a pipeline; use 'embedded' or 'ldm'")
-        trained: Path = lab.value(self.steps(lab.given)["phase2"])
         _, generator = trained_module(self.encoder, self.phase2, n_voxels, lab.generator, trained)
         write_pipeline(experiment, n_voxels, load_file(trained / MODULE), generator, folder)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from cnd.checkpoint_files import check_values, open_checkpoint
+from cnd.checkpoint_files import check_values, find_weights, open_checkpoint
 from cnd.decoders.icgan.features import SwavFeatures
 from cnd.decoders.icgan.generator import InstanceGenerator, from_tensors
 from cnd.errors import UserError
@@ -22,7 +22,8 @@ def load_generator(path: Path) -> InstanceGenerator:
     Raises:
         UserError: the file cannot be read, or is of another network.
     """
-    tensors = read_tensors(path, GENERATOR_KEY)
+    starts = ("shared_feat.", "linear.", "blocks.", "output_layer.")
+    tensors = read_tensors(path, GENERATOR_KEY, lambda name: name.startswith(starts))
     try:
         return from_tensors(tensors)
     except UserError as error:
@@ -35,15 +36,15 @@ def load_swav(path: Path) -> SwavFeatures:
     Raises:
         UserError: the file cannot be read, or is of another network.
     """
-    tensors = read_tensors(path, FEATURES_KEY)
+    tensors = read_tensors(path, FEATURES_KEY, lambda name: name.startswith(("conv1.", "bn1.", "layer")))
     try:
-        return SwavFeatures.of({name.removeprefix("module."): tensor for name, tensor in tensors.items()})
+        return SwavFeatures.of(tensors)
     except UserError as error:
         raise UserError(f"{path}: {error} ({FEATURES_KEY}); take swav_800ep_pretrain.pth.tar") from error
 
 
-def read_tensors(path: Path, key: str) -> Mapping[str, Tensor]:
-    """Tensors of a checkpoint; what else is in it is left alone.
+def read_tensors(path: Path, key: str, known: Callable[[str], bool]) -> Mapping[str, Tensor]:
+    """Tensors of a checkpoint, by the names of the network; what else is in it is left alone.
 
     Raises:
         UserError: the file cannot be read, or holds no finite weights.
@@ -52,8 +53,7 @@ def read_tensors(path: Path, key: str) -> Mapping[str, Tensor]:
         content, _ = open_checkpoint(path, "state_dict")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({key}): {error.strerror}") from error
-    found = content if isinstance(content, dict) else {}
-    tensors = {str(name): tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+    tensors = find_weights(content, known)
     if not tensors:
         raise UserError(f"{path}: holds no state dict ({key}); give a file of a network's weights alone")
     try:

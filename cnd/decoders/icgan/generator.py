@@ -304,7 +304,6 @@ def layout_of(named: Mapping[str, Any]) -> Layout:
 
 def _renamed(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in tensors.items():
-        name = name.removeprefix("module.")
         if name.endswith(UNUSED):
             continue
         for pattern, plain in RENAMED:

@@ -15,6 +15,20 @@ Departures from the published method, besides sizes and schedules (:mod:`cnd.dec
   sparseness (``decoding.voxel_start``), and the encoder has weight decay for theirs. Patterns are z-scored over voxels
   on their way into the decoder. Weights of voxels by signal-to-noise ratio, which takes test repetitions, are left out.
 - The checkpoint is that of the least loss of held-out training items; theirs is that of the least training loss.
+
+No trained encoder or decoder is published: release v1 of github.com/WeizmannVision/SelfSuperReconst holds data, MiDaS's
+depth networks, and VGG networks of ImageNet with depth (``vgg19_rgbd_large_norm_within_img_best.pth.tar``, four
+channels, or one). For RGB its scripts take torchvision's VGG, and so does ``perceptual_weights``. What its scripts
+leave (``checkpoints/NAME_best.pth.tar``: ``state_dict`` with ``module.`` before each name) is refused in one line.
+
+- Its decoder (``input_fc``, ``blocks.I.2`` and ``.3``, ``top.1``) has our layers in our order at ``channels: [64, 64,
+  64, 64]``, ``kernel_size: 5`` and images of 112x112, but enlarges by bicubic interpolation, ours by bilinear, and
+  reads patterns as they are, where ours z-scores each over its voxels. Loading it would need both as switches, and the
+  voxels in the order of its ``sbj_X.npz``.
+- Its encoder is another network: VGG19 before the poolings, bicubic to 112x112 first; batch norm, convolutions of
+  stride 2; 3x3 patches of 26x26 and 12x12 positions; a map over space for each voxel that scales of one size share, a
+  mixture of channels and a bias for each scale, then their sum weighted by absolute values (``branch_mix``). Ours has
+  one grid, one mixture and one bias for all scales, takes features after the poolings, and the image besides.
 """
 
 from __future__ import annotations

@@ -15,12 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnd.checkpoint_files import check_values, open_checkpoint
+from cnd.checkpoint_files import check_values, find_weights, open_checkpoint
 from cnd.errors import UserError
 
 ORIENTATIONS = 4
 PERIOD, KERNEL = 4.0, 7  # of a Gabor filter, pixels of its scale
 SMALLEST = 4  # height and width of the coarsest feature map, at least
+OF_THE_AUTHORS = ("input_fc.", "blocks.", "top.", "multi_branch_bbn.", "space_maps.", "chan_mixes.", "fc_head.")
+"""Beginnings of names in the encoder and the decoder that SelfSuperReconst trains."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours, as torchvision's VGG expect
 
 
@@ -110,7 +112,19 @@ def _vgg_blocks(path: Path) -> list[nn.Sequential]:
         content, _ = open_checkpoint(path, "state_dict")
     except OSError as error:
         raise UserError(f"{path}: cannot be read (decoder.perceptual_weights): {error.strerror}") from error
-    kernels = {key: value for key, value in content.items() if str(key).startswith("features.")}
+    tensors = find_weights(content, lambda name: name.startswith(("features.", *OF_THE_AUTHORS)))
+    if any(name.startswith(OF_THE_AUTHORS) for name in tensors):
+        raise UserError(
+            f"{path}: a network trained by SelfSuperReconst, of another architecture than ours (decoder.kind = ss_ae "
+            "says what differs), so it cannot be taken over (decoder.perceptual_weights); take vgg16 or vgg19"
+        )
+    kernels = {key: value for key, value in tensors.items() if key.startswith("features.")}
+    first = kernels.get("features.0.weight")
+    if first is not None and first.ndim == 4 and first.shape[1] != 3:
+        raise UserError(
+            f"{path}: features.0.weight: expected 3 channels, found {first.shape[1]}: a network of images with depth, "
+            "which ours have not (decoder.perceptual_weights); take vgg16 or vgg19"
+        )
     try:
         check_values(kernels)
         places = sorted(int(key.split(".")[1]) for key in kernels if key.endswith(".weight"))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cnd._compat import make_torchvision_importable
-from cnd.checkpoint_files import MALFORMED, open_checkpoint
+from cnd.checkpoint_files import MALFORMED, find_weights, open_checkpoint
 from cnd.errors import UserError
 from cnd.metrics.published import ConventionName, NetworkName
 from cnd.metrics.resizing import for_network
@@ -25,6 +25,8 @@ from torchvision import models  # noqa: E402
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of colours
 OPENAI = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BATCH = 16
+# of the names in the networks below: AlexNet and EfficientNet, Inception, ResNet, CLIP
+STARTS = ("features.", "Conv2d_", "Mixed_", "conv1.", "bn1.", "layer", "visual.")
 
 
 class QuickGelu(nn.Module):
@@ -90,8 +92,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except (OSError, *MALFORMED) as error:
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"{path}: cannot be read ({reason}); get it again") from error
-    found = content if isinstance(content, dict) else {}
-    return {str(name).removeprefix("module."): tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+    return find_weights(content, lambda name: name.startswith(STARTS))
 
 
 def alexnet(n_layers: int, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -47,8 +47,10 @@ class ImageClassifier:
 
     @classmethod
     def from_folder(cls, folder: Path) -> ImageClassifier:
-        """A network that ships beside an embedded generator."""
-        return cls(load_resnet(folder))
+        """A network that ships beside an embedded generator; grey images have equal channels for one of colours."""
+        network = load_resnet(folder)
+        channels = next(network.parameters()).shape[1]
+        return cls(network, lambda images: to_unit_range(images).expand(-1, max(channels, images.shape[1]), -1, -1))
 
     @torch.no_grad()
     def probabilities(self, images: ImageArray) -> np.ndarray:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cnd.checkpoint_files import check_values, open_checkpoint
+from cnd.checkpoint_files import check_values, find_weights, open_checkpoint
 from cnd.decoders.cnd.phase1.model import MaskedAutoencoder, Positions
 from cnd.decoders.cnd.phase1.settings import EncoderConfig, Layout
 from cnd.errors import UserError
@@ -38,9 +38,6 @@ NAMES = {  # beginning of a name in MinD-Vis: beginning of the name here
 }
 
 PLACES = {"encoder.positions", "decoder.positions"}
-
-WRAPPERS = ("model", "state_dict", "model_state_dict")
-"""Where a checkpoint may keep its state dict besides at the top."""
 
 
 def load_initial_weights(model: MaskedAutoencoder, path: Path) -> None:
@@ -98,19 +95,14 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
         content, _ = open_checkpoint(path, weights_key="model")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); phase1.initial_weights names it") from error
-    return _state_dict(path, content), _heads(content)
+    if not (tensors := find_weights(content, _known)):
+        raise UserError(f"{path}: expected a state dict, at the top or as 'model' or 'state_dict'; found none")
+    return tensors, _heads(content)
 
 
-def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
-    """The mapping of names to tensors, wherever the checkpoint keeps it."""
-    for key in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    tensors = content.items() if isinstance(content, Mapping) else []
-    found = {str(name).removeprefix("module."): t for name, t in tensors if isinstance(t, Tensor)}
-    if not found:
-        raise UserError(f"{path}: expected a state dict, at the top or as one of {', '.join(WRAPPERS)}; found none")
-    return found
+def _known(name: str) -> bool:
+    """Whether it is a name of ours or of MinD-Vis's."""
+    return name.startswith(("encoder.", "decoder.", *NAMES))
 
 
 def _heads(content: Any) -> dict[str, int]:

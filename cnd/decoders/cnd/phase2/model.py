@@ -112,7 +112,7 @@ class ConvMapper(nn.Module):
 
     def __init__(self, n_tokens: int, width: int, n_out: int, width_out: int):
         super().__init__()
-        middle = max(n_out, n_tokens // 2)
+        middle = max(1, n_tokens // 2)  # below n_out where a pattern has few tokens
         self.convolutions = nn.Sequential(nn.Conv1d(n_tokens, middle, 1), nn.Conv1d(middle, n_out, 1))
         self.project = nn.Linear(width, width_out)
 
