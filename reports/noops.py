@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from cnd.json_files import read_json
 from cnd.store.tracking import flatten
+from reports.collect import Records
 
 SECTIONS = ("data", "split", "generator", "decoder")  # what a training depends on, besides the seed
 
 
-def find(trials: Sequence[Mapping[str, Any]], output: Path, reference: str) -> list[str]:
+Trained = Mapping[tuple[str, str | None, int], Path]  # record of a row, subject and seed
+
+
+def find(records: Trained, reference: str) -> list[str]:
     """A sentence for each such row.
 
     Args:
-        trials: what is kept of each: row, subject, seed, state, control, record.
-        output: the folder that the records are named relative to.
+        records: of what is complete, controls left out.
         reference: id of the row that the others are compared with.
     """
-    complete = [t for t in trials if t["state"] == "complete" and not t.get("control")]
-    records = {(t["row"], t["subject"], t["seed"]): output / t["record"] for t in complete}
     told: dict[str, str] = {}
     for (row, subject, seed), record in records.items():
         other = records.get((reference, subject, seed))
@@ -36,6 +36,13 @@ def find(trials: Sequence[Mapping[str, Any]], output: Path, reference: str) -> l
                 f"{', '.join(changed[:3])}: this switch does nothing to the training"
             )
     return list(told.values())
+
+
+def of(records: Records) -> list[str]:
+    """Those of a sweep."""
+    controls = {row.id for row in records.rows if row.control}
+    trained = {(t.row, t.subject, t.seed): t.folder for t in records.complete if t.row not in controls and t.folder}
+    return find(trained, records.reference)
 
 
 def differing(record: Path, other: Path) -> list[str]:

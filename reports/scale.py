@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 NOTHING = "–"
@@ -61,3 +63,11 @@ class Scale:
 
 
 PERCENT = Scale()
+
+
+def titles(settings: Iterable[str]) -> dict[str, str]:
+    """What dotted settings are called: ``mask ratio``; ``phase1 lr`` and ``phase2 lr`` where two end alike."""
+    listed = list(settings)
+    last = Counter(setting.rpartition(".")[2] for setting in listed)
+    parts = {setting: setting.split(".") for setting in listed}
+    return {s: " ".join(p[-1:] if last[p[-1]] == 1 else p[-2:]).replace("_", " ") for s, p in parts.items()}

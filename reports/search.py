@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -17,11 +18,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cnd.errors import UserError
 from cnd.json_files import read_json
 from cnd.places import COMMAND
+from cnd.store.folder import SweepFolder
+from reports import noops
 from reports import search_figures as figures
 from reports.collect import read_sweep
 from reports.page import TEMPLATES, picture, write
-from reports.scale import Scale
-from reports.search_tables import FEWEST, final_table, importance_table, on_front, trial_table
+from reports.scale import Scale, titles
+from reports.search_tables import (
+    FEWEST,
+    final_table,
+    importance_table,
+    on_front,
+    seed_interval,
+    shared_table,
+    trial_table,
+)
 
 N_BEST = 10
 SECONDS = Scale("seconds of device time", percent=False)
@@ -63,8 +74,9 @@ def content(output: Path, folder: Path, described: dict[str, Any], trials: list[
     up = [bool(entry["higher_is_better"]) for entry in described["objectives"]]
     scales = [_scale(name, described["metrics"]) for name in objectives]
     table = trial_table(trials, objectives)
-    settings = list(described["search"]["space"])
-    settings = [setting for setting in settings if setting in table]
+    varied = [setting for setting in described["search"]["space"] if setting in table]
+    named = titles(varied)
+    table, settings = table.rename(columns=named), list(named.values())
     done = table.dropna(subset=[objectives[0]])
     final = _final(output, folder, described, trials, scales[0])
     return {
@@ -73,10 +85,13 @@ def content(output: Path, folder: Path, described: dict[str, Any], trials: list[
         "simulated": described["simulated"],
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "counts": {state: int((table["state"] == state).sum()) for state in ("complete", "pruned", "open")},
+        "failed": _failed(output, folder, described, trials),
         "headline": _headline(done, objectives[0], up[0], scales[0], final),
         "scales": scales,
-        "settings": [figures.short(setting) for setting in settings],
-        "best": _best(trials, done, objectives, up, scales, settings),
+        "settings": settings,
+        "best": _best(trials, done, objectives, up, scales, varied),
+        "shared": _shared(done, objectives, up, settings),
+        "idle": _idle(output, folder, described, trials),
         "final": final,
         "notes": described.get("notes", []),
         "fewest": FEWEST,
@@ -94,7 +109,7 @@ def _pictures(
     settings: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     """The figures, None where there is nothing to draw, and the table of importance."""
-    found: dict[str, Any] = dict.fromkeys(("history", "parallel", "slices", "importance", "pareto"))
+    found: dict[str, Any] = dict.fromkeys(("history", "parallel", "slices", "contours", "importance", "pareto"))
     found["weights"] = []
     if done.empty:
         return found
@@ -108,34 +123,93 @@ def _pictures(
     weights = importance_table(done, name, settings)
     if len(weights):
         found["importance"] = picture(figures.importance(weights), "Importance of settings beside shuffled scores")
-        found["weights"] = [line | {"setting": figures.short(line["setting"])} for line in weights.to_dict("records")]
+        ranked = [setting for setting in weights["setting"] if done[setting].nunique() > 1]
+        if len(ranked) > 1:
+            drawn = figures.contours(done, name, ranked, up[0], scale)
+            found["contours"] = picture(drawn, "Score over pairs of the most important settings")
+        found["weights"] = weights.to_dict("records")
     return found
+
+
+def _kept(output: Path, folder: Path, trial: dict[str, Any], seed: int) -> dict[str, Any]:
+    """What its folder knows of one seed of a trial."""
+    return SweepFolder(output, folder.name).read(f"{trial['number']:04d}-seed{seed}")
+
+
+def _failed(
+    output: Path, folder: Path, described: dict[str, Any], trials: list[dict[str, Any]]
+) -> list[dict[str, str]]:
+    """Open trials of which a seed failed, with the error and the settings."""
+    first, n_seeds = described["identity"]["experiment"]["seed"], described["search"]["seeds"]
+    found = []
+    for trial in trials:
+        if trial["state"] != "open":
+            continue
+        kept = [_kept(output, folder, trial, seed) for seed in range(first, first + n_seeds)]
+        if errors := [str(k.get("error")) for k in kept if k.get("state") == "failed"]:
+            shown = ", ".join(f"{key} = {_word(value)}" for key, value in trial["settings"].items())
+            found.append({"number": f"{trial['number']:04d}", "error": errors[0], "settings": shown})
+    return found
+
+
+def _ranked(done: pd.DataFrame, objectives: list[str], up: list[bool]) -> pd.DataFrame:
+    """The best trials on validation data: of two objectives, those of the front."""
+    if len(objectives) > 1 and len(done):
+        done = done[on_front(done[objectives].to_numpy(dtype=float), up)]
+    return done.sort_values(objectives[0], ascending=not up[0], kind="stable").head(N_BEST)
 
 
 def _best(
     trials: list[dict[str, Any]], done: pd.DataFrame, objectives: list[str], up: list[bool], scales: list[Scale],
     settings: list[str],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """The best trials on validation data: of two objectives, those of the front."""
     by_number = {trial["number"]: trial for trial in trials}
-    if len(objectives) > 1 and len(done):
-        done = done[on_front(done[objectives].to_numpy(dtype=float), up)]
-    ranked = done.sort_values(objectives[0], ascending=not up[0], kind="stable")["number"].head(N_BEST)
-    return [_line(by_number[number], scales, settings) for number in ranked]
+    return [_line(by_number[n], scales, settings) for n in _ranked(done, objectives, up)["number"]]
+
+
+def _shared(done: pd.DataFrame, objectives: list[str], up: list[bool], settings: list[str]) -> list[dict[str, Any]]:
+    """What the best quarter have in common, or the front; nothing of few trials."""
+    if len(done) < FEWEST:
+        return []
+    best = _ranked(done, objectives, up).head(max(2, len(done) // 4))
+    lines: list[dict[Any, Any]] = shared_table(best, done, settings).to_dict("records")
+    return [line | {"n": len(best)} for line in lines]
+
+
+def _idle(output: Path, folder: Path, described: dict[str, Any], trials: list[dict[str, Any]]) -> list[str]:
+    """Trials that trained as the reference did, although a setting differs."""
+    same = [t["number"] for t in trials if t["values"] and t["settings"] == described["reference"]]
+    records: dict[tuple[str, str | None, int], Path] = {}
+    for trial in trials:
+        seed = described["identity"]["experiment"]["seed"]
+        record = _kept(output, folder, trial, seed).get("record")
+        if trial["values"] and record and (output / record / "history.parquet").is_file():
+            records[f"{trial['number']:04d}", None, seed] = output / record
+    return noops.find(records, f"{same[0]:04d}") if same else []
 
 
 def _line(trial: dict[str, Any], scales: list[Scale], settings: list[str]) -> dict[str, Any]:
     by_seed = [scales[0].number(values[0]) for values in trial["by_seed"]]
+    limits = seed_interval([values[0] for values in trial["by_seed"]])
     return {
         "number": f"{trial['number']:04d}",
         "label": trial["label"],
         "values": [scale.number(value) for scale, value in zip(scales, trial["values"], strict=True)],
         "by_seed": by_seed if len(by_seed) > 1 else [],
+        "limits": _limits(limits, scales[0]),
         "settings": [_word(trial["settings"].get(setting, "–")) for setting in settings],
         "yaml": yaml.safe_dump(
             {"set": trial["settings"]}, default_flow_style=True, sort_keys=False, width=10**6
         ).strip(),
     }
+
+
+def _limits(limits: tuple[float, float] | None, scale: Scale) -> str:
+    """As text, within what an accuracy can be."""
+    if limits is None:
+        return ""
+    low, high = np.clip(limits, 0, 1) if scale.percent else limits
+    return f"{scale.number(low)} to {scale.number(high)}"
 
 
 def _word(value: Any) -> str:
@@ -152,6 +226,8 @@ def _final(
         return None
     looks = read_json(path)["looks"]
     records = read_sweep(output, where)
+    if not records.complete:
+        return None
     by_row = {f"t{trial['number']:04d}": trial for trial in trials if trial["values"]}
     same = [t["values"][0] for t in trials if t["values"] and t["settings"] == described["reference"]]
     reference = same[0] if same else math.nan

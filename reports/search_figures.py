@@ -1,7 +1,11 @@
-"""The figures of a search. Each function takes a data frame and returns a figure; none reads or writes anything."""
+"""The figures of a search. Each function takes a data frame and returns a figure; none reads or writes anything.
+
+Columns of the frames are named as readers shall see them (:func:`reports.scale.titles`).
+"""
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import matplotlib as mpl
@@ -11,13 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cnd.cortex.drawing.figures import BLUE, GREY, INK, ORANGE, STYLE
 from reports.scale import Scale
-from reports.search_tables import best_so_far, on_front
+from reports.search_tables import best_so_far, is_number, is_wide, on_front, smoothed
 
 ACROSS = 3  # panels beside one another
-LOG_FROM = 50.0  # a range of positive numbers as wide as this is drawn on a logarithmic axis
+CONTOURS, GRID, LEVELS = 3, 60, 15  # pairs of settings; points along an axis; heights
 
 
 def history(trials: pd.DataFrame, objective: str, higher_is_better: bool, scale: Scale) -> Figure:
@@ -43,6 +48,7 @@ def history(trials: pd.DataFrame, objective: str, higher_is_better: bool, scale:
         reference = done[done["label"] == "reference"]
         if len(reference):
             axes.axhline(scale.factor * reference[objective].iloc[0], color=ORANGE, lw=1, ls=":", label="reference")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("trial")
         axes.set_ylabel(f"validation: {scale.axis}")
         figure.legend(loc="outside upper left", ncols=5, frameon=False, fontsize=9)
@@ -69,7 +75,7 @@ def parallel(trials: pd.DataFrame, objective: str, settings: list[str], higher_i
                 axes.annotate(
                     word, (x, y), xytext=(4, 0), textcoords="offset points", fontsize=8, va="center", color=INK
                 )
-        axes.set_xticks(range(len(settings)), [short(setting) for setting in settings], fontsize=9)
+        axes.set_xticks(range(len(settings)), settings, fontsize=9)
         axes.set_xlim(-0.1, len(settings) - 1 + 0.35)
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
@@ -80,7 +86,7 @@ def parallel(trials: pd.DataFrame, objective: str, settings: list[str], higher_i
 def _places(values: pd.Series) -> tuple[np.ndarray, list[tuple[float, str]]]:
     """Heights 0 to 1 of values on their axis, and what is written there; NaN where the setting was not varied."""
     known = values.dropna()
-    if not _is_number(known):
+    if not is_number(known):
         words = sorted({str(value) for value in known})
         at = {word: i / max(1, len(words) - 1) for i, word in enumerate(words)}
         return values.map(lambda v: at.get(str(v), np.nan)).to_numpy(dtype=float), [(y, w) for w, y in at.items()]
@@ -101,7 +107,7 @@ def slices(trials: pd.DataFrame, objective: str, settings: list[str], scale: Sca
         for axes, setting in zip(panels, settings, strict=False):
             part = done.dropna(subset=[setting])
             x: Any = part[setting]
-            if not _is_number(x):
+            if not is_number(x):
                 words = sorted({str(value) for value in x})
                 x = x.map(lambda v, words=words: words.index(str(v)))
                 axes.set_xticks(range(len(words)), [word[:18] for word in words], fontsize=8)
@@ -109,11 +115,44 @@ def slices(trials: pd.DataFrame, objective: str, settings: list[str], scale: Sca
             elif is_wide(x):
                 axes.set_xscale("log")
             axes.scatter(x, scale.factor * part[objective], c=part["number"], cmap="Blues", vmin=-len(done) / 2, s=24)
-            axes.set_title(short(setting), fontsize=9.5)
+            axes.set_title(setting, fontsize=9.5)
             _grid(axes)
         for axes in panels[len(settings) :]:
             axes.set_axis_off()
         figure.supylabel(f"validation: {scale.axis}", fontsize=10)
+    return figure
+
+
+def contours(trials: pd.DataFrame, objective: str, settings: list[str], higher_is_better: bool, scale: Scale) -> Figure:
+    """Score over pairs of settings: a smoothed mean of neighbouring trials, and the trials themselves.
+
+    Args:
+        settings: the most important first; a panel for each of the first pairs.
+    """
+    done = trials.dropna(subset=[objective])
+    pairs = [pair for pair in combinations(settings[:CONTOURS], 2) if len(done.dropna(subset=list(pair))) > 1]
+    values = scale.factor * done[objective].to_numpy(dtype=float)
+    norm = Normalize(values.min(), values.max() if values.max() > values.min() else values.min() + 1)
+    cmap = mpl.colormaps["viridis" if higher_is_better else "viridis_r"]
+    line = np.linspace(-0.04, 1.04, GRID)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.4, 3.5))
+        panels = figure.subplots(1, CONTOURS, squeeze=False)[0]
+        for axes, (one, other) in zip(panels, pairs, strict=False):
+            part = done.dropna(subset=[one, other])
+            (x, x_words), (y, y_words) = _places(part[one]), _places(part[other])
+            scores = scale.factor * part[objective].to_numpy(dtype=float)
+            ground = smoothed(x, y, scores, line, line)
+            levels = np.linspace(norm.vmin or 0, norm.vmax or 1, LEVELS)
+            axes.contourf(line, line, ground, levels=levels, cmap=cmap, alpha=0.8)
+            axes.scatter(x, y, c=scores, norm=norm, cmap=cmap, s=26, edgecolors=INK, linewidths=0.6)
+            axes.set_xticks([at for at, _ in x_words], [word[:12] for _, word in x_words], fontsize=8)
+            axes.set_yticks([at for at, _ in y_words], [word[:12] for _, word in y_words], fontsize=8)
+            axes.set_xlabel(one)
+            axes.set_ylabel(other)
+        for axes in panels[len(pairs) :]:
+            axes.set_axis_off()
+        figure.colorbar(ScalarMappable(norm, cmap), ax=panels, label=f"validation: {scale.axis}", pad=0.01)
     return figure
 
 
@@ -131,7 +170,7 @@ def importance(table: pd.DataFrame) -> Figure:
             y, table["null_high"], height=0.72, color=GREY, alpha=0.35, label="95 % of shuffled scores lie in here"
         )
         axes.barh(y, table["importance"], height=0.34, color=BLUE, label="share of the variance of scores")
-        axes.set_yticks(y, [short(setting) for setting in table["setting"]])
+        axes.set_yticks(y, table["setting"])
         axes.set_xlim(0, 1)
         figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     return figure
@@ -155,20 +194,6 @@ def pareto(trials: pd.DataFrame, objectives: list[str], higher_is_better: list[b
         figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
         _grid(axes)
     return figure
-
-
-def short(setting: str) -> str:
-    """``mask ratio`` for ``decoder.phase1.mask_ratio``."""
-    return setting.rpartition(".")[2].replace("_", " ")
-
-
-def is_wide(values: pd.Series) -> bool:
-    """Whether numbers need a logarithmic axis."""
-    return bool(len(values)) and float(values.min()) > 0 and float(values.max()) / float(values.min()) >= LOG_FROM
-
-
-def _is_number(values: pd.Series) -> bool:
-    return len(values) > 0 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
 def _grid(axes: Axes) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 
 from cnd import statistics
 from reports.collect import Records
@@ -13,6 +15,8 @@ from reports.tables import difference_table, score_table
 
 N_SHUFFLES, GROUPS = 2000, 5
 FEWEST = 8  # trials of which something is said about a setting
+LOG_FROM = 10.0  # a range of positive numbers as wide as this is drawn on a logarithmic axis
+BANDWIDTH = 0.12  # of contours, in units of the range that was tried
 
 
 def trial_table(trials: list[dict[str, Any]], objectives: list[str]) -> pd.DataFrame:
@@ -25,8 +29,14 @@ def trial_table(trials: list[dict[str, Any]], objectives: list[str]) -> pd.DataF
     for trial in trials:
         values = trial["values"] or [np.nan] * len(objectives)
         line = {"number": trial["number"], "state": trial["state"], "label": trial["label"]}
-        lines.append(line | dict(zip(objectives, values, strict=True)) | trial["settings"])
+        settings = {key: _plain(value) for key, value in trial["settings"].items()}
+        lines.append(line | dict(zip(objectives, values, strict=True)) | settings)
     return pd.DataFrame(lines, columns=["number", "state", "label", *objectives, *_settings(trials)])
+
+
+def _plain(value: Any) -> Any:
+    """A number or a word; lists and groups of settings are a word."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def _settings(trials: list[dict[str, Any]]) -> list[str]:
@@ -49,6 +59,79 @@ def on_front(values: np.ndarray, higher_is_better: list[bool]) -> np.ndarray:
     better = (worth[:, None] > worth[None]).any(-1)
     beaten = np.asarray((as_good & better).any(0))
     return ~beaten
+
+
+def shared_table(best: pd.DataFrame, all_trials: pd.DataFrame, settings: list[str]) -> pd.DataFrame:
+    """What the best trials have in common, a line a setting: setting, best, tried, narrower.
+
+    Of numbers the range, of words each with how often; ``narrower`` where the best keep to half of the range that was
+    tried, or to one word of several.
+
+    Args:
+        best: lines of ``all_trials``.
+    """
+    lines = []
+    for setting in settings:
+        known, tried = best[setting].dropna(), all_trials[setting].dropna()
+        if known.empty:
+            continue
+        if is_number(tried):
+            low, high = (np.log(tried.min()), np.log(tried.max())) if is_wide(tried) else (tried.min(), tried.max())
+            ends = np.log(known) if is_wide(tried) else known
+            narrower = bool(high > low) and float(ends.max() - ends.min()) <= 0.5 * float(high - low)
+            lines.append([setting, _range(known), _range(tried), narrower])
+        else:
+            counts = known.map(str).value_counts()
+            shown = ", ".join(f"{word} ({n} of {len(known)})" for word, n in counts.items())
+            everything = tried.map(str).value_counts(normalize=True)
+            all_shown = ", ".join(f"{word} ({100 * share:.0f} %)" for word, share in everything.items())
+            lines.append([setting, shown, all_shown, len(counts) == 1 < len(everything)])
+    return pd.DataFrame(lines, columns=["setting", "best", "tried", "narrower"])
+
+
+def _range(values: pd.Series) -> str:
+    low, high = f"{values.min():.3g}", f"{values.max():.3g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def seed_interval(values: list[float]) -> tuple[float, float] | None:
+    """Limits of the mean score over training seeds, 95 %, by Student's t; None for one seed.
+
+    They hold for the validation items at hand.
+    """
+    if len(values) < 2:
+        return None
+    scores = np.asarray(values)
+    half = float(scipy.stats.t.ppf(0.975, len(scores) - 1) * scores.std(ddof=1) / np.sqrt(len(scores)))
+    return float(scores.mean()) - half, float(scores.mean()) + half
+
+
+def smoothed(
+    x: np.ndarray, y: np.ndarray, scores: np.ndarray, at_x: np.ndarray, at_y: np.ndarray, width: float = BANDWIDTH
+) -> np.ndarray:
+    """Mean score of the neighbours of each point of a grid, weighted by a Gaussian (Nadaraya-Watson), [at_y, at_x].
+
+    NaN further than two widths from every trial.
+
+    Args:
+        x, y: places of the trials, 0 to 1 from end to end of what was tried.
+        scores: of the same trials.
+        width: of the Gaussian.
+    """
+    squared = (at_x[None, :, None] - x) ** 2 + (at_y[:, None, None] - y) ** 2
+    weights = np.exp(-squared / (2 * width**2))
+    means = (weights @ scores) / np.maximum(weights.sum(-1), 1e-300)
+    return np.where(squared.min(-1) <= (2 * width) ** 2, means, np.nan)
+
+
+def is_wide(values: pd.Series) -> bool:
+    """Whether numbers need a logarithmic axis."""
+    return bool(len(values)) and float(values.min()) > 0 and float(values.max()) / float(values.min()) >= LOG_FROM
+
+
+def is_number(values: pd.Series) -> bool:
+    """Whether all are numbers; a switch is a word."""
+    return len(values) > 0 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
 def importance_table(trials: pd.DataFrame, score: str, settings: list[str]) -> pd.DataFrame:

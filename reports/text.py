@@ -9,7 +9,7 @@ import pandas as pd
 
 from cnd import paper, statistics
 from cnd.statistics import clopper_pearson
-from reports import chance, nulls
+from reports import chance, noops, nulls
 from reports.ceilings import far_under
 from reports.collect import Records, TableRow
 from reports.convergence import sentences, states
@@ -69,6 +69,8 @@ def badges(records: Records) -> list[Badge]:
     for sentence in far_under(_ceilings(records)):
         name, _, text = sentence.partition(": ")
         found.append(Badge(name.upper(), text))
+    for sentence in noops.of(records):
+        found.append(Badge("A SWITCH THAT DOES NOTHING", sentence))
     n_samples = int(records.items["sample"].nunique())
     if n_samples > 1:
         text = (

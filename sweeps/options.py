@@ -15,7 +15,7 @@ ANALYSES = ("reference", "all", "none")
 COMMANDS = ("run", "plan", "status", "report", "verify", "sync", "compare", "clean", "export-best", "new", "schema")
 AUTO, FEWEST, MOST = "auto", 2, 5  # of --seeds: the word, with how many seeds it begins, and ends by default
 OF_SCORE = ("stimuli", "reconstructions", "judge")
-OF_SEARCH = ("trials", "hours")
+OF_SEARCH = ("trials", "hours", "storage")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -97,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--judge", metavar="NAME", help="score: ImageNet classifier of timm for n-way accuracy")
     add("--trials", type=int, metavar="N", help="search: how many trials in all (default: as its file says)")
     add("--hours", type=float, metavar="H", help="search: begin no trial after this time")
+    add(
+        "--storage",
+        metavar="URL",
+        help="search: database for Optuna, e.g. sqlite:////shared/searches.db (default: a file)",
+    )
     add("--output", default="runs", metavar="DIR", help="everything goes here (default: runs/)")
     add("--cache", type=Path, metavar="DIR", help="where stage results are kept (default: OUTPUT/cache)")
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: one a CPU core, or as GPUs allow)")

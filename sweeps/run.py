@@ -15,10 +15,11 @@ import os
 import shlex
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # Python put sweeps/ first, where our file names could hide libraries
     _here = Path(__file__).resolve().parent
@@ -33,7 +34,7 @@ from cnd.store.folder import SweepFolder, damaged
 from cnd.terminal import any_encoding, width
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
-from sweeps import signals, start
+from sweeps import forecast, signals, start
 from sweeps.compare import compare
 from sweeps.options import AUTO, OF_SEARCH, parse
 from sweeps.rounds import begun, by_records, most, rounds
@@ -41,6 +42,9 @@ from sweeps.space import is_search
 from sweeps.spec import SCORE, Line, Sweep, load_base, load_sweep
 from sweeps.text import columns, plan_text, result_text
 from sweeps.trials import FOLLOWING, Trial, count_stages, in_table_order, resolve, seconds_to_report, work
+
+if TYPE_CHECKING:
+    from cnd.store.tracking import SearchRuns
 
 UNTIL_CONVERGED: dict[str, Any] = {"decoder.phase2.until_converged": {}}
 
@@ -163,6 +167,7 @@ class Request:
             "expected_minutes": round((wanted * seconds / at_once + seconds_to_report(len(trials))) / 60, 1)
             if missing
             else 0.0,
+            "expected_from": forecast.per_trial(self.folder, self.base).source,
         } | ({"at_most": further} if possible else {})
 
     def ceilings(self, trials: list[Trial]) -> dict[str, float]:
@@ -182,8 +187,8 @@ class Request:
         return found
 
     def expected_seconds(self) -> float:
-        """Of a trial: as measured here, else the experiment's figure."""
-        return self.folder.typical_seconds() or 60 * self.base.minutes_per_trial
+        """Of a trial (:func:`sweeps.forecast.per_trial`)."""
+        return forecast.per_trial(self.folder, self.base).seconds
 
     def converged(self, trials: list[Trial]) -> dict[str, str]:
         """Whether the kept results of a row had converged, by row; nothing of rows without any."""
@@ -242,7 +247,8 @@ def run(request: Request) -> int:
     limit = options.max_concurrent if options.ray_address else at_once  # a cluster knows its own size
     resources = Resources(limit, options.gpus_per_trial, options.ray_address)
     uri = options.tracking_uri or sqlite_uri(options.output)
-    planned = plan_text(request.sweep, request.plan(trials), at_once, width(sys.stderr))
+    content, began = request.plan(trials), time.monotonic()
+    planned = plan_text(request.sweep, content, at_once, width(sys.stderr))
     _say("\n".join([planned, *request.notes]).rstrip("\n") + "\n")
     if not all(map(request.done, trials)):
         check(request, trials)
@@ -266,6 +272,8 @@ def run(request: Request) -> int:
         finally:
             scribe.close(status)
     _show_result(request, trials, uri)
+    if content["expected_minutes"] and not request.auto:
+        _say(forecast.told((time.monotonic() - began) / 60, content["expected_minutes"]))
     return 1 if failed or scribe.error is not None else 0
 
 
@@ -369,10 +377,10 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
         print(json.dumps(content | scored | {"report": str(path) if path else None, "mlflow": uri}, indent=1))
     elif path:
         print(result_text(request.sweep, result_table(folder.output, folder.path), told))
-    for error, names in failures(known).items():
+    for failure, names in failures(known).items():
         others = f" and {len(names) - 1} more in the same way" if len(names) > 1 else ""
-        _say(f"failed: {names[0]}{others}: {error} ({folder.traceback_file(names[0])})")
-    for warning in noops.find(known, folder.output, request.sweep.reference):
+        _say(f"failed: {names[0]}{others}: {failure} ({folder.traceback_file(names[0])})")
+    for warning in noops.of(read_sweep(folder.output, folder.path)) if complete else []:
         _say(f"warning: {warning}")
     if path:
         _say(f"report: {path}")
@@ -481,14 +489,17 @@ def sync(request: Request) -> int:
     return write_to_mlflow(request.folder, request.cache, request.options, trials)
 
 
-def write_to_mlflow(folder: SweepFolder, cache: StageCache, options: argparse.Namespace, trials: list[Trial]) -> int:
-    """The same for some finished trials."""
+def write_to_mlflow(
+    folder: SweepFolder, cache: StageCache, options: argparse.Namespace, trials: list[Trial],
+    search: SearchRuns | None = None,
+) -> int:  # fmt: skip
+    """The same for some finished trials, those of a search with what its runs have in common."""
     from cnd.store.tracking import sqlite_uri
     from sweeps.session import Scribe, adopt
 
     uri = options.tracking_uri or sqlite_uri(options.output)
     with folder.locked():
-        scribe = Scribe(folder, uri, local=not options.tracking_uri)
+        scribe = Scribe(folder, uri, not options.tracking_uri, search)
         lacking = [trial for trial in trials if scribe.wants(trial)]
         adopt(folder, cache, lacking, scribe)
         scribe.close("FINISHED")

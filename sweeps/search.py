@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-STUDY = "search"  # of the one study in the journal
+STUDY = "search"  # name of the one study in a journal
 LABEL, SCORES, REASON = "label", "scores", "reason"  # what is noted beside a trial
 REFERENCE = "reference"
 MOST_INVALID = 100  # proposals in a row that no experiment can be
@@ -82,7 +82,8 @@ class OptunaSearch:
     Args:
         base: as every trial starts from it, on validation data.
         stages: of an experiment, such as :func:`cnd.workflow.run.steps`.
-        storage: of :func:`journal`.
+        storage: of :mod:`sweeps.storage`.
+        name: of the study in it.
         starts: points to begin with.
 
     Raises:
@@ -90,17 +91,18 @@ class OptunaSearch:
     """
 
     def __init__(
-        self, search: Search, base: Experiment, stages: Stages, storage: Any, starts: Sequence[Start] = ()
-    ) -> None:
+        self, search: Search, base: Experiment, stages: Stages, storage: Any, starts: Sequence[Start] = (),
+        name: str = STUDY,
+    ) -> None:  # fmt: skip
         import optuna
 
         self.search, self.base, self.stages = search, base, stages
         directions = ["maximize" if up else "minimize" for up in higher_is_better(search, base)]
-        if STUDY in optuna.get_all_study_names(storage):  # whoever only looks must write nothing
-            self.study = optuna.load_study(study_name=STUDY, storage=storage, pruner=_pruner(search))
+        if name in optuna.get_all_study_names(storage):  # whoever only looks must write nothing
+            self.study = optuna.load_study(study_name=name, storage=storage, pruner=_pruner(search))
         else:
             self.study = optuna.create_study(
-                storage=storage, study_name=STUDY, directions=directions, pruner=_pruner(search)
+                storage=storage, study_name=name, directions=directions, pruner=_pruner(search)
             )
         for start in starts:
             with warnings.catch_warnings(action="ignore"):
@@ -341,38 +343,6 @@ def validation_scores(names: Sequence[str]) -> Callable[[Path], tuple[float, ...
 
 
 # ---------------------------------------------------------------- Optuna's parts
-
-
-def journal(path: Path, mend: bool = False) -> Any:
-    """Optuna's storage in a file; its lock belongs to the operating system, so a killed process leaves none behind.
-
-    Args:
-        mend: cut off a last line that was being written when its process was killed; only for the one writer.
-    """
-    import optuna
-    from filelock import FileLock
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-    class Lock(JournalFileOpenLock):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__(str(path))
-            self._lock = FileLock(path.with_name(f".{path.name}.lock"))
-
-        def acquire(self) -> bool:
-            self._lock.acquire()
-            return True
-
-        def release(self) -> None:
-            self._lock.release()
-
-    if mend and path.is_file():
-        with path.open("rb+") as file:
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
-    return JournalStorage(JournalFileBackend(str(path), Lock()))
 
 
 def _sampler(search: Search, n: int) -> Any:

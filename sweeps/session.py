@@ -7,11 +7,12 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnd.errors import in_one_line
+from cnd.experiment import Experiment
 from cnd.store import database
 from cnd.store.folder import SweepFolder
 from cnd.store.reachable import silent
@@ -25,7 +26,7 @@ from sweeps.proposers import Proposer
 from sweeps.trials import FOLLOWING, Trial, fused
 
 if TYPE_CHECKING:
-    from cnd.store.tracking import Tracker
+    from cnd.store.tracking import SearchRuns, Tracker
 
 KEEP_ARTIFACTS = ("http:", "https:", "databricks")  # servers do; MLflow would put others into the working directory
 SECONDS_BETWEEN_METRICS = 5.0
@@ -43,10 +44,11 @@ class Scribe:
     Args:
         uri: of the store.
         local: whether it is the one below the output folder.
+        search: what the runs of a search have in common; None: it is a table.
     """
 
-    def __init__(self, folder: SweepFolder, uri: str, local: bool) -> None:
-        self.folder, self.uri = folder, uri
+    def __init__(self, folder: SweepFolder, uri: str, local: bool, search: SearchRuns | None = None) -> None:
+        self.folder, self.uri, self.search = folder, uri, search
         self.artifacts = None if uri.startswith(KEEP_ARTIFACTS) else folder.output / database.ARTIFACTS
         self.error: str | None = None
         self._finished: set[str] | None = None
@@ -74,6 +76,11 @@ class Scribe:
         self._queue(lambda tracker: self._open(tracker, trial))
 
     def progress(self, trial: Trial, metrics: dict[str, float], samples_seen: int) -> None:
+        if self.search is not None:
+            if CHECKPOINT in metrics:
+                score, percent = metrics[CHECKPOINT], int(metrics[PERCENT])
+                self._queue(lambda tracker: tracker.checkpoint(self._runs[trial.name], score, percent))
+            return
         now = time.monotonic()
         due = CHECKPOINT in metrics or now - self._told.get(trial.name, 0.0) >= SECONDS_BETWEEN_METRICS
         if metrics and due:
@@ -113,6 +120,11 @@ class Scribe:
 
         self._queue(write)
 
+    def best_so_far(self, name: str, values: list[float]) -> None:
+        """Of a search's objective, after each complete trial."""
+        if self._used:
+            self._queue(lambda tracker: tracker.best_so_far(name, values))
+
     def close(self, status: str) -> None:
         """End the sweep's run, and as KILLED those of trials that were running; wait until all is written.
 
@@ -144,12 +156,17 @@ class Scribe:
     def _open(self, tracker: Tracker, trial: Trial) -> None:
         if trial.name not in self._runs:
             params = {"row": trial.row, "label": trial.label or "", "control": trial.control, **trial.settings}
-            params |= {"role": trial.role or "", "subject": trial.subject or ""} | _flat(trial)
+            params |= {"role": trial.role or "", "subject": trial.subject or ""} | flat(trial.experiment)
+            shown = ""
+            if self.search is not None:
+                params = _varied(trial, self.search.params)
+                seed = f"seed {trial.seed}" if "seed" in params else ""
+                shown = " ".join(word for word in (trial.row, trial.label, seed) if word)
             stages = {name: ",".join(trial.keys(name)) for name, _ in trial.stages}
             tags = {f"stage.{name}.key": keys for name, keys in stages.items()}
             if warnings := trial.experiment.warnings():
                 tags["warnings"] = "\n".join(warnings)
-            self._runs[trial.name] = tracker.start(trial.name, trial.key, params, tags)
+            self._runs[trial.name] = tracker.start(trial.name, trial.key, params, tags, shown)
             self.folder.write(trial, run_id=self._runs[trial.name])
 
     def _end(self, status: str) -> None:
@@ -170,7 +187,7 @@ class Scribe:
             try:
                 from cnd.store.tracking import Tracker
 
-                self._tracker = self._tracker or Tracker(self.uri, self.artifacts, self.folder.name)
+                self._tracker = self._tracker or Tracker(self.uri, self.artifacts, self.folder.name, self.search)
                 if not self._stopping:
                     work(self._tracker)
             except Exception as error:
@@ -185,10 +202,22 @@ def _say(lines: list[str]) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _flat(trial: Trial) -> dict[str, Any]:
+def flat(experiment: Experiment) -> dict[str, Any]:
+    """Its settings by dotted name."""
     from cnd.store.tracking import flatten
 
-    return flatten(trial.experiment.model_dump(mode="json", exclude={"name", "description", "rivals"}))
+    return flatten(experiment.model_dump(mode="json", exclude={"name", "description", "rivals"}))
+
+
+def _cell(value: Any) -> Any:
+    """A list in one line: MLflow would write it over several."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def _varied(trial: Trial, common: Mapping[str, Any]) -> dict[str, Any]:
+    """What a search varied, where it applies, and what else differs from its reference, such as the seed."""
+    own = {key: _cell(value) for key, value in trial.settings.items() if value != "-"}
+    return {k: v for k, v in flat(trial.experiment).items() if k not in trial.settings and common.get(k) != v} | own
 
 
 ALIKE = 3  # trials that fail in the same way before any is done, for the rest to be left

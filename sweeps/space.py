@@ -14,7 +14,7 @@ from cnd.errors import UserError, nearest
 from cnd.experiment import Experiment, override, today
 from cnd.places import SWEEPS, find_file
 from cnd.reading import explain, read_yaml, refuse_words
-from cnd.settings import Config, Positive
+from cnd.settings import Config, Positive, Rate
 from sweeps.spec import NOT_OF_A_ROW, SCORE, Id, NamedId
 
 VALIDATION = "split.validation"  # the setting that keeps a search from the test set
@@ -44,6 +44,14 @@ class _Part(Config):
         """Whether it is varied beside these settings."""
         wanted = {key: value if isinstance(value, list) else [value] for key, value in self.when.items()}
         return all(key in values and values[key] in allowed for key, allowed in wanted.items())
+
+    def scaling(self) -> list[str]:
+        """Other settings that change with this one."""
+        return []
+
+    def scaled(self, base: Experiment, key: str) -> dict[Scalar, Edits]:
+        """What goes with each value."""
+        return {}
 
     def stored(self, value: Any) -> Scalar:
         """A value as the study keeps it, which knows numbers, words and nothing else."""
@@ -103,10 +111,17 @@ class IntPart(_Number):
 
 
 class CategoricalPart(_Part):
-    """One of several values, whatever they are."""
+    """One of several values, whatever they are.
+
+    Attributes:
+        scales: other settings, all of them numbers, that change with the choice, so that what trials compare stays
+            equal: steps with the batch size, for the same training time. By dotted setting a factor for each choice;
+            the experiment's own value belongs to the experiment's own choice.
+    """
 
     kind: Literal["categorical"] = "categorical"
     choices: Annotated[tuple[Any, ...], Field(min_length=2)]
+    scales: dict[str, tuple[Rate, ...]] = Field(default_factory=dict)
 
     @field_validator("choices")
     @classmethod
@@ -118,6 +133,18 @@ class CategoricalPart(_Part):
             refuse_words(choice)
         return choices
 
+    @model_validator(mode="after")
+    def _a_factor_each(self) -> CategoricalPart:
+        for key, factors in self.scales.items():
+            if len(factors) != len(self.choices):
+                raise ValueError(f"scales.{key}: {len(factors)} factors for {len(self.choices)} choices")
+        return self
+
+    @field_validator("scales")
+    @classmethod
+    def _scales_today(cls, scales: dict[str, Any]) -> dict[str, Any]:
+        return {today(key): factors for key, factors in scales.items()}
+
     def ends(self) -> list[Any]:
         return list(self.choices)
 
@@ -127,6 +154,34 @@ class CategoricalPart(_Part):
 
     def holds(self, value: Any) -> bool:
         return any(_same(self.stored(choice), self.stored(value)) for choice in self.choices)
+
+    def scaling(self) -> list[str]:
+        return list(self.scales)
+
+    def scaled(self, base: Experiment, key: str) -> dict[Scalar, Edits]:
+        """What goes with each choice, as the study keeps it.
+
+        Args:
+            key: the dotted setting that is chosen.
+
+        Raises:
+            ValueError: the experiment's own value is none of the choices, or a setting to scale is no number.
+        """
+        if not self.scales:
+            return {}
+        own = setting_of(base, key)
+        found: dict[Scalar, Edits] = {self.stored(choice): {} for choice in self.choices}
+        if not self.holds(own):
+            raise ValueError(f"scales: the experiment has {key} = {own}, which is none of the choices; add it to them")
+        for other, factors in self.scales.items():
+            value = setting_of(base, other)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"scales: the experiment has {other} = {value}; set it to a number")
+            by_choice = dict(zip(found, factors, strict=True))
+            for choice, factor in by_choice.items():
+                number = value * factor / by_choice[self.stored(own)]
+                found[choice][other] = max(1, round(number)) if isinstance(value, int) else number
+        return found
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -223,9 +278,11 @@ class Search(Config):
     hours: Annotated[float, Field(gt=0)] | None = None  # after which no further trial begins
     seeds: Positive = 1  # training seeds of a trial, over which its scores are averaged
     enqueue: Enqueue | None = None
+    storage: Annotated[str | None, Field(exclude=True)] = None  # URL of a database; None: a journal. Never written down
     final: Final = Final()
     _source: str = PrivateAttr("")
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)
+    _scaled: dict[str, dict[Scalar, Edits]] = PrivateAttr(default_factory=dict)  # what goes with a choice, by setting
 
     @field_validator("set", "space")
     @classmethod
@@ -247,6 +304,9 @@ class Search(Config):
             raise ValueError(f"space: {VALIDATION} says what trials are scored on, so it cannot vary; put it into set")
         if both := [key for key in self.set if key in self.space]:
             raise ValueError(f"set, space: both name '{both[0]}'; leave one of them out")
+        scaled = [key for part in self.space.values() for key in part.scaling()]
+        if both := [key for key in scaled if key in self.space or scaled.count(key) > 1]:
+            raise ValueError(f"space: '{both[0]}' is scaled with a choice, and varied or scaled elsewhere, too")
         if self.objectives[0] == SECONDS or len(set(self.objectives)) < len(self.objectives):
             raise ValueError("objectives: the first must be a score, and no two the same")
         if len(self.objectives) > 1 and self.pruner.kind != "none":
@@ -266,9 +326,29 @@ class Search(Config):
 
     # ---- points of the space
 
+    def of(self, base: Experiment) -> Search:
+        """This search with what goes with the choices worked out for its base experiment.
+
+        Raises:
+            UserError: that does not go with the experiment.
+        """
+        scaled = {}
+        for key, part in self.space.items():
+            try:
+                scaled[key] = part.scaled(base, key)
+            except ValueError as error:
+                raise UserError(f"{self.where(key)}: {error}") from None
+        found = self.model_copy()
+        found._scaled = scaled
+        return found
+
     def settings(self, stored: Mapping[str, Any]) -> Edits:
         """The settings that a point of the study means."""
-        return {key: part.setting(stored[key]) for key, part in self.space.items() if key in stored}
+        found: Edits = {}
+        for key, part in self.space.items():
+            if key in stored:
+                found |= {key: part.setting(stored[key])} | self._scaled.get(key, {}).get(stored[key], {})
+        return found
 
     def point(self, experiment: Experiment) -> dict[str, Scalar]:
         """The point of the space that an experiment is.
@@ -284,6 +364,9 @@ class Search(Config):
             if not part.holds(value):
                 raise UserError(f"{key} = {value} lies outside of the space")
             found[key] = value
+            for other, number in self._scaled.get(key, {}).get(part.stored(value), {}).items():
+                if setting_of(experiment, other) != number:
+                    raise UserError(f"{other} = {setting_of(experiment, other)} does not go with {key} = {value}")
         return {key: self.space[key].stored(value) for key, value in found.items()}
 
     def tried(self, base: Experiment) -> None:
@@ -292,10 +375,15 @@ class Search(Config):
         Raises:
             UserError: one is not, or does not.
         """
-        for key, part in self.space.items():
-            beside = self._condition(key)
-            for value in part.ends():
-                override(base, beside | {key: value}, self.where(key))
+        for key in self.space:
+            for edits in self.ends(key):
+                override(base, edits, self.where(key))
+
+    def ends(self, key: str) -> list[Edits]:
+        """A setting at its ends, or at each of its choices, with what goes along and what it is varied under."""
+        part, beside = self.space[key], self._condition(key)
+        scaled = self._scaled.get(key, {})
+        return [beside | {key: value} | scaled.get(part.stored(value), {}) for value in part.ends()]
 
     def _condition(self, key: str) -> Edits:
         """Settings for which one is varied."""

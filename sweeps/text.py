@@ -47,7 +47,8 @@ def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int, width: int | Non
         f"{n_done} of {len(trials)} are done\n"
         f"distinct steps: {stages}\n"
         f"{_further(plan, trials)}"
-        f"expected: {_expected(plan)} minutes, {_count(at_once, 'trial')} at once\n"
+        f"expected: {_expected(plan)} minutes, {_count(at_once, 'trial')} at once; "
+        f"judged by {plan['expected_from']}\n"
         f"{_known(plan['ceilings'])}"
         f"{_lines(plan['warnings'])}\n"
     )

@@ -20,7 +20,10 @@ import reports.verify
 from cnd import json_files
 from cnd.errors import UserError
 from cnd.steps import FORMAT
+from cnd.store.folder import SweepFolder
 from sweeps import run, session
+from sweeps.forecast import per_trial
+from sweeps.forecast import told as told_of
 from sweeps.options import parse
 from sweeps.run import Request, define, main
 from sweeps.session import Scribe
@@ -143,6 +146,7 @@ def test_the_plan_of_the_real_pipeline_as_json(tmp_path: Path, capsys: pytest.Ca
         "ceilings",
         "stages",
         "expected_minutes",
+        "expected_from",
         "missing",
         "warnings",
     }
@@ -357,6 +361,13 @@ def test_measured_times_replace_the_experiments_guess(tmp_path: Path) -> None:
     for trial, seconds in zip(request.chosen(), [1.0, 2.0, 6.0], strict=False):
         request.folder.write(trial, seconds=seconds)
     assert request.expected_seconds() == 3.0
+    told = per_trial(request.folder, request.base)
+    assert told.source == "3 trials of this sweep"
+    sibling = SweepFolder(tmp_path, f"other-{request.base.name}")
+    assert per_trial(sibling, request.base).source.startswith("minutes_per_trial")  # no definition yet
+    define(request, request.chosen())
+    assert per_trial(sibling, request.base) == (3.0, f"3 trials of other sweeps of {request.base.name} in this folder")
+    assert told_of(50.0, 40.0) == "it took 50.0 minutes; the forecast was 40.0, -20 %"
 
 
 def test_the_plan_counts_only_what_is_missing(finished: Path) -> None:

@@ -100,7 +100,6 @@ def test_a_switch_that_does_nothing_is_flagged(tmp_path: Path) -> None:
         "drawn": _record(tmp_path / "r3", {"sampling.steps": 3}, losses),  # no training is meant to move
         "untrained": _record(tmp_path / "r4", {"decoder.kind": "ridge"}, []),
     }
-    trials = [dict(row=row, subject=None, seed=0, state="complete", record=r) for row, r in records.items()]
-    trials += [trials[1] | {"seed": 1}, trials[1] | {"row": "failed", "state": "failed"}]
-    (told,) = find(trials, tmp_path, "reference")
+    trained = {(row, None, 0): tmp_path / record for row, record in records.items()}
+    (told,) = find(trained | {("idle", None, 1): tmp_path / "r1"}, "reference")
     assert told.startswith("row idle: its training losses equal those of row reference") and RATIO in told

@@ -18,11 +18,13 @@ from cnd.steps import Step
 from cnd.workflow.cache import StageCache
 from cnd.workflow.progress import CHECKPOINT, PERCENT, Clock, Progress
 from cnd.workflow.watched import WatchedBench
-from sweeps import search_command, session
+from sweeps import search_request, search_run, session, storage
 from sweeps.executor import Stopped, Teller
 from sweeps.run import main
-from sweeps.search import OptunaSearch, Outcome, Start, best, journal, outcomes, validation_scores
+from sweeps.search import OptunaSearch, Outcome, Start, best, outcomes, trial_of, validation_scores
+from sweeps.search_forecast import moved_by, sharing
 from sweeps.space import Search, folds_note, load_search, on_test, validation
+from sweeps.storage import journal
 from sweeps.trials import Trial
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,6 +117,27 @@ def test_old_spellings_and_choices_that_are_no_numbers() -> None:
     (key,) = search.space
     assert key == "decoder.phase2.target"
     assert [search.settings({key: search.space[key].stored(choice)})[key] for choice in choices] == choices
+
+
+BATCH, STEPS = "decoder.phase2.batch_size", "decoder.phase2.max_steps"
+EQUAL_TIME = {"kind": "categorical", "choices": [4, 8, 16], "scales": {"phase2.max_steps": [1.7, 1, 0.1]}}
+
+
+def test_a_choice_scales_other_settings_from_those_of_the_experiment() -> None:
+    base = override(SMOKE, {STEPS: 100}, "test")  # with batches of 8
+    search = a_search(space={BATCH: EQUAL_TIME}).of(base)
+    search.tried(base)
+    assert [search.settings({BATCH: n})[STEPS] for n in (4, 8, 16)] == [170, 100, 10]
+    assert search.point(base) == {BATCH: 8}
+    with pytest.raises(UserError, match=f"{STEPS} = 100 does not go with {BATCH} = 4"):
+        search.point(override(base, {BATCH: 4}, "test"))
+    for edits, message in (({BATCH: 5}, "none of the choices"), ({STEPS: None}, "set it to a number")):
+        with pytest.raises(UserError, match=message):
+            a_search(space={BATCH: EQUAL_TIME}).of(override(SMOKE, edits, "test"))
+    with pytest.raises(ValueError, match="varied or scaled elsewhere"):
+        a_search(space={BATCH: EQUAL_TIME, STEPS: {"kind": "int", "low": 1, "high": 9}})
+    with pytest.raises(ValueError, match="2 factors for 3 choices"):
+        a_search(space={BATCH: EQUAL_TIME | {"scales": {STEPS: [1, 2]}}})
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "sweeps").glob("search*.yaml")))
@@ -286,9 +309,9 @@ def test_a_trial_ends_where_its_driver_wants_it_to(tmp_path: Path) -> None:
 def serial(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials in this process, and no final table, which is a sweep like any other."""
     monkeypatch.setattr(session, "run_jobs", serial_executor.run_jobs)
-    monkeypatch.setattr(search_command, "run_final", lambda request, found: 0)
-    monkeypatch.setattr(search_command, "write_report", lambda request: request.folder.path)
-    for name in ("start", "progress", "record", "prune", "fail", "close"):
+    monkeypatch.setattr(search_run, "run_final", lambda request, found: 0)
+    monkeypatch.setattr(search_run, "write_report", lambda request: request.folder.path)
+    for name in ("start", "progress", "record", "prune", "fail", "best_so_far", "close"):
         monkeypatch.setattr(session.Scribe, name, lambda *_, **__: None)
 
 
@@ -333,6 +356,54 @@ def test_the_command_runs_goes_on_and_exports(mine: str, tmp_path: Path, capsys:
     exported = load_experiment(tmp_path / "best.yaml")
     assert exported.decoder.phase2.concept_depth == winner.settings[DEPTH] and exported.split.validation is None
     assert yaml.safe_load(capsys.readouterr().out) == {"set": winner.settings}
+
+
+@pytest.mark.usefixtures("serial")
+def test_ctrl_c_reports_what_is_there(
+    mine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load(Path(mine).read_text()) | {"enqueue": None, "seeds": 1}
+    Path(mine).write_text(yaml.safe_dump(content))
+    output = tmp_path / "out"
+    output.joinpath("cache").mkdir(parents=True)
+    real, begun = fake_pipeline.run, list[str]()
+
+    def run(experiment: Experiment, cache: StageCache, report: Any) -> Path:
+        begun.append(experiment.name)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return real(experiment, cache, report)
+
+    monkeypatch.setattr(fake_pipeline, "run", run)
+    assert command(output, "run", mine) == 130
+    told = capsys.readouterr()
+    assert "report: " in told.err and told.err.endswith("interrupted; the same command goes on from here\n")
+    assert told.out.count("0000") == told.out.count("0001") == 1 and "0002" not in told.out
+    kept = json.loads((output / "sweeps" / "mine-smoke" / "trials.json").read_text())
+    assert [t["state"] for t in kept] == ["complete", "complete", "open"]
+    assert command(output, "status", mine) == 0 and capsys.readouterr().out.count("interrupted") == 1
+    assert command(output, "run", mine) == 0 and len(begun) == 3 + 2
+    told = capsys.readouterr()
+    assert "4 of 4 trials are there" in told.err and "judged by 2 trials of this sweep" in told.err
+    assert "it took" in told.err
+    monkeypatch.setattr(search_run, "run_final", _interrupted)  # in the final comparison, too
+    assert command(output, "run", mine) == 130 and "report: " in capsys.readouterr().err
+
+
+def _interrupted(*_: Any) -> int:
+    raise KeyboardInterrupt
+
+
+def test_the_plan_tells_which_steps_trials_share() -> None:
+    space = SPACE | {"decoder.phase2.lr": {"kind": "float", "low": 0.001, "high": 0.1}}
+    search = a_search(space=space)
+    moved = moved_by(search, BLIND, fake_pipeline.steps)
+    assert moved == {"data": [], "phase1": [RATIO], "record": list(space)}
+    assert sharing(search, moved) == [
+        "data: once for all trials",
+        "phase1: shared by trials that agree in mask ratio",
+        "record: each trial's own",
+    ]
 
 
 @pytest.mark.usefixtures("serial")
@@ -388,6 +459,40 @@ def test_a_pruned_trial_is_marked_and_not_run_again(
     assert command(output, "run", mine, "--trials", "7") == 0 and len(begun) == 7
 
 
+@pytest.mark.usefixtures("serial")
+def test_a_database_is_gone_on_with_and_its_password_is_written_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, output, database = tmp_path / "mine.yaml", tmp_path / "out", f"sqlite:///{tmp_path / 'study.db'}?secret=pw123"
+    content = {"name": "mine", "title": "Mine", "space": SPACE, "sampler": {"kind": "random"}}
+    mine.write_text(yaml.safe_dump(content | {"storage": database}))  # sqlite3 itself does not know secret
+    output.joinpath("cache").mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_request, "database", lambda url: storage.database(url.partition("?")[0]))
+        assert command(output, "run", str(mine), "--trials", "2") == 0
+        assert command(output, "run", str(mine), "--trials", "3") == 0
+        built = (output / "cache" / "built.txt").read_text().splitlines()
+        assert sum(line.startswith("record") for line in built) == 3
+        assert command(output, "plan", str(mine)) == 0
+    assert not (output / "sweeps" / "mine-smoke" / "study.jsonl").exists()
+    assert optuna_names(tmp_path / "study.db") == ["mine-smoke"]
+    told = "".join(capsys.readouterr())
+    kept = [file for file in output.rglob("*") if file.is_file() and b"pw123" in file.read_bytes()]
+    assert not kept and "pw123" not in told
+    assert command(output, "run", str(mine), "--storage", "sqlite:///elsewhere.db") == 2
+    assert "holds a search with another storage" in capsys.readouterr().err
+    for url in ("postgresql+nodriver://me:pw123@host/db", "pw123", f"sqlite:///{tmp_path}/no/such/folder/x.db?a=pw123"):
+        assert command(tmp_path / "new", "run", str(mine), "--storage", url) == 2
+        error = capsys.readouterr().err
+        assert "pw123" not in error.replace(str(tmp_path), "") and error.count("error:") == 1, error
+
+
+def optuna_names(path: Path) -> list[str]:
+    import optuna
+
+    return optuna.get_all_study_names(f"sqlite:///{path}")
+
+
 @pytest.mark.parametrize(
     ("words", "culprit"),
     [
@@ -405,8 +510,8 @@ def test_wrong_usage(words: list[str], culprit: str, tmp_path: Path, capsys: pyt
 
 def test_a_row_that_the_space_does_not_have_is_named(tmp_path: Path, mine: str) -> None:
     with pytest.raises(UserError, match=r"row 9 of ablation_table1 cannot be enqueued: it sets decoder\.phase1\.self"):
-        search_command.SearchRequest(
-            search_command.table.parse([mine, "--experiment", "smoke", "--output", str(tmp_path)]), "fake_pipeline"
+        search_request.SearchRequest(
+            search_request.table.parse([mine, "--experiment", "smoke", "--output", str(tmp_path)]), "fake_pipeline"
         ).starts()
 
 
@@ -417,3 +522,16 @@ def test_outcomes_are_those_of_the_journal(tmp_path: Path) -> None:
     found = outcomes(search, proposes.study)
     assert found[0].label == "reference" and found[0].settings == {DEPTH: 4, RATIO: 0.75}
     assert found[0].values == found[0].by_seed[0] == (pytest.approx(-0.85),)
+
+
+def test_the_run_of_a_trial_has_what_varies_and_what_it_differs_in(tmp_path: Path) -> None:
+    rng = "decoder.phase2.timestep_range"
+    space = {
+        ENABLED: {"kind": "categorical", "choices": [True, False]},
+        RATIO: SPACE[RATIO] | {"when": {ENABLED: True}},
+    }
+    space |= {rng: {"kind": "categorical", "choices": [[0, 1000], [400, 600]]}}
+    search, common = a_search(space=space), session.flat(BLIND)
+    trial = trial_of(search, BLIND, fake_pipeline.steps, "0003", "", {ENABLED: False, rng: [0, 1000]}, seed=2)
+    assert session._varied(trial, common) == {ENABLED: False, rng: "0, 1000", "seed": 2}
+    assert len(common) > 50  # all of it is told once, with the parent

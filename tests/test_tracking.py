@@ -10,7 +10,7 @@ import pytest
 
 from cnd.data.simulated import SimulatedData
 from cnd.experiment import Experiment
-from cnd.store.tracking import Tracker, accepted, flatten, sqlite_uri
+from cnd.store.tracking import SearchRuns, Tracker, accepted, flatten, sqlite_uri
 from cnd.workflow.cache import StageCache
 
 
@@ -106,3 +106,26 @@ def test_the_image_grid_shows_stimuli_above_their_reconstructions(tmp_path: Path
     assert grid.shape == (18, 18, 3) and grid.dtype == np.uint8
     assert grid[2::6, 2::6, 0].tolist() == [[0, 1, 2], [100, 102, 104], [101, 103, 105]]
     assert (grid[0] == 255).all()  # white between the pictures
+
+
+def test_a_trial_of_a_search_has_what_the_search_varies_and_its_objectives_first(tmp_path: Path, record: Path) -> None:
+    search = SearchRuns(("nway50_top1",), {"a": 1, "b": 2, "seed": 0})
+    tracker = Tracker(sqlite_uri(tmp_path), tmp_path / "mlartifacts", "search-base", search)
+    run = tracker.start("0003-seed0", "key", {"a": 1.5}, {}, "0003")
+    tracker.checkpoint(run, 0.25, 50)
+    tracker.record(run, record)
+    stopped = tracker.start("0004-seed0", "other", {"a": 2.5}, {}, "0004")
+    tracker.checkpoint(stopped, 0.125, 50)
+    for _ in range(2):  # a kill in between changes nothing
+        tracker.prune(stopped)
+        tracker.best_so_far("nway50_top1", [0.25, 0.5])
+    found, other = tracker.client.get_run(run), tracker.client.get_run(stopped)
+    assert found.data.params == {"a": "1.5"} and found.info.run_name == "0003"
+    names = sorted(found.data.metrics)
+    assert names[0] == "objective/nway50_top1" and "scores/nway100_top1" in names
+    assert not any(name.startswith(("live/", "convergence/")) for name in names)
+    assert (other.info.run_name, other.info.status) == ("0004 pruned", "KILLED")
+    assert other.data.metrics == {"progress/validation_score": 0.125}
+    assert tracker.client.get_run(tracker.parent).data.params == {"a": "1", "b": "2", "seed": "0"}
+    curve = tracker.client.get_metric_history(tracker.parent, "objective/nway50_top1")
+    assert [(m.step, m.value) for m in curve] == [(0, 0.25), (1, 0.5)]

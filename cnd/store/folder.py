@@ -130,6 +130,10 @@ class SweepFolder:
         """
         write_json(self.path / DEFINITION, self.definition() | content)
 
+    def experiment(self) -> str:
+        """Name of the base experiment; "" before the sweep was run."""
+        return str(self._definition().get("experiment", ""))
+
     def exists(self) -> bool:
         """Whether this sweep was run here, and what it is can be read.
 
@@ -201,11 +205,10 @@ class SweepFolder:
         known = self.read(trial.name)
         return known.get("key") == trial.key and known.get("state") == "complete"
 
-    def typical_seconds(self) -> float | None:
-        """Mean duration of the trials that ran here, whatever their settings; None before there is any."""
-        seconds = [read_known(file).get("seconds") for file in sorted(self.path.glob("trials/*.json"))]
-        known = [float(s) for s in seconds if s is not None]
-        return sum(known) / len(known) if known else None
+    def durations(self) -> list[float]:
+        """Seconds of each trial that was trained here to its end, whatever its settings."""
+        found = [read_known(file) for file in sorted(self.path.glob("trials/*.json"))]
+        return [float(t["seconds"]) for t in found if t.get("seconds") is not None and t.get("state") != "pruned"]
 
     # ---- stages
 

@@ -14,7 +14,8 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ ARTIFACTS = (
 )  # fmt: skip
 SQLITE = "sqlite:///"
 STAGES = "stages"  # the MLflow experiment of runs that sweeps share
+PRUNED = " pruned"  # ends the name of such a run
 GRID_ITEMS, GRID_SAMPLES = 12, 3
 
 
@@ -68,6 +70,26 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+@dataclass(frozen=True)
+class SearchRuns:
+    """What the runs of a search have in common, so that MLflow's compare view shows what they differ in.
+
+    Its first parameters and its first metric, by the alphabet, are what MLflow draws unasked: a trial has the settings
+    that the search varies and no others, and its objectives stand before all else that is measured.
+
+    Attributes:
+        objectives: names as records have them, with ``seconds``, the time of the device.
+        params: of the reference, told once with the parent.
+    """
+
+    objectives: tuple[str, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def named(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Scores by the name of their metric in MLflow."""
+        return {f"{'objective' if name in self.objectives else 'scores'}/{name}": v for name, v in values.items()}
+
+
 class Tracker:
     """Runs of one sweep over one base experiment.
 
@@ -75,6 +97,7 @@ class Tracker:
         uri: of the MLflow store, such as :func:`sqlite_uri`.
         artifacts: folder of the artifacts of a local store; None leaves them where a server keeps them.
         sweep: name of the MLflow experiment that holds the runs.
+        search: where it is one.
 
     Attributes:
         told: what must be said of the store.
@@ -83,30 +106,42 @@ class Tracker:
         mlflow.exceptions.MlflowException: the store cannot be used.
     """
 
-    def __init__(self, uri: str, artifacts: Path | None, sweep: str) -> None:
-        self.client, self.told = _client(uri), list[str]()
+    def __init__(self, uri: str, artifacts: Path | None, sweep: str, search: SearchRuns | None = None) -> None:
+        self.client, self.search, self.told = _client(uri), search, list[str]()
         self.location = artifacts.absolute().as_uri() if artifacts else None
         self.sweep = self._experiment(sweep)
         self.known = self._runs(self.sweep)
-        self.parent = self._run(self.sweep, f"sweep {sweep}", "", {"cnd.kind": "sweep"})
+        self.parent = self._run(
+            self.sweep, f"sweep {sweep}", "", {"cnd.kind": "sweep"}, search.params if search else None
+        )
         self._stages: str | None = None
         self._stage_runs: dict[tuple[str, str], str] = {}
 
     # ---- trials
 
-    def start(self, name: str, key: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    def start(self, name: str, key: str, params: Mapping[str, Any], tags: Mapping[str, str], shown: str = "") -> str:
         """The id of a trial's run, now running: a new run, or the one it had when it was interrupted.
 
         Args:
             key: content key of the trial's result; another key is another run.
             params: written once.
+            shown: what MLflow shows for its name; "": the name.
         """
-        return self._run(self.sweep, name, key, {"mlflow.parentRunId": self.parent, **tags}, params)
+        return self._run(self.sweep, name, key, {"mlflow.parentRunId": self.parent, **tags}, params, shown)
 
     def progress(self, run: str, metrics: Mapping[str, float], samples_seen: int) -> None:
         """Live values of a running trial, under ``live/``; the whole curves come with its record."""
         values = {f"live/{name}": value for name, value in metrics.items()}
         self._log(run, ((name, value, samples_seen) for name, value in values.items()), int(time.time() * 1000))
+
+    def checkpoint(self, run: str, score: float, percent: int) -> None:
+        """The score of a running trial of a search, by percent of its training."""
+        self._log(run, [("progress/validation_score", score, percent)], int(time.time() * 1000))
+
+    def best_so_far(self, name: str, values: Sequence[float]) -> None:
+        """The best value of an objective after each trial, as a curve of the parent."""
+        begin = self.client.get_run(self.parent).info.start_time  # told twice, it is the same curve
+        self._log(self.parent, [(f"objective/{name}", value, n) for n, value in enumerate(values)], begin)
 
     def record(self, run: str, folder: Path, phase1: Iterable[str] = ()) -> None:
         """Log a finished trial from its record folder and end its run.
@@ -121,7 +156,11 @@ class Tracker:
         history = pd.read_parquet(folder / "history.parquet")
         if summary.get("warnings"):
             self.client.set_tag(run, "warnings", "\n".join(summary["warnings"]))
-        values = dict(summary["scores"]) | {f"seconds/{k}": v for k, v in summary.get("seconds", {}).items()}
+        seconds = summary.get("seconds", {})
+        values = dict(summary["scores"])
+        if self.search is not None:
+            values = self.search.named(values | {"seconds": sum(seconds.values())})
+        values |= {f"seconds/{k}": v for k, v in seconds.items()}
         self._log(run, ((name, value, 0) for name, value in values.items()), when)
         self._log(run, _curves(history), when)
         for name in ARTIFACTS:
@@ -131,7 +170,7 @@ class Tracker:
             self.client.log_image(run, image_grid(folder / "images.safetensors"), artifact_file="reconstructions.png")
         converged = verdict([folder])
         self.client.set_tag(run, "converged", converged.state)
-        if converged.rise is not None:
+        if converged.rise is not None and self.search is None:
             self._log(run, [("convergence/rise_last_quarter", converged.rise.estimate, 0)], when)
         stages = [self._phase1(key, fold, history, when, folder) for fold, key in enumerate(phase1)]
         if stages:
@@ -180,8 +219,10 @@ class Tracker:
         self.end(run, "FAILED")
 
     def prune(self, run: str) -> None:
-        """End a trial's run that a search stopped: MLflow has no state of its own for it."""
+        """End a trial's run that a search stopped: MLflow has no state of its own for it, so its name says so."""
         self.client.set_tag(run, "pruned", "true")
+        name = self.client.get_run(run).info.run_name
+        self.client.update_run(run, name=name if name.endswith(PRUNED) else name + PRUNED)
         self.end(run, "KILLED")
 
     def end(self, run: str, status: str) -> None:
@@ -211,12 +252,13 @@ class Tracker:
                 return found
 
     def _run(
-        self, experiment: str, name: str, key: str, tags: Mapping[str, str], params: Mapping[str, Any] | None = None
-    ) -> str:
+        self, experiment: str, name: str, key: str, tags: Mapping[str, str], params: Mapping[str, Any] | None = None,
+        shown: str = "",
+    ) -> str:  # fmt: skip
         run = self.known.get((name, key))
         if run is None:
             everything = {**tags, NAME: name, KEY: key}
-            run = self.client.create_run(experiment, tags=everything, run_name=name).info.run_id
+            run = self.client.create_run(experiment, tags=everything, run_name=shown or name).info.run_id
             self.known[name, key] = run
         elif self.client.get_run(run).info.status != "RUNNING":
             self.client.update_run(run, status="RUNNING")

@@ -33,9 +33,10 @@ from cnd.store.tracking import sqlite_uri
 from cnd.workflow.cache import StageCache
 from sweeps import executor
 from sweeps.live import Board
-from sweeps.search import OptunaSearch, journal, objective_names, validation_scores
+from sweeps.search import OptunaSearch, objective_names, validation_scores
 from sweeps.session import Scribe, Session
 from sweeps.space import load_search, validation
+from sweeps.storage import journal
 from sweeps.trials import Trial
 
 ROOT = Path(__file__).resolve().parents[2]

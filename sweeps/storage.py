@@ -1,0 +1,83 @@
+"""Where a search keeps what it asked for and was told: a journal below the output folder, or a database by its URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cnd.errors import UserError
+
+
+def journal(path: Path, mend: bool = False) -> Any:
+    """Optuna's storage in a file; its lock belongs to the operating system, so a killed process leaves none behind.
+
+    Args:
+        mend: cut off a last line that was being written when its process was killed; only for the one writer.
+    """
+    import optuna
+    from filelock import FileLock
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    class Lock(JournalFileOpenLock):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(str(path))
+            self._lock = FileLock(path.with_name(f".{path.name}.lock"))
+
+        def acquire(self) -> bool:
+            self._lock.acquire()
+            return True
+
+        def release(self) -> None:
+            self._lock.release()
+
+    if mend and path.is_file():
+        with path.open("rb+") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+    return JournalStorage(JournalFileBackend(str(path), Lock()))
+
+
+def database(url: str) -> Any:
+    """Optuna's storage in a database, such as ``sqlite:////shared/searches.db`` or ``postgresql://user@host/searches``.
+
+    Raises:
+        UserError: there is no such database, or it does not let us in; the password is not in the message.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    shown = without_password(url)
+    try:
+        return optuna.storages.RDBStorage(url)
+    except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
+        reason = str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0]
+        secret = _password(url)
+        reason = reason.replace(secret, "***") if secret else reason
+        raise UserError(f"--storage {shown}: cannot be used ({reason}); name a database as SQLAlchemy does") from None
+
+
+def without_password(url: str) -> str:
+    """The URL for people and files: without password, and without what follows ``?``, where one may stand, too.
+
+    Raises:
+        UserError: it is no URL of a database.
+    """
+    return _parsed(url).set(query={}).render_as_string(hide_password=True)
+
+
+def _password(url: str) -> str:
+    return str(_parsed(url).password or "")
+
+
+def _parsed(url: str) -> Any:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        raise UserError("--storage: is no URL of a database; for example sqlite:////shared/searches.db") from None
