@@ -174,7 +174,7 @@ def fit(
         total = 0.0
         for part, loss in _losses(config, generator, context, pooled, owner, rows, clean, targets, rng):
             loss = loss * (part / size)
-            loss.backward()
+            generator.backward(loss)
             total += loss.item()
         if not math.isfinite(total):
             raise FloatingPointError(f"free conditions: the loss is {total} at step {step}")
