@@ -68,7 +68,6 @@ MOVES: dict[str, set[str] | dict[str, set[str]]] = {
     "cnd.decoders.cnd.phase2.interventions": only(CND, {"interventions"}),
     "cnd.decoders.cnd.decoder": only(CND, {"sample"}),
     "cnd.decoders.conditioned": {"sample"},
-    "cnd.decoders.free_condition": only(CND, {"phase2"}),  # inversion, for a warm start
     "cnd.decoders.oracle": only(("oracle",), {"sample"}),
     "cnd.decoders.ridge": only(("ridge",), {"sample"}),
     "cnd.decoders.training": {"pretrain", "phase1", "phase2"},

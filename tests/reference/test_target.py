@@ -11,8 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from cnd.decoders import free_condition
-from cnd.decoders.cnd.phase2 import inversion
+from cnd.decoders.cnd.phase2 import free, inversion
 from cnd.decoders.cnd.phase2.settings import Phase2Config, TargetConfig
 from cnd.decoders.cnd.phase2.targets import ClassTargets, class_targets, condition_loss
 from cnd.decoders.cnd.phase2.warm_start import warm_up
@@ -151,7 +150,7 @@ def test_free_conditions_reach_the_optimum_of_the_loss(target: str) -> None:
     image = DrawnLatents(torch.tensor([1, 4]), torch.tensor([3.0, -2.0]).view(2, 1, 1, 1, 1).expand(2, 5, 3, 1, 1))
     targets = class_targets(config.target, Known(), category, image if target == "generated" else None)  # type: ignore[arg-type]
     members = [torch.arange(6), torch.arange(6, 12)]
-    found = free_condition.fit(config, Known(), clean, members, targets, seed=0)  # type: ignore[arg-type]
+    found = free.fit(config, Known(), clean, members, targets, seed=0)  # type: ignore[arg-type]
     reached = found.pooled + found.context.mean(1)
     expected = {
         "stimuli": torch.tensor([[-1.0] * 3, [2.0] * 3]),
@@ -171,7 +170,7 @@ def test_free_conditions_see_as_many_samples_as_phase_2() -> None:
 def test_a_loss_that_is_not_finite_is_named() -> None:
     clean = torch.full((2, *Known.latent_shape), float("nan"))
     with pytest.raises(FloatingPointError, match="free conditions: the loss is nan at step 0"):
-        free_condition.fit(FreeConditionDecoder(max_steps=1), Known(), clean, [torch.arange(2)], ClassTargets(), 0)  # type: ignore[arg-type]
+        free.fit(FreeConditionDecoder(max_steps=1), Known(), clean, [torch.arange(2)], ClassTargets(), 0)  # type: ignore[arg-type]
 
 
 def test_a_kind_takes_over_what_it_says() -> None:
@@ -228,7 +227,8 @@ def test_inversion_finds_the_condition_of_each_stimulus(tmp_path: Path, monkeypa
 
 
 def test_rows_and_seeds_share_the_inversion() -> None:
-    base = override(load_experiment(ROOT / "experiments" / "smoke.yaml"), {"decoder.phase2.warm_start": "inversion"}, "")
+    smoke = load_experiment(ROOT / "experiments" / "smoke.yaml")
+    base = override(smoke, {"decoder.phase2.warm_start": "inversion"}, "test")
     edits: list[dict[str, Any]] = [{}, {"seed": 3, "decoder.phase1.alpha_s": 0}, {"decoder.phase2.lr": 0.1}]
     steps = [all_folds(override(base, edit, "test"))[0].own["phase2"].needs["inverted"] for edit in edits]
     assert len({step.key for step in steps if step}) == 1

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cnd.decoders.cnd.phase2.free import FreeConditions, fit
 from cnd.decoders.cnd.phase2.settings import Phase2Config
-from cnd.decoders.free_condition import FreeConditionDecoder, fit
 from cnd.json_files import write_json
 from cnd.protocols import Condition, GeneratorChoice
 from cnd.steps import Step
@@ -26,7 +26,7 @@ PASSES = 32  # of each stimulus through the UNet, each with another noise and ti
 
 def inversion_step(phase2: Phase2Config, given: Given) -> Step:
     """The step ``inversion``, which gives a condition of each training item."""
-    loss = FreeConditionDecoder(
+    loss = FreeConditions(
         timestep_range=phase2.timestep_range,
         loss_weighting=phase2.loss_weighting,
         context_tokens=phase2.context_tokens,
@@ -37,8 +37,8 @@ def inversion_step(phase2: Phase2Config, given: Given) -> Step:
     return Step("inversion", invert, {"loss": loss, "generator": given.generator}, {"latents": given.latents}, load)
 
 
-def invert(bench: Bench, folder: Path, loss: FreeConditionDecoder, generator: GeneratorChoice, latents: Step) -> None:
-    """Train a free condition of each training stimulus and write them: context [n, tokens, width], pooled [n, width]."""
+def invert(bench: Bench, folder: Path, loss: FreeConditions, generator: GeneratorChoice, latents: Step) -> None:
+    """Train a free condition of each training stimulus; write context [n, tokens, width] and pooled [n, width]."""
     import torch
     from safetensors.torch import save_file
 
@@ -53,9 +53,7 @@ def invert(bench: Bench, folder: Path, loss: FreeConditionDecoder, generator: Ge
     write_json(folder / "info.json", {"seconds": time.time() - start})
 
 
-def load(
-    bench: Bench, folder: Path, loss: FreeConditionDecoder, generator: GeneratorChoice, latents: Step
-) -> Condition:
+def load(bench: Bench, folder: Path, loss: FreeConditions, generator: GeneratorChoice, latents: Step) -> Condition:
     """What :func:`invert` wrote."""
     from safetensors.torch import load_file
 

@@ -126,7 +126,7 @@ class Phase2Config(ConditionTraining):
     attention_loss: Weight = 0.0  # of the cross-entropy of attention over the bank to the item's class: uses labels
     projections: Literal["bank", "conv"] = "bank"  # to the UNet; conv: DC-LDM's, see ConditionModule
     train_encoder: bool = True
-    # the condition is aimed at first: at that of the item's class (uses labels), or what its stimulus gives by inversion
+    # what is aimed at before eq. 2: the condition of the item's class (uses labels), or the stimulus's by inversion
     warm_start: Literal["none", "classes", "inversion"] = "none"
     warm_start_steps: Positive = 300
     train_unet_cross_attention: bool = False  # DC-LDM's policy

@@ -1,7 +1,7 @@
 """Warm start of Phase 2: the condition itself is aimed at before eq. 2 is (``phase2.warm_start``); the paper has none.
 
-All that stands before the UNet learns, without the UNet, to give the condition of each training item's class, or the one
-that inverting the UNet on its stimulus gave (:mod:`cnd.decoders.cnd.phase2.inversion`).
+All that stands before the UNet learns, without the UNet, to give the condition of each training item's class, or what
+inverting the UNet on its stimulus gave (:mod:`cnd.decoders.cnd.phase2.inversion`).
 """
 
 from __future__ import annotations
