@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
@@ -20,6 +21,8 @@ from cnd.errors import UserError
 from cnd.experiment import load_experiment, override
 from cnd.paper import departures
 from cnd.protocols import Condition, DrawnLatents
+from cnd.workflow.bench import Workbench
+from cnd.workflow.cache import StageCache
 from cnd.workflow.plan import all_folds
 
 WIDTH = 3
@@ -203,7 +206,7 @@ def test_the_warm_start_finds_the_least_squares() -> None:
     fmri = rng.standard_normal((64, 5)).astype(np.float32)
     wanted = torch.from_numpy(fmri @ rng.standard_normal((5, WIDTH)) + rng.standard_normal((64, WIDTH))).float()
     config = Phase2Config(
-        warm_start="classes", warm_start_steps=400, batch_size=64, lr=0.05, schedule="cosine", weight_decay=0
+        warm_start="classes", warm_start_steps=150, batch_size=64, lr=0.1, schedule="cosine", weight_decay=0
     )
     module = Affine(5)
     history = warm_up(config, module, Known(), fmri, Condition(wanted[:, None], wanted), 0)  # type: ignore[arg-type]
@@ -234,3 +237,18 @@ def test_rows_and_seeds_share_the_inversion() -> None:
     assert len({step.key for step in steps if step}) == 1
     other = override(base, {"decoder.phase2.warm_start": "classes"}, "test")
     assert "inverted" not in all_folds(other)[0].own["phase2"].needs
+
+
+def test_the_training_says_how_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inversion, "PASSES", 1)
+    edits = {"phase1.enabled": False, "phase2.curve_items": 0, "phase2.checkpoint": "last", "phase2.max_steps": 1}
+    edits = {f"decoder.{name}": value for name, value in edits.items()} | {"decoder.phase2.warm_start_steps": 20}
+    smoke = override(load_experiment(ROOT / "experiments" / "smoke.yaml"), edits, "test")
+    bench, losses = Workbench(StageCache(tmp_path)), {}
+    for kind in ("classes", "inversion"):
+        step = all_folds(override(smoke, {"decoder.phase2.warm_start": kind}, "test"))[0].own["phase2"]
+        history = pd.read_parquet(bench.value(step) / "history.parquet")
+        losses[kind] = history.groupby("phase")["value"].apply(list)
+    assert losses["classes"]["phase2"] != losses["inversion"]["phase2"]
+    for found in losses.values():
+        assert len(found["warm_start"]) == 20 and found["warm_start"][-1] < found["warm_start"][0]

@@ -10,7 +10,7 @@ from cnd.decoders.cnd.phase1.settings import EncoderConfig
 from cnd.decoders.cnd.phase2.inversion import inversion_step
 from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.json_files import write_json
-from cnd.protocols import GeneratorChoice, SamplingConfig
+from cnd.protocols import Condition, GeneratorChoice, SamplingConfig
 from cnd.steps import Step
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cnd.decoders.cnd.phase2.model import ConditionModule
     from cnd.decoders.cnd.phase2.targets import ClassTargets
     from cnd.decoders.cnd.phase2.training import Phase2State
-    from cnd.protocols import Bench, Condition, FmriDataset, Generator, Given, TrainingSet
+    from cnd.protocols import Bench, FmriDataset, Generator, Given, TrainingSet
 
 MODULE, UNET = "condition_module.safetensors", "unet.safetensors"
 CURVE = "curve.parquet"
@@ -112,10 +112,12 @@ def train_condition_module(
         measure.test = (dataset.test, sampling, bench.value(test_score))
     held_out = score is not None or phase2.checkpoint == "validation"
     rows = train.fitting if held_out else np.arange(len(fmri))
-    history = []
-    if phase2.warm_start != "none":
-        aim: Condition = class_conditions(frozen, labels) if inverted is None else bench.value(inverted)
-        history = warm_up(phase2, module, frozen, fmri[rows], Condition(aim.context[rows], aim.pooled[rows]), seed)
+    before = []
+    aim: Condition | None = None if inverted is None else bench.value(inverted)
+    if phase2.warm_start == "classes" and labels is not None:
+        aim = class_conditions(frozen, labels)
+    if aim is not None:
+        before = warm_up(phase2, module, frozen, fmri[rows], Condition(aim.context[rows], aim.pooled[rows]), seed)
     fitted = fit(
         phase2, module, frozen, fmri[rows], clean[rows], seed, measure if measure.wanted() else None,
         resume=bench.scratch, report=lambda fraction, seen, metrics: bench.report("phase2", fraction, seen, metrics),
@@ -124,7 +126,7 @@ def train_condition_module(
     save_file({k: v.cpu().contiguous() for k, v in module.state_dict().items()}, folder / MODULE)
     if phase2.train_unet_cross_attention:
         save_file({k: v.cpu().contiguous() for k, v in frozen.unet.state_dict().items()}, folder / UNET)
-    pd.DataFrame(history + fitted.history, columns=HISTORY).to_parquet(folder / "history.parquet")
+    pd.DataFrame(before + fitted.history, columns=HISTORY).to_parquet(folder / "history.parquet")
     if fitted.curve:
         _curve(fitted, train, shown).to_parquet(folder / CURVE)
     info = {"seconds": time.time() - start, "seconds_scoring": measure.seconds, "chosen_step": fitted.chosen_step}
