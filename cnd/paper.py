@@ -212,6 +212,8 @@ SETTINGS: dict[str, dict[str, Entry]] = {
         "attention_loss":             Stated("eq. 2", 0.0, told="0, no loss on attention; this one uses labels"),
         "projections":                Open("to the context and the time embedding; DC-LDM: conv"),
         "train_encoder":              Open("whether it belongs to the 'condition module'; DC-LDM: true"),
+        "warm_start":                 Stated("eq. 2", "none", told="none, eq. 2 from the start; 'classes' uses labels"),
+        "warm_start_steps":           Ours("of a warm start, which the paper has not"),
         "train_unet_cross_attention": Stated("sec. 4.2", False, told="false, the UNet is fixed"),
         "loss_weighting":             Stated("eq. 2", "none"),
         "timestep_range":             Stated("eq. 2", (0, 1000), told="all time-steps"),
@@ -411,6 +413,8 @@ def _idle(experiment: Experiment, value: dict[str, Any]) -> list[str]:
         idle += ["decoder.phase2.mapper_width"]
     if phase2.get("max_steps") is not None:
         idle += ["decoder.phase2.max_epochs"]
+    if phase2.get("warm_start") == "none":
+        idle += ["decoder.phase2.warm_start_steps"]
     if not phase2.get("train_encoder"):
         idle += ["decoder.phase2.encoder_lr"]
     held_out = phase2.get("checkpoint") == "validation" or phase2.get("curve_items")

@@ -97,8 +97,8 @@ class CndDecoder(Decoder):
             )
         if self.learns_from_labels():
             found.append(
-                "Labels: Phase 2 aims at the classes of training items (decoder.phase2.target, attention_loss); the "
-                "paper's loss asks for no labels. Compare with the same decoder on shuffled pairs."
+                "Labels: Phase 2 aims at the classes of training items (decoder.phase2.target, attention_loss, "
+                "warm_start); the paper's loss asks for no labels. Compare with the same decoder on shuffled pairs."
             )
         if self.phase2.checkpoint == "test_best":
             found.append(

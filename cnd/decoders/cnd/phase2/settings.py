@@ -126,12 +126,15 @@ class Phase2Config(ConditionTraining):
     attention_loss: Weight = 0.0  # of the cross-entropy of attention over the bank to the item's class: uses labels
     projections: Literal["bank", "conv"] = "bank"  # to the UNet; conv: DC-LDM's, see ConditionModule
     train_encoder: bool = True
+    # what is aimed at before eq. 2: the condition of the item's class (uses labels), or the stimulus's by inversion
+    warm_start: Literal["none", "classes", "inversion"] = "none"
+    warm_start_steps: Positive = 300
     train_unet_cross_attention: bool = False  # DC-LDM's policy
 
     @property
     def uses_labels(self) -> bool:
         """Whether training asks for the classes of training items; the paper's does not."""
-        return super().uses_labels or self.attention_loss > 0
+        return super().uses_labels or self.attention_loss > 0 or self.warm_start == "classes"
 
     @model_validator(mode="after")
     def _attends(self) -> Phase2Config:

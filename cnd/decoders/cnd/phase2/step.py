@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnd.decoders.cnd.phase1.settings import EncoderConfig
+from cnd.decoders.cnd.phase2.inversion import inversion_step
 from cnd.decoders.cnd.phase2.settings import Phase2Config
 from cnd.json_files import write_json
-from cnd.protocols import GeneratorChoice, SamplingConfig
+from cnd.protocols import Condition, GeneratorChoice, SamplingConfig
 from cnd.steps import Step
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def phase2_step(encoder: EncoderConfig, phase2: Phase2Config, phase1: Step | Non
         needs["classes"] = given.classes
     if phase2.target.generated:
         needs["class_latents"] = given.drawn(phase2.target.n_generated)
+    if phase2.warm_start == "inversion":
+        needs["inverted"] = inversion_step(phase2, given)
     if by_test:
         settings["sampling"], needs["data"], needs["test_score"] = given.sampling, given.data, given.test_score
     if phase2.curve_items:
@@ -60,6 +63,7 @@ def train_condition_module(
     validation_score: Step | None = None,
     classes: Step | None = None,
     class_latents: Step | None = None,
+    inverted: Step | None = None,
 ) -> None:
     """Train by eq. 2, or what else is aimed at; write weights, history, the curve of the validation score, facts.
 
@@ -67,6 +71,7 @@ def train_condition_module(
         sampling, data, test_score: where the checkpoint is chosen by the test set.
         curve_sampling, validation_score: where there is a curve.
         classes, class_latents: where labels are aimed at.
+        inverted: where the warm start aims at what inversion found.
     """
     import numpy as np
     import pandas as pd
@@ -74,8 +79,9 @@ def train_condition_module(
 
     from cnd.decoders.cnd.phase2.checkpoints import Checkpoints, curve_items
     from cnd.decoders.cnd.phase2.model import count_parameters
-    from cnd.decoders.cnd.phase2.targets import class_targets
+    from cnd.decoders.cnd.phase2.targets import class_conditions, class_targets
     from cnd.decoders.cnd.phase2.training import fit
+    from cnd.decoders.cnd.phase2.warm_start import warm_up
     from cnd.decoders.training import HISTORY
 
     start = time.time()
@@ -106,6 +112,12 @@ def train_condition_module(
         measure.test = (dataset.test, sampling, bench.value(test_score))
     held_out = score is not None or phase2.checkpoint == "validation"
     rows = train.fitting if held_out else np.arange(len(fmri))
+    before = []
+    aim: Condition | None = None if inverted is None else bench.value(inverted)
+    if phase2.warm_start == "classes" and labels is not None:
+        aim = class_conditions(frozen, labels)
+    if aim is not None:
+        before = warm_up(phase2, module, frozen, fmri[rows], Condition(aim.context[rows], aim.pooled[rows]), seed)
     fitted = fit(
         phase2, module, frozen, fmri[rows], clean[rows], seed, measure if measure.wanted() else None,
         resume=bench.scratch, report=lambda fraction, seen, metrics: bench.report("phase2", fraction, seen, metrics),
@@ -114,7 +126,7 @@ def train_condition_module(
     save_file({k: v.cpu().contiguous() for k, v in module.state_dict().items()}, folder / MODULE)
     if phase2.train_unet_cross_attention:
         save_file({k: v.cpu().contiguous() for k, v in frozen.unet.state_dict().items()}, folder / UNET)
-    pd.DataFrame(fitted.history, columns=HISTORY).to_parquet(folder / "history.parquet")
+    pd.DataFrame(before + fitted.history, columns=HISTORY).to_parquet(folder / "history.parquet")
     if fitted.curve:
         _curve(fitted, train, shown).to_parquet(folder / CURVE)
     info = {"seconds": time.time() - start, "seconds_scoring": measure.seconds, "chosen_step": fitted.chosen_step}

@@ -100,14 +100,18 @@ def class_targets(
     """
     condition = place = None
     if classes is not None and config.embedding:
-        bank = generator.concept_bank
-        condition = generator.class_condition(torch.from_numpy(classes).to(bank.device)).to("cpu")
+        condition = class_conditions(generator, classes)
     if classes is not None and drawn is not None:
         place = _places(drawn, classes)
     share = config.generated / config.denoising if config.denoising else 0.0
     return ClassTargets(
         share, condition, drawn, place, torch.from_numpy(classes) if classes is not None and attention else None
     )
+
+
+def class_conditions(generator: Generator, classes: np.ndarray) -> Condition:
+    """The condition of each item's class, on the CPU."""
+    return generator.class_condition(torch.from_numpy(classes).to(generator.concept_bank.device)).to("cpu")
 
 
 def attention_loss(attention: Float[Tensor, "b concepts"], classes: Int[Tensor, " b"]) -> Tensor:
