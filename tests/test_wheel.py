@@ -29,7 +29,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, wheels = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheels")
     for name in ("cnd", *INSIDE):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     environment = {**os.environ, "WHEELS": str(wheels)}
     done = subprocess.run([sys.executable, "-c", BUILD], cwd=source, env=environment, capture_output=True, text=True)
@@ -51,7 +51,7 @@ def test_a_wheel_holds_every_file_that_is_needed_and_one_package(site: Path) -> 
     expected = {name for name in found(ROOT / "cnd", ()) if not name.endswith("README.md")}
     expected |= {f"_app/sweeps/{name}" for name in found(ROOT / "sweeps", (".py", ".yaml"))}
     expected |= {f"_app/reports/{name}" for name in found(ROOT / "reports", (".py", ".html", ".js"))}
-    expected |= {f"_app/experiments/{path.name}" for path in (ROOT / "experiments").glob("*.yaml")}
+    expected |= {f"_app/experiments/{path.name}" for path in (ROOT / "experiments").glob("*.*") if path.suffix != ".md"}
     assert found(site / "cnd", ()) == expected
     assert {path.name.partition("-")[0] for path in site.iterdir()} == {"cnd", "cnd_decoding"}
     (points,) = site.glob("*.dist-info/entry_points.txt")
