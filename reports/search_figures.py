@@ -75,7 +75,7 @@ def parallel(trials: pd.DataFrame, objective: str, settings: list[str], higher_i
                 axes.annotate(
                     word, (x, y), xytext=(4, 0), textcoords="offset points", fontsize=8, va="center", color=INK
                 )
-        axes.set_xticks(range(len(settings)), settings, fontsize=9)
+        axes.set_xticks(range(len(settings)), [setting.replace(" ", "\n") for setting in settings], fontsize=9)
         axes.set_xlim(-0.1, len(settings) - 1 + 0.35)
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
@@ -114,6 +114,9 @@ def slices(trials: pd.DataFrame, objective: str, settings: list[str], scale: Sca
                 axes.set_xlim(-0.5, len(words) - 0.5)
             elif is_wide(x):
                 axes.set_xscale("log")
+                ends = np.geomspace(x.min(), x.max(), 3)  # a range of less than ten has no tick of its own
+                axes.set_xticks(ends, [f"{end:.2g}" for end in ends], fontsize=8)
+                axes.set_xticks([], minor=True)
             axes.scatter(x, scale.factor * part[objective], c=part["number"], cmap="Blues", vmin=-len(done) / 2, s=24)
             axes.set_title(setting, fontsize=9.5)
             _grid(axes)
