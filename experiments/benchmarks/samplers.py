@@ -26,8 +26,9 @@ from cnd.experiment import load_experiment, override
 from cnd.json_files import read_json, write_json
 from cnd.workflow import run as pipeline
 from cnd.workflow.cache import StageCache
-from sweeps.search import OptunaSearch, best, higher_is_better, journal, objective_names, validation_scores
+from sweeps.search import OptunaSearch, best, higher_is_better, objective_names, validation_scores
 from sweeps.space import load_search, validation
+from sweeps.storage import journal
 
 HERE = Path(__file__).resolve().parent
 SAMPLERS = ("random", "tpe")
