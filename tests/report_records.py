@@ -56,6 +56,8 @@ def write_sweep(output: Path, rows: list[dict[str, Any]], seeds: list[int], **mo
         "reference": "10",
         "columns": [{"key": key, "title": title} for key, title in COLUMNS.items()],
         "rows": rows,
+        "trials": [],
+        "stages": [],
         "factors": [{"title": "Mask ratio", "x": "mask_ratio", "rows": ["12", "11", "10"]}],
         "seeds": seeds,
         "set": {"data.snr": 0.02},

@@ -196,7 +196,7 @@ def folder_with_a_twin(folder: Path) -> list[str]:
     train["fmri"][:, 3] = 7
     write_both(folder, train, test)
     edits = ["data.kind=folder", f"data.path={folder}", "generator.name=digits", "evaluation.n_way=[2]"]
-    edits += ["evaluation.truth=label"]
+    edits += ["evaluation.truth=label", "data.image_size=32"]
     return [word for edit in edits for word in ("--set", edit)]
 
 
@@ -236,6 +236,6 @@ def test_mlflow_carries_it(tmp_path, monkeypatch):
     summary = json.loads((record / "summary.json").read_text())
     (record / "summary.json").write_text(json.dumps(summary | {"scores": {}, "warnings": ["A: b.", "C: d."]}))
     tracker = Tracker.__new__(Tracker)
-    tracker.client = Client()
+    tracker.client, tracker.search = Client(), None
     tracker.record("run", record)
     assert tags["warnings"] == "A: b.\nC: d."

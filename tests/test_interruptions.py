@@ -51,16 +51,19 @@ def test_a_signal_ends_the_command_as_ctrl_c_does(
                 os.kill(os.getpid(), number)
         return 0
 
-    before = [signal.getsignal(n) for n in signals.ENDING]
     monkeypatch.setattr(run, "compare", command)
     monkeypatch.setattr(signals, "_leave_the_terminal", lambda: None)
-    old = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest itself may run with it ignored
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest itself may run with these ignored
+    hup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    before = [signal.getsignal(n) for n in signals.ENDING]
     try:
         assert run.main(["compare", "a", "b"]) == code
     finally:
+        after = [signal.getsignal(n) for n in signals.ENDING]
         signal.signal(signal.SIGINT, old)
+        signal.signal(signal.SIGHUP, hup)
     assert capsys.readouterr().err.endswith("; the same command goes on from here\n")
-    assert [signal.getsignal(n) for n in signals.ENDING] == before
+    assert after == before
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:
@@ -79,7 +82,12 @@ def test_nothing_stays_running_when_the_terminal_is_closed(tmp_path: Path, empty
     words = ["ablation_table1", "--experiment", "smoke", "--rows", "10,oracle", "--output", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     with (tmp_path / "errors").open("w") as errors:
-        process = subprocess.Popen([sys.executable, "-c", HANGING, *words], env=environment, stderr=errors)
+        process = subprocess.Popen(
+            [sys.executable, "-c", HANGING, *words],
+            env=environment,
+            stderr=errors,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # pytest itself may run under nohup
+        )
 
     def runs() -> dict[str, str]:
         with sqlite3.connect(tmp_path / "mlflow.db") as store:

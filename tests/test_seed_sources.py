@@ -42,7 +42,7 @@ SOURCES = {
         "ss_ae/training.py shifted": "shifts of the images",
     },
     "free_condition": {
-        "free_condition.py _losses": "noise and time-steps",
+        "cnd/phase2/free.py _losses": "noise and time-steps",
     },
 }
 MEASURED = {"cnd/phase1/training.py validation_loss", "cnd/phase2/training.py validation_loss"}

@@ -230,8 +230,10 @@ class DataSourceConformance:
         if not dataset.train.images.size:
             return  # nothing that runs in a moment decodes labels
         record = run(whole, StageCache(tmp_path))
-        assert pd.read_parquet(record / "items.parquet")["stimulus"].tolist() == held_out.test.stimulus
-        stimuli = load_file(record / "images.safetensors")["stimuli"]
+        items = pd.read_parquet(record / "items.parquet")
+        first = (items["fold"] == items["fold"].iloc[0]).to_numpy()  # each fold holds out items of its own
+        assert items["stimulus"][first].tolist() == held_out.test.stimulus
+        stimuli = load_file(record / "images.safetensors")["stimuli"][first]
         np.testing.assert_array_equal(stimuli, np.asarray(held_out.test.images))
         summary = (record / "summary.json").read_text()
         assert "VALIDATION" in summary and not any(name in summary for name in dataset.test.stimulus if len(name) > 3)
