@@ -3,7 +3,7 @@
     python experiments/benchmarks/samplers.py --output runs/samplers --picture best_so_far.png
 
 Each search (samplers.yaml, or ``--search FILE``) runs one trial after the other, so that its proposals follow from its
-seed; ``--processes`` searches run at once. Both samplers of one seed begin with the same ten points, which are trained
+seed; ``--processes`` searches run at once. Both samplers of one seed begin with the same five points, which are trained
 once. Prints the best validation score after so many trials and the score of each search's winner on test items,
 trained anew with another seed, with 95 % intervals (Student's t) over search seeds.
 """
@@ -31,7 +31,7 @@ from sweeps.space import load_search, validation
 from sweeps.storage import journal
 
 HERE = Path(__file__).resolve().parent
-SAMPLERS = ("random", "tpe")
+SAMPLERS = {"random": {"kind": "random"}, "tpe": {"kind": "tpe", "startup": 5}}
 
 
 def searched(file: str, experiment: str, sampler: str, seed: int, trials: int, output: Path) -> Path:
@@ -46,7 +46,7 @@ def searched(file: str, experiment: str, sampler: str, seed: int, trials: int, o
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.jsonl").unlink(missing_ok=True)  # proposals follow from the seed, results lie in the cache
     search = load_search(file)
-    search = type(search).model_validate(search.model_dump() | {"sampler": {"kind": sampler}, "seed": seed})
+    search = type(search).model_validate(search.model_dump() | {"sampler": SAMPLERS[sampler], "seed": seed})
     base = override(load_experiment(Path(experiment)), search.set, file)
     cache, held_out = StageCache(output / "cache"), validation(base, file)
     proposer = OptunaSearch(
