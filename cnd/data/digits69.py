@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from cnd.data.files import FileSource
+from cnd.data.files import FileSource, mat_content, one_file
 from cnd.data.tables import some_vary, zscore
 from cnd.errors import UserError
 from cnd.protocols import Classes, FmriDataset, FmriSplit, Normalisation
@@ -22,7 +22,7 @@ from cnd.protocols import Classes, FmriDataset, FmriSplit, Normalisation
 WHOLE = "bring the original digit69_28x28.mat"
 SIGN = "digit69*.mat"
 SETUP = """Handwritten sixes and nines (digits69)
-  file    digit69_28x28.mat, which may not be passed on (README.md, digits69)
+  file    digit69_28x28.mat, which may not be passed on (cnd/data/README.md)
   then    --set data.path=/path/to/digit69_28x28.mat"""
 HINT = "pass digit69_28x28.mat with --set data.path="
 SHAPES = {"fmriTrn": (90, 3092), "fmriTest": (10, 3092), "stimTrn": (90, 784), "stimTest": (10, 784)}
@@ -55,14 +55,7 @@ class Digits69Data(FileSource):
         Raises:
             UserError: no path was given, or nothing lies there.
         """
-        if self.path is None:
-            raise UserError(f"data.path is not set: digits69 reads a file that cannot be shipped; {HINT}")
-        found = [self.path] if self.path.is_file() else sorted(self.path.glob(SIGN))
-        if not found:
-            raise UserError(f"{self.path}: no such file (data.path); {HINT}")
-        if len(found) > 1:
-            raise UserError(f"{found[0]}: {found[1].name} lies beside it; name the file that counts with data.path")
-        return found
+        return one_file(self.path, SIGN, self.kind, HINT)
 
     def classes(self) -> Classes:
         """The ten digits, of which two occur."""
@@ -104,14 +97,8 @@ def read(config: Digits69Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Raises:
         UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file.
     """
-    from scipy.io import loadmat  # not at the top: the plan imports this module
-    from scipy.io.matlab import MatReadError
-
     (path,) = config.files()
-    try:
-        content = loadmat(path)
-    except (MatReadError, ValueError, OSError, NotImplementedError, TypeError) as error:
-        raise UserError(f"{path}: not a readable MATLAB file ({error}); download it again") from error
+    content = mat_content(path)
     for key, shape in SHAPES.items():
         if key not in content:
             found = sorted(k for k in content if k[0] != "_")

@@ -111,3 +111,34 @@ def _complaint(step: Callable[[], Any]) -> list[str]:
     except UserError as error:
         return [str(error)]
     return []
+
+
+def one_file(path: Path | None, sign: str, kind: str, hint: str) -> list[Path]:
+    """The one file of a data source, which is ``path`` or matches ``sign`` in that folder.
+
+    Raises:
+        UserError: no path was given, nothing lies there, or several do.
+    """
+    if path is None:
+        raise UserError(f"data.path is not set: {kind} reads a file that cannot be shipped; {hint}")
+    found = [path] if path.is_file() else sorted(path.glob(sign))
+    if not found:
+        raise UserError(f"{path}: no such file (data.path); {hint}")
+    if len(found) > 1:
+        raise UserError(f"{found[0]}: {found[1].name} lies beside it; name the file that counts with data.path")
+    return found
+
+
+def mat_content(path: Path) -> dict[str, Any]:
+    """Arrays of a MATLAB file before version 7.3, by name.
+
+    Raises:
+        UserError: it is none, or is damaged.
+    """
+    from scipy.io import loadmat  # not at the top: the plan imports this module
+    from scipy.io.matlab import MatReadError
+
+    try:
+        return dict(loadmat(path))
+    except (MatReadError, ValueError, OSError, NotImplementedError, TypeError) as error:
+        raise UserError(f"{path}: not a readable MATLAB file ({error}); download it again") from error

@@ -18,8 +18,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from cnd.data.checks import expect_shape, readable, require_keys
-from cnd.data.files import FileSource
+from cnd.data.checks import expect_shape, require_keys
+from cnd.data.files import FileSource, mat_content, one_file
 from cnd.data.tables import some_vary, zscore
 from cnd.errors import UserError
 from cnd.protocols import Classes, FmriDataset, FmriSplit, Stimuli
@@ -65,14 +65,7 @@ class MiyawakiData(FileSource):
         Raises:
             UserError: no path was given, or nothing lies there.
         """
-        if self.path is None:
-            raise UserError(f"data.path is not set: miyawaki reads a file that cannot be shipped; {HINT}")
-        found = [self.path] if self.path.is_file() else sorted(self.path.glob(SIGN))
-        if not found:
-            raise UserError(f"{self.path}: no such file (data.path); {HINT}")
-        if len(found) > 1:
-            raise UserError(f"{found[0]}: {found[1].name} lies beside it; name the file that counts with data.path")
-        return found
+        return one_file(self.path, SIGN, self.kind, HINT)
 
     def classes(self) -> Classes:
         """Every stimulus is a class of its own."""
@@ -123,15 +116,8 @@ def read(config: MiyawakiData) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
     Raises:
         UserError: missing, unreadable, incomplete, wrong-shaped or non-finite file, or other stimuli.
     """
-    from scipy.io import loadmat  # not at the top: the plan imports this module
-    from scipy.io.matlab import MatReadError
-
     (path,) = config.files()
-    try:
-        with readable(path, "MATLAB file"):
-            content = loadmat(path)
-    except (MatReadError, NotImplementedError, TypeError) as error:
-        raise UserError(f"{path}: not a readable MATLAB file ({error}); download it again") from error
+    content = mat_content(path)
     require_keys(path, content, [*SHAPES, "train_indices", "test_indices"])
     for key, shape in SHAPES.items():
         expect_shape(path, key, content[key], shape)
