@@ -22,7 +22,7 @@ from cnd.data.checks import expect_shape, require_keys
 from cnd.data.files import FileSource, mat_content, one_file
 from cnd.data.tables import some_vary, zscore
 from cnd.errors import UserError
-from cnd.protocols import Classes, FmriDataset, FmriSplit, Stimuli
+from cnd.protocols import Classes, FmriDataset, FmriSplit, Normalisation, Stimuli
 
 SIGN = "miyawaki*.mat"
 SETUP = """Figures and letters of Miyawaki et al. 2008 (miyawaki)
@@ -99,6 +99,7 @@ class MiyawakiData(FileSource):
             train=split(~inside),
             test=split(inside),
             unlabelled=(),
+            normalisation=Normalisation.of(fmri[~inside]),
             class_names=list(STIMULI),
             description=f"miyawaki: real fMRI, 119 blocks of 20 figures and letters, folds by {self.split_by}",
             simulated=False,
