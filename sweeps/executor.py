@@ -30,6 +30,7 @@ from cnd.generators.shared import SharedRunError
 from cnd.json_files import read_json, write_json, write_text
 from sweeps import signals
 from sweeps.cluster import check_reachable, check_room, refused
+from sweeps.machines import Machines, cpus_of_a_trial, room
 from sweeps.ray_folder import ray_folder
 
 ENTRY = "cnd"  # our part of a Tune result; Tune adds keys of its own
@@ -91,6 +92,10 @@ class Watcher(Protocol):
     def finished(self, name: str, record: Path, seconds: float) -> None: ...
     def stopped(self, name: str, seconds: float) -> None: ...
     def failed(self, name: str, error: str) -> None: ...
+    def set_back(self, name: str, why: str) -> None:
+        """The trial did not end by itself, and is started once more."""
+        ...
+
     def interrupted(self) -> None:
         """The command was told to stop; the workers end next."""
         ...
@@ -174,9 +179,11 @@ def _start_ray(resources: Resources, own: Path) -> None:
 
 
 def _worker_environment(resources: Resources) -> dict[str, str]:
-    threads = "1" if not resources.gpus else str(max(1, (os.cpu_count() or 1) // (resources.concurrency or 1)))
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    environment = dict.fromkeys(names, threads)
+    environment = {}
+    if resources.address is None or not resources.gpus:  # else Ray sets them to the cores of the trial
+        threads = "1" if not resources.gpus else str(max(1, (os.cpu_count() or 1) // (resources.concurrency or 1)))
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        environment = dict.fromkeys(names, threads)
     environment["PYTHONPATH"] = os.pathsep.join(_import_path())
     if not resources.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray no longer hides GPUs from tasks that asked for none
@@ -220,11 +227,14 @@ def _tune(
     pipeline: str,
 ) -> list[Job]:
     """Run groups of trials as they are given; the trials that a group failed are returned."""
+    import ray
     from ray import tune
 
     from cnd.workflow.origin import origin
 
-    waiting, alone = dict[str, Job](), list[Job]()
+    waiting, alone, elsewhere = dict[str, Job](), list[Job](), list[list[Job]]()
+    machines = Machines(ray.nodes)
+    cpus = cpus_of_a_trial(ray.nodes(), resources.gpus) if resources.address else 1
     jobs = folder / "jobs"
     jobs.mkdir(parents=True)
 
@@ -235,8 +245,9 @@ def _tune(
             return tune.search.Searcher, ()  # as of Ears
 
         def suggest(self, trial_id: str) -> Any:
-            if (group := next_group()) is None:
+            if (group := elsewhere.pop(0) if elsewhere else next_group()) is None:
                 return None if waiting else self.FINISHED
+            machines.given(trial_id)
             for job in group:
                 waiting[job.name] = job
                 write_json(_job_file(jobs, job.name), asdict(job) | {"traceback": str(job.traceback)})
@@ -261,15 +272,25 @@ def _tune(
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            _pass_on(result[ENTRY], watcher, waiting, alone, jobs)
+            if "machine" in result[ENTRY]:
+                machines.began(trial.trial_id, result[ENTRY]["machine"])
+            else:
+                _pass_on(result[ENTRY], watcher, waiting, alone, jobs)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             names = [name for name in trial.config["trials"] if name in waiting]
-            for job in map(waiting.pop, names):
-                if len(trial.config["trials"]) > 1:
-                    alone.append(job)
-                else:
-                    watcher.failed(job.name, "its process died (out of memory, or killed)")
+            group = [waiting.pop(name) for name in names]
+            if group and resources.address and machines.took(trial.trial_id, names):
+                elsewhere.append(group)
+                why = "" if room(ray.nodes(), cpus, resources.gpus) else ", and no other has room for a trial"
+                for name in names:
+                    watcher.set_back(name, f"its machine ended{why}")
+            elif len(trial.config["trials"]) > 1:
+                alone.extend(group)
+                for name in names:
+                    watcher.set_back(name, "the process of its group died")
+            elif group:
+                watcher.failed(names[0], "its process died (out of memory, or killed)")
 
     trainable = tune.with_parameters(
         _train,
@@ -280,7 +301,7 @@ def _tune(
         driver=asdict(origin(pipeline)),
     )
     tune.Tuner(
-        tune.with_resources(trainable, {"cpu": 1, "gpu": resources.gpus}),
+        tune.with_resources(trainable, {"cpu": cpus, "gpu": resources.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=Feed(), num_samples=-1, reuse_actors=True, max_concurrent_trials=resources.concurrency
         ),
@@ -309,6 +330,7 @@ def _pass_on(told: dict[str, Any], watcher: Watcher, waiting: dict[str, Job], al
         watcher.stopped(name, told["seconds"])
     elif told["alone"]:
         alone.append(job)
+        watcher.set_back(name, "its group failed")
     else:
         watcher.failed(name, told["error"])
 
@@ -343,8 +365,10 @@ def _train(
         began_in: the command's working directory, where relative paths begin.
         driver: the code of the command, :class:`cnd.workflow.origin.Origin`.
     """
+    import ray
     from ray import tune
 
+    tune.report({ENTRY: {"machine": ray.get_runtime_context().get_node_id()}})
     with contextlib.suppress(OSError):  # another machine of a cluster may not have it
         os.chdir(began_in)
 

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from sweeps.executor import Job, Resources, run_jobs
 from sweeps.live import Board
 from sweeps.proposers import Proposer
 from sweeps.trials import FOLLOWING, Trial, fused
+from sweeps.turns import Turns
 
 if TYPE_CHECKING:
     from cnd.store.tracking import SearchRuns, Tracker
@@ -246,8 +247,8 @@ class Session:
         self._any_done = False
         self.trials: dict[str, Trial] = {}  # that were asked for
         self.failed_trials: dict[str, str] = {}
-        self._planned: set[str] = set()  # known beforehand, of which the board knows
-        self._groups: Iterator[list[Job]] | None = None
+        self._turns: Turns | None = None  # of trials known beforehand
+        self._needed: Counter[tuple[str, str]] | None = None
 
     def run(self, resources: Resources, pipeline: str, fuse: int = 1) -> None:
         """Run all trials.
@@ -258,16 +259,18 @@ class Session:
         Raises:
             KeyboardInterrupt: Ctrl-C; what was finished is kept.
         """
-        for trial in self.proposer.planned():
-            self._planned.add(trial.name)
+        planned = self.proposer.planned()
+        for trial in planned:
             self._clear(trial)
-        if fuse > 1:
-            common = importlib.import_module(pipeline).together
+        if planned:
             trials = list(iter(self.proposer.ask, None))
             self.trials |= {trial.name: trial for trial in trials}
-            needed = Counter(stage for trial in trials for stage in trial.stages)
-            groups = fused(trials, fuse, lambda trial: common(trial.experiment))
-            self._groups = iter([[self._job(trial, needed) for trial in group] for group in groups])
+            groups = [[trial] for trial in trials]
+            if fuse > 1:
+                common = importlib.import_module(pipeline).together
+                self._needed = Counter(stage for trial in trials for stage in trial.stages)
+                groups = fused(trials, fuse, lambda trial: common(trial.experiment))
+            self._turns = Turns(groups, self.cache)
         with self.board:
             run_jobs(self.cache.root, self.folder.path / "ray", resources, self, pipeline)
 
@@ -286,12 +289,11 @@ class Session:
         """As the executor wants it; a trial whose result is there already is told to the proposer instead."""
         if self.gave_up:
             return None
-        if self._groups is not None:
-            return next(self._groups, None)
+        if self._turns is not None:
+            group = self._turns.next()
+            return None if group is None else [self._job(trial) for trial in group]
         while (trial := self.proposer.ask()) is not None:
             self.trials[trial.name] = trial
-            if trial.name in self._planned:
-                return [self._job(trial)]
             if adopt(self.folder, self.cache, [trial], self.scribe):
                 self._clear(trial)
                 self.board.add(trial.name)
@@ -306,14 +308,14 @@ class Session:
         self.folder.write(trial, state="pending", error=None, record=None)
         self.folder.traceback_file(trial.name).unlink(missing_ok=True)
 
-    def _job(self, trial: Trial, needed: Counter[tuple[str, str]] | None = None) -> Job:
+    def _job(self, trial: Trial) -> Job:
         return Job(
             trial.name,
             trial.experiment.model_dump(mode="json"),
             self.folder.traceback_file(trial.name),
             trial.key,
             tuple(part for part, stage in EXTRAS.items() if trial.keys(stage)),
-            tuple(stage for stage in trial.stages if needed and needed[stage] == 1),
+            tuple(stage for stage in trial.stages if self._needed and self._needed[stage] == 1),
         )
 
     def started(self, name: str) -> None:
@@ -329,7 +331,7 @@ class Session:
 
     def finished(self, name: str, record: Path, seconds: float) -> None:
         self._any_done = True
-        trial = self.trials.pop(name)  # a search may ask for thousands
+        trial = self._ended(name)
         self.board.finished(name, table_score(record), seconds)
         extras = found_extras(self.cache, trial)
         done = {"state": "complete", "record": self.folder.record_name(record), "seconds": round(seconds, 3)}
@@ -339,19 +341,31 @@ class Session:
 
     def stopped(self, name: str, seconds: float) -> None:
         self._any_done = True
-        trial = self.trials.pop(name)  # a search may ask for thousands
+        trial = self._ended(name)
         self.board.pruned(name, seconds)
         self.folder.write(trial, state="pruned", seconds=round(seconds, 3))
         self.scribe.prune(trial)
         self.proposer.tell(trial, None)
 
     def failed(self, name: str, error: str) -> None:
+        trial = self._ended(name)
         same = next((n for n, e in self.failed_trials.items() if e.replace(n, name) == error), None)
         self.failed_trials[name] = error
         self.board.failed(name, error if same is None else f"as {same}")
-        self.folder.write(self.trials[name], state="failed", error=error)
-        self.scribe.fail(self.trials[name], error)
-        self.proposer.tell(self.trials[name], None)
+        self.folder.write(trial, state="failed", error=error)
+        self.scribe.fail(trial, error)
+        self.proposer.tell(trial, None)
+
+    def set_back(self, name: str, why: str) -> None:
+        if self._turns is not None:
+            self._turns.ended(name)
+        self.board.set_back(name, why)
+        self.folder.write(self.trials[name], state="pending")
+
+    def _ended(self, name: str) -> Trial:
+        if self._turns is not None:
+            self._turns.ended(name)
+        return self.trials.pop(name)  # a search may ask for thousands
 
     def interrupted(self) -> None:
         self.scribe.stop()
