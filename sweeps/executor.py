@@ -233,7 +233,7 @@ def _tune(
     from cnd.workflow.origin import origin
 
     waiting, alone, elsewhere = dict[str, Job](), list[Job](), list[list[Job]]()
-    machines = Machines(ray.nodes)
+    machines, broken = Machines(ray.nodes), list[Exception]()
     cpus = cpus_of_a_trial(ray.nodes(), resources.gpus) if resources.address else 1
     jobs = folder / "jobs"
     jobs.mkdir(parents=True)
@@ -245,7 +245,9 @@ def _tune(
             return tune.search.Searcher, ()  # as of Ears
 
         def suggest(self, trial_id: str) -> Any:
-            if (group := elsewhere.pop(0) if elsewhere else next_group()) is None:
+            with _kept(broken):
+                group = elsewhere.pop(0) if elsewhere else next_group()
+            if group is None:
                 return None if waiting else self.FINISHED
             machines.given(trial_id)
             for job in group:
@@ -275,7 +277,8 @@ def _tune(
             if "machine" in result[ENTRY]:
                 machines.began(trial.trial_id, result[ENTRY]["machine"])
             else:
-                _pass_on(result[ENTRY], watcher, waiting, alone, jobs)
+                with _kept(broken):
+                    _pass_on(result[ENTRY], watcher, waiting, alone, jobs)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             names = [name for name in trial.config["trials"] if name in waiting]
@@ -300,7 +303,7 @@ def _tune(
         began_in=os.getcwd(),
         driver=asdict(origin(pipeline)),
     )
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": cpus, "gpu": resources.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=Feed(), num_samples=-1, reuse_actors=True, max_concurrent_trials=resources.concurrency
@@ -312,8 +315,24 @@ def _tune(
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
         ),
-    ).fit()
+    )
+    try:
+        tuner.fit()
+    except Exception:
+        if broken:
+            raise broken[0] from None  # Tune would tell of it by a traceback of its own
+        raise
     return alone
+
+
+@contextlib.contextmanager
+def _kept(broken: list[Exception]) -> Iterator[None]:
+    """Notes what goes wrong in the driver itself, such as a full disk or a database that is gone."""
+    try:
+        yield
+    except Exception as error:
+        broken.append(error)
+        raise
 
 
 def _pass_on(told: dict[str, Any], watcher: Watcher, waiting: dict[str, Job], alone: list[Job], jobs: Path) -> None:

@@ -20,6 +20,7 @@ from sweeps.search_final import run_final
 from sweeps.search_forecast import expected_seconds, n_done, trial_minutes
 from sweeps.search_request import SEARCH_FILE, TRIALS_FILE, SearchRequest
 from sweeps.search_text import best_text, plan_text, say
+from sweeps.storage import answering
 from sweeps.trials import Trial
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def run(request: SearchRequest) -> int:
     importlib.import_module(request.pipeline).check(request.blind)
     say("\n".join([plan_text(request), *request.examined()]))
     try:
-        return _run(request)
+        with answering(request.search.storage):
+            return _run(request)
     except KeyboardInterrupt:  # what is known is reported all the same
         if (request.folder.path / TRIALS_FILE).is_file():
             print(best_text(request, request.known()), file=sys.stderr if request.options.json else sys.stdout)
@@ -99,11 +101,13 @@ def propose(request: SearchRequest) -> dict[int, str]:
                 session.run(Resources(limit, options.gpus_per_trial, options.ray_address), request.pipeline)
             status = "FAILED" if proposer.failed else "FINISHED"
         finally:
-            define(request, proposer.trials())
-            write_json(folder.path / SEARCH_FILE, described(request))  # of the data more is known now
-            write_json(folder.path / TRIALS_FILE, listed(proposer.outcomes()))
-            scribe.best_so_far(request.names[0], _best_so_far(proposer.outcomes(), request.up[0]))
-            scribe.close(status)
+            try:
+                define(request, proposer.trials())
+                write_json(folder.path / SEARCH_FILE, described(request))  # of the data more is known now
+                write_json(folder.path / TRIALS_FILE, listed(proposer.outcomes()))
+                scribe.best_so_far(request.names[0], _best_so_far(proposer.outcomes(), request.up[0]))
+            finally:
+                scribe.close(status)
     return proposer.failed
 
 

@@ -37,6 +37,7 @@ class Nodes:
         self.folder = Path(tempfile.mkdtemp(prefix="nodes-", dir="/tmp"))  # short enough for sockets
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "RAY_enable_worker_prestart": "0"}
+        self._environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | self.environment
         self._started: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Nodes:
@@ -58,7 +59,7 @@ class Nodes:
         with (self.folder / f"node{number}.txt").open("w") as out:
             process = subprocess.Popen(
                 [*START, *ALIKE, *where, f"--num-cpus={cpus}", f"--num-gpus={gpus}"],
-                env={**os.environ, **self.environment}, stdout=out, stderr=out, start_new_session=True,
+                env=self._environment, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
         self._started.append(process)
         until = time.monotonic() + 120

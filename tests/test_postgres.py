@@ -1,0 +1,166 @@
+"""A lab's servers, as sweeps/cluster/mlflow_server.sh starts them: killed in mid-sweep with their database."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray_nodes import descendants, free_port
+from test_executor import Command
+from test_interruptions import HANGING
+
+pytest.importorskip("psycopg2")
+pytestmark = pytest.mark.skipif(
+    not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")), reason="PostgreSQL is not installed"
+)
+
+SCRIPT = Path(__file__).resolve().parents[1] / "sweeps" / "cluster" / "mlflow_server.sh"
+OTHERS = ("--analysis", "none", "--interventions", "none")
+
+
+class Servers:
+    """MLflow and PostgreSQL over one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port, self.database = folder, free_port(), free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.searches = f"postgresql+psycopg2://cnd@127.0.0.1:{self.database}/searches"
+        self.environment = {"PGPASSFILE": str(folder / "pgpass")}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Until MLflow answers."""
+        ports = {"PORT": str(self.port), "PGPORT": str(self.database), "WORKERS": "1", "PYTHON": sys.executable}
+        with (self.folder / "told.txt").open("a") as told:
+            self._process = subprocess.Popen([SCRIPT, self.folder], env=os.environ | ports, stdout=told, stderr=told)
+        for _ in range(1200):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{self.uri}/health").close()
+                return
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise RuntimeError((self.folder / "told.txt").read_text())
+
+    def kill(self) -> None:
+        """Both at once, as where the power is cut."""
+        assert self._process is not None
+        postmaster = int((self.folder / "postgres" / "postmaster.pid").read_text().split()[0])
+        for pid in (self._process.pid, *descendants(self._process.pid), postmaster, *descendants(postmaster)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    folder = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))  # where the user postgres may look
+    folder.chmod(0o755)
+    found = Servers(folder)
+    found.start()
+    try:
+        yield found
+    finally:
+        found.stop()
+        shutil.rmtree(folder)
+
+
+class Serial(Command):
+    """Without Ray."""
+
+    def __init__(self, output: Path, servers: Servers, *words: str) -> None:
+        super().__init__(output, "")
+        for name in ("cnd", "reports", "sweeps"):
+            shutil.rmtree(output / name)
+        always = ("--experiment", "smoke", "--output", str(output), "--json")
+        self.words = [sys.executable, "-P", "-c", HANGING, *words, *always]
+        self.environment |= servers.environment
+
+
+def test_server_and_database_are_killed_in_mid_sweep_and_lose_nothing(tmp_path: Path, servers: Servers) -> None:
+    command = Serial(tmp_path, servers, "ablation_table1", "--rows", "8,10", "--tracking-uri", servers.uri, *OTHERS)
+    (command.cache / "hang-2").touch()  # row 8, after row 10
+    process = command.start()
+    command.wait_until(lambda: command.state("10").get("tracking_uri") and command.state("8")["run_id"])
+    servers.kill()
+    (command.cache / "hang-2").unlink()
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, command.errors.read_text()  # MLflow lacks something
+    assert {trial["state"] for trial in json.loads(out)["trials"]} == {"complete"}
+    assert "sync, or the same command again, writes what it lacks" in command.errors.read_text()
+    servers.start()
+    command.words[4] = "sync"
+    command.words.insert(5, "ablation_table1")
+    del command.words[command.words.index("--rows") :][:2], command.words[6:8]
+    for lacking in (1, 0):
+        process = command.start()
+        out, _ = process.communicate(timeout=120)
+        told = json.loads(out)
+        assert (told["finished"], told["lacking"], told["error"]) == (2, lacking, None)
+    assert set(command.built().values()) == {1}
+    assert in_mlflow(servers, "ablation_table1-smoke") == {
+        "10-seed0": "FINISHED", "8-seed0": "FINISHED", "sweep ablation_table1-smoke": "FINISHED"
+    }  # fmt: skip
+
+
+def in_mlflow(servers: Servers, sweep: str) -> dict[str, str]:
+    """Status by name; a name that is there twice fails."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=servers.uri)
+    experiment = client.get_experiment_by_name(sweep)
+    runs = client.search_runs([experiment.experiment_id])
+    assert max(Counter(run.info.run_name for run in runs).values()) == 1
+    for run in runs:  # the server keeps the files
+        names = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert run.info.run_name.startswith("sweep") or "summary.json" in names
+    return {run.info.run_name: run.info.status for run in runs}
+
+
+def test_a_search_in_the_database_survives_its_driver_and_the_database(tmp_path: Path, servers: Servers) -> None:
+    space: dict[str, Any] = {"decoder.phase1.mask_ratio": {"kind": "float", "low": 0.1, "high": 0.9}}
+    content = {"name": "mine", "title": "Mine", "space": space, "sampler": {"kind": "random"}, "trials": 4}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content | {"final": {"best": 1, "seeds": 1}}))
+    words = ("run", str(tmp_path / "mine.yaml"), "--max-concurrent", "1", "--storage", servers.searches)
+    command = Serial(tmp_path, servers, *words)
+    trials = tmp_path / "sweeps" / "mine-smoke" / "trials"
+
+    def begun(number: int) -> bool:
+        return (trials / f"{number:04d}-seed0.json").exists()
+
+    (command.cache / "hang-4").touch()
+    process = command.start()
+    command.wait_until(lambda: begun(0))
+    process.kill()
+    process.wait()
+
+    process = command.start()
+    time.sleep(1)
+    command.wait_until(lambda: "0000-seed0  running  record" in command.errors.read_text())
+    servers.kill()
+    (command.cache / "hang-4").unlink()
+    assert process.wait(120) == 2
+    assert "Traceback" not in command.errors.read_text()
+    servers.start()
+
+    code, _ = command.run()
+    assert code == 0
