@@ -141,6 +141,19 @@ def test_a_killed_writer_neither_blocks_nor_is_mistaken_for_done(tmp_path: Path)
     assert not list((cache.root / "phase1").glob(".k.tmp-*"))
 
 
+def test_a_result_that_another_machine_was_first_with_is_taken(cache: StageCache) -> None:
+    """A shared file system may show it late, even to the lock's holder: the rename finds it."""
+    other = StageCache(cache.root.with_name("other")).build("phase1", "k", {}, _write("theirs"))
+
+    def make(folder: Path) -> None:
+        _write("ours")(folder)
+        other.rename(cache.path("phase1", "k"))
+
+    found = cache.build("phase1", "k", {}, make)
+    assert (found / "parts" / "result.txt").read_text() == "theirs" and cache.problem("phase1", "k") is None
+    assert not list(found.parent.glob(".k.tmp-*"))
+
+
 def test_removing_takes_the_result_and_its_scratch(cache: StageCache) -> None:
     cache.build("phase1", "k", {}, _write("one"))
     cache.scratch("phase1", "k")

@@ -132,7 +132,7 @@ if [ "$1" = show ]; then printf 'one\\ntwo\\n'; else echo "$*" >>"$(dirname "$0"
 @pytest.mark.parametrize("script", sorted(path.name for path in SHIPPED.iterdir() if path.suffix in (".sbatch", ".sh")))
 def test_scripts_are_shells(script: str) -> None:
     subprocess.run(["bash", "-n", SHIPPED / script], check=True)
-    if shellcheck := shutil.which("shellcheck"):
+    if shellcheck := shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"):
         subprocess.run([shellcheck, SHIPPED / script], check=True)
 
 
