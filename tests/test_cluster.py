@@ -138,7 +138,7 @@ def test_scripts_are_shells(script: str) -> None:
 
 def test_a_slurm_job_whose_time_is_up_stops_its_command_and_is_queued_again(tmp_path: Path) -> None:
     """With an srun and an scontrol that take this machine for two."""
-    command = Command(tmp_path, "8,10", "--gpus-per-trial", "1", "--analysis", "none", "--interventions", "none")
+    command = Command(tmp_path, "8,10,oracle", "--gpus-per-trial", "1", "--analysis", "none", "--interventions", "none")
     (command.cache / "hang-4").touch()  # row 10 does not end
     place = tmp_path / "bin"
     place.mkdir()

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 from ray_nodes import descendants, free_port
-from test_executor import Command
+from test_executor import Command, _names
 from test_interruptions import HANGING
 
 pytest.importorskip("psycopg2")
@@ -87,39 +87,35 @@ def servers() -> Iterator[Servers]:
 class Serial(Command):
     """Without Ray."""
 
-    def __init__(self, output: Path, servers: Servers, *words: str) -> None:
+    def __init__(self, output: Path, servers: Servers, driver: str = HANGING) -> None:
         super().__init__(output, "")
-        for name in ("cnd", "reports", "sweeps"):
-            shutil.rmtree(output / name)
-        always = ("--experiment", "smoke", "--output", str(output), "--json")
-        self.words = [sys.executable, "-P", "-c", HANGING, *words, *always]
+        self.driver = driver
         self.environment |= servers.environment
+
+    def asks(self, *words: str) -> subprocess.Popen[str]:
+        always = ("--experiment", "smoke", "--output", str(self.output), "--json")
+        self.words = [sys.executable, "-P", "-c", self.driver, *words, *always]
+        return self.start()
 
 
 def test_server_and_database_are_killed_in_mid_sweep_and_lose_nothing(tmp_path: Path, servers: Servers) -> None:
-    command = Serial(tmp_path, servers, "ablation_table1", "--rows", "8,10", "--tracking-uri", servers.uri, *OTHERS)
+    command = Serial(tmp_path, servers)
     (command.cache / "hang-2").touch()  # row 8, after row 10
-    process = command.start()
+    process = command.asks("ablation_table1", "--rows", "8,10,oracle", "--tracking-uri", servers.uri, *OTHERS)
     command.wait_until(lambda: command.state("10").get("tracking_uri") and command.state("8")["run_id"])
     servers.kill()
     (command.cache / "hang-2").unlink()
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 1, command.errors.read_text()  # MLflow lacks something
     assert {trial["state"] for trial in json.loads(out)["trials"]} == {"complete"}
     assert "sync, or the same command again, writes what it lacks" in command.errors.read_text()
     servers.start()
-    command.words[4] = "sync"
-    command.words.insert(5, "ablation_table1")
-    del command.words[command.words.index("--rows") :][:2], command.words[6:8]
-    for lacking in (1, 0):
-        process = command.start()
-        out, _ = process.communicate(timeout=120)
-        told = json.loads(out)
-        assert (told["finished"], told["lacking"], told["error"]) == (2, lacking, None)
+    for lacking in (2, 0):  # row 8 and the oracle
+        process = command.asks("sync", "ablation_table1", "--tracking-uri", servers.uri)
+        told = json.loads(process.communicate(timeout=300)[0])
+        assert (told["finished"], told["lacking"], told["error"]) == (3, lacking, None)
     assert set(command.built().values()) == {1}
-    assert in_mlflow(servers, "ablation_table1-smoke") == {
-        "10-seed0": "FINISHED", "8-seed0": "FINISHED", "sweep ablation_table1-smoke": "FINISHED"
-    }  # fmt: skip
+    assert in_mlflow(servers, "ablation_table1-smoke") == dict(_names("8", "10", "oracle"))
 
 
 def in_mlflow(servers: Servers, sweep: str) -> dict[str, str]:
@@ -136,31 +132,45 @@ def in_mlflow(servers: Servers, sweep: str) -> dict[str, str]:
     return {run.info.run_name: run.info.status for run in runs}
 
 
-def test_a_search_in_the_database_survives_its_driver_and_the_database(tmp_path: Path, servers: Servers) -> None:
+NO_FINAL = """
+from sweeps import search_run
+search_run.run_final = lambda request, found: 0
+search_run.write_report = lambda request: request.folder.path
+"""
+
+
+def test_a_search_in_the_database_survives_its_command_and_the_database(
+    tmp_path: Path, servers: Servers, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     space: dict[str, Any] = {"decoder.phase1.mask_ratio": {"kind": "float", "low": 0.1, "high": 0.9}}
     content = {"name": "mine", "title": "Mine", "space": space, "sampler": {"kind": "random"}, "trials": 4}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content | {"final": {"best": 1, "seeds": 1}}))
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    command = Serial(tmp_path, servers, HANGING.replace("sys.exit(", NO_FINAL + "sys.exit("))
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     words = ("run", str(tmp_path / "mine.yaml"), "--max-concurrent", "1", "--storage", servers.searches)
-    command = Serial(tmp_path, servers, *words)
-    trials = tmp_path / "sweeps" / "mine-smoke" / "trials"
 
-    def begun(number: int) -> bool:
-        return (trials / f"{number:04d}-seed0.json").exists()
+    def asked_and_in_the_midst() -> subprocess.Popen[str]:
+        (command.cache / "hang-4").touch()
+        process = command.asks(*words)
+        command.wait_until(lambda: "0000-seed0  running  record" in command.errors.read_text())
+        return process
 
-    (command.cache / "hang-4").touch()
-    process = command.start()
-    command.wait_until(lambda: begun(0))
+    process = asked_and_in_the_midst()
     process.kill()
     process.wait()
-
-    process = command.start()
-    time.sleep(1)
-    command.wait_until(lambda: "0000-seed0  running  record" in command.errors.read_text())
+    process = asked_and_in_the_midst()
     servers.kill()
     (command.cache / "hang-4").unlink()
-    assert process.wait(120) == 2
-    assert "Traceback" not in command.errors.read_text()
+    assert process.wait(300) == 2
+    told = command.errors.read_text()
+    assert "Traceback" not in told and "no longer answers" in told.splitlines()[-1]
     servers.start()
+    assert command.asks(*words).wait(300) == 0, command.errors.read_text()
 
-    code, _ = command.run()
-    assert code == 0
+    import optuna
+
+    monkeypatch.setenv("PGPASSFILE", servers.environment["PGPASSFILE"])
+    study = optuna.load_study(study_name="mine-smoke", storage=servers.searches)
+    assert [(t.number, t.state.name) for t in study.trials] == [(number, "COMPLETE") for number in range(4)]
+    assert set(command.built().values()) == {1}
+    assert sum(stage.startswith("record") for stage in command.built()) == 4
