@@ -153,7 +153,7 @@ def test_a_slurm_job_whose_time_is_up_stops_its_command_and_is_queued_again(tmp_
     }
     command.environment |= {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "[one-two]"}
     job = command.start()
-    command.wait_until(lambda: command.state("8")["state"] == "complete" and command.state("10")["run_id"])
+    command.wait_until(lambda: command.state("8").get("tracking_uri") and command.state("oracle")["run_id"])
     started = descendants(job.pid)
     job.send_signal(signal.SIGTERM)
     assert job.wait(60) == 143, command.errors.read_text()
