@@ -71,7 +71,7 @@ class Servers:
             self._process.wait(60)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def servers() -> Iterator[Servers]:
     folder = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))  # where the user postgres may look
     folder.chmod(0o755)
@@ -87,7 +87,8 @@ def servers() -> Iterator[Servers]:
 class Serial(Command):
     """Without Ray."""
 
-    def __init__(self, output: Path, servers: Servers, driver: str = HANGING) -> None:
+    def __init__(self, output: Path, servers: Servers, driver: str) -> None:
+        output.mkdir()
         super().__init__(output, "")
         self.driver = driver
         self.environment |= servers.environment
@@ -98,24 +99,62 @@ class Serial(Command):
         return self.start()
 
 
-def test_server_and_database_are_killed_in_mid_sweep_and_lose_nothing(tmp_path: Path, servers: Servers) -> None:
-    command = Serial(tmp_path, servers)
-    (command.cache / "hang-2").touch()  # row 8, after row 10
-    process = command.asks("ablation_table1", "--rows", "8,10,oracle", "--tracking-uri", servers.uri, *OTHERS)
-    command.wait_until(lambda: command.state("10").get("tracking_uri") and command.state("8")["run_id"])
+NO_FINAL = """
+from sweeps import search_run
+search_run.run_final = lambda request, found: 0
+search_run.write_report = lambda request: request.folder.path
+"""
+
+
+def test_servers_and_database_are_killed_in_mid_sweep_and_in_mid_search_and_lose_nothing(
+    tmp_path: Path, servers: Servers, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = Serial(tmp_path / "sweep", servers, HANGING)
+    search = Serial(tmp_path / "search", servers, HANGING.replace("sys.exit(", NO_FINAL + "sys.exit("))
+    (sweep.cache / "hang-2").touch()  # row 8, after row 10
+    (search.cache / "hang-4").touch()  # every trial
+    shutil.copy(empty_store, search.output / "mlflow.db")
+    space: dict[str, Any] = {"decoder.phase1.mask_ratio": {"kind": "float", "low": 0.1, "high": 0.9}}
+    content = {"name": "mine", "title": "Mine", "space": space, "sampler": {"kind": "random"}, "trials": 4}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    of_search = ("run", str(tmp_path / "mine.yaml"), "--max-concurrent", "1", "--storage", servers.searches)
+
+    def searching() -> subprocess.Popen[str]:
+        process = search.asks(*of_search)
+        search.wait_until(lambda: "0000-seed0  running  record" in search.errors.read_text())
+        return process
+
+    killed = searching()
+    killed.kill()
+    killed.wait()
+    process = sweep.asks("ablation_table1", "--rows", "8,10,oracle", "--tracking-uri", servers.uri, *OTHERS)
+    searcher = searching()
+    sweep.wait_until(lambda: sweep.state("10").get("tracking_uri") and sweep.state("8")["run_id"])
     servers.kill()
-    (command.cache / "hang-2").unlink()
+    (sweep.cache / "hang-2").unlink()
+    (search.cache / "hang-4").unlink()
+
     out, _ = process.communicate(timeout=300)
-    assert process.returncode == 1, command.errors.read_text()  # MLflow lacks something
+    assert process.returncode == 1, sweep.errors.read_text()  # MLflow lacks something
     assert {trial["state"] for trial in json.loads(out)["trials"]} == {"complete"}
-    assert "sync, or the same command again, writes what it lacks" in command.errors.read_text()
+    assert "sync, or the same command again, writes what it lacks" in sweep.errors.read_text()
+    assert searcher.wait(300) == 2
+    told = search.errors.read_text()
+    assert "Traceback" not in told and "no longer answers" in told.splitlines()[-1]
+
     servers.start()
-    for lacking in (2, 0):  # row 8 and the oracle
-        process = command.asks("sync", "ablation_table1", "--tracking-uri", servers.uri)
-        told = json.loads(process.communicate(timeout=300)[0])
-        assert (told["finished"], told["lacking"], told["error"]) == (3, lacking, None)
-    assert set(command.built().values()) == {1}
+    process = sweep.asks("sync", "ablation_table1", "--tracking-uri", servers.uri)
+    told = json.loads(process.communicate(timeout=300)[0])
+    assert (told["finished"], told["lacking"], told["error"]) == (3, 2, None)  # row 8 and the oracle
     assert in_mlflow(servers, "ablation_table1-smoke") == dict(_names("8", "10", "oracle"))
+    assert search.asks(*of_search).wait(300) == 0, search.errors.read_text()
+    import optuna
+
+    monkeypatch.setenv("PGPASSFILE", servers.environment["PGPASSFILE"])
+    study = optuna.load_study(study_name="mine-smoke", storage=servers.searches)
+    assert [(t.number, t.state.name) for t in study.trials] == [(number, "COMPLETE") for number in range(4)]
+    assert {*sweep.built().values(), *search.built().values()} == {1}
+    assert sum(stage.startswith("record") for stage in search.built()) == 4
 
 
 def in_mlflow(servers: Servers, sweep: str) -> dict[str, str]:
@@ -130,47 +169,3 @@ def in_mlflow(servers: Servers, sweep: str) -> dict[str, str]:
         names = {file.path for file in client.list_artifacts(run.info.run_id)}
         assert run.info.run_name.startswith("sweep") or "summary.json" in names
     return {run.info.run_name: run.info.status for run in runs}
-
-
-NO_FINAL = """
-from sweeps import search_run
-search_run.run_final = lambda request, found: 0
-search_run.write_report = lambda request: request.folder.path
-"""
-
-
-def test_a_search_in_the_database_survives_its_command_and_the_database(
-    tmp_path: Path, servers: Servers, empty_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    space: dict[str, Any] = {"decoder.phase1.mask_ratio": {"kind": "float", "low": 0.1, "high": 0.9}}
-    content = {"name": "mine", "title": "Mine", "space": space, "sampler": {"kind": "random"}, "trials": 4}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
-    command = Serial(tmp_path, servers, HANGING.replace("sys.exit(", NO_FINAL + "sys.exit("))
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    words = ("run", str(tmp_path / "mine.yaml"), "--max-concurrent", "1", "--storage", servers.searches)
-
-    def asked_and_in_the_midst() -> subprocess.Popen[str]:
-        (command.cache / "hang-4").touch()
-        process = command.asks(*words)
-        command.wait_until(lambda: "0000-seed0  running  record" in command.errors.read_text())
-        return process
-
-    process = asked_and_in_the_midst()
-    process.kill()
-    process.wait()
-    process = asked_and_in_the_midst()
-    servers.kill()
-    (command.cache / "hang-4").unlink()
-    assert process.wait(300) == 2
-    told = command.errors.read_text()
-    assert "Traceback" not in told and "no longer answers" in told.splitlines()[-1]
-    servers.start()
-    assert command.asks(*words).wait(300) == 0, command.errors.read_text()
-
-    import optuna
-
-    monkeypatch.setenv("PGPASSFILE", servers.environment["PGPASSFILE"])
-    study = optuna.load_study(study_name="mine-smoke", storage=servers.searches)
-    assert [(t.number, t.state.name) for t in study.trials] == [(number, "COMPLETE") for number in range(4)]
-    assert set(command.built().values()) == {1}
-    assert sum(stage.startswith("record") for stage in command.built()) == 4

@@ -305,7 +305,8 @@ def _params(values: Mapping[str, Any]) -> list[Any]:
 
 
 def _client(uri: str) -> Any:
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    # else the runs of a server are named on stdout, which is for data
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
     # a server that does not answer is given up after seconds, not minutes: what it lacks is written by a later command
     patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
     os.environ |= patience | {"GIT_PYTHON_REFRESH": "quiet"} | os.environ | quiet
