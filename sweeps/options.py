@@ -198,6 +198,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and not value >= least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    if options.gpus_per_trial > 1 and options.gpus_per_trial % 1:
+        raise UserError(f"--gpus-per-trial {options.gpus_per_trial:g}: above one, Ray gives whole GPUs only")
     if options.margin is not None and not 0 < options.margin < float("inf"):
         raise UserError(f"--margin {options.margin:g}: must be positive, e.g. 5 for five points")
     if options.rows is not None:

@@ -58,7 +58,9 @@ def database(url: str) -> Any:
     except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
         remedy = "name a database as SQLAlchemy does"
         if isinstance(error, ImportError):
-            remedy = f"install {error.name}, or name another driver: postgresql+psycopg2://... (cnd-decoding[postgres])"
+            remedy = (
+                "its driver is not installed; pip install 'cnd-decoding[postgres]' brings postgresql+psycopg2://..."
+            )
         raise UserError(f"--storage {shown}: cannot be used ({_reason(error, url)}); {remedy}") from None
 
 

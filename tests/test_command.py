@@ -54,6 +54,7 @@ def _script(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (["ablation_table1", "--experiment", "digits69", "--set", "data.path=/no/such.mat"], "/no/such.mat"),
         ([*SWEEP, "--rows", "0,16"], "there is no row '16'"),
         ([*SWEEP, "--rows", ","], "--rows"),
+        ([*SWEEP, "--gpus-per-trial", "1.5"], "--gpus-per-trial 1.5: above one, Ray gives whole GPUs only"),
         ([*SWEEP, "--seeds", "0"], "--seeds 0: must be at least 1"),
         ([*SWEEP, "--seeds", "many"], "--seeds: 'many' is neither a number nor 'auto'"),
         ([*SWEEP, "--max-concurrent", "0"], "--max-concurrent 0"),

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GUIDES = [
     ROOT / name
     for name in ("README.md", "cnd/README.md", "cnd/data/README.md", "cnd/decoders/README.md", "cnd/metrics/README.md")
-] + [ROOT / folder / "README.md" for folder in ("experiments", "reports", "sweeps")]
+] + [ROOT / folder / "README.md" for folder in ("experiments", "reports", "sweeps", "sweeps/cluster")]
 SWEEP, DATA, RUNS = "sweeps/run.py", "-m cnd.data ", "-m cnd "
 OWN_FILE = re.compile(r"\bmine\.yaml|\bFILE\b")  # stands for a file of the reader's
 

@@ -92,6 +92,7 @@ class Serial(Command):
         super().__init__(output, "")
         self.driver = driver
         self.environment |= servers.environment
+        self.environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
 
     def asks(self, *words: str) -> subprocess.Popen[str]:
         always = ("--experiment", "smoke", "--output", str(self.output), "--json")

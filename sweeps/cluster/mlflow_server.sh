@@ -44,7 +44,12 @@ if ! [ -f "$data/PG_VERSION" ]; then
   echo "host all cnd all scram-sha-256" | as tee -a "$data/pg_hba.conf" >/dev/null
 fi
 options="-p $pgport -c listen_addresses=$host -c unix_socket_directories=$data"
-as "$pgbin/pg_ctl" start --wait --silent --pgdata="$data" --log="$data/log" --options="$options"
+tries=15
+until as "$pgbin/pg_ctl" start --wait --silent --pgdata="$data" --log="$data/log" --options="$options"; do
+  tries=$((tries - 1)) # processes of one that was killed take seconds to go
+  if [ "$tries" = 0 ]; then exit 1; fi
+  sleep 2
+done
 server=
 stop() {
   if [ -n "$server" ]; then kill -TERM "$server" 2>/dev/null && wait "$server" || true; fi
