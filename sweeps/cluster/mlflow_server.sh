@@ -8,7 +8,7 @@
 # again, also after the power was cut. Sweeps then take --tracking-uri http://HOST:PORT, and searches
 # --storage postgresql+psycopg2://cnd@HOST:PGPORT/searches, with PGPASSFILE=FOLDER/pgpass as the password.
 #
-# HOST (127.0.0.1), PORT (5000), PGPORT (5433), PYTHON (.venv/bin/python), PGBIN (Debian's newest) may be set. MLflow asks
+# HOST (127.0.0.1), PORT (5000), PGPORT (5433), WORKERS (4), PYTHON (.venv/bin/python) and PGBIN may be set. MLflow asks
 # nobody who they are: give it a host name of the lab's own network, and no other.
 set -euo pipefail
 
