@@ -43,7 +43,7 @@ def journal(path: Path, mend: bool = False) -> Any:
 
 
 def database(url: str) -> Any:
-    """Optuna's storage in a database, such as ``sqlite:////shared/searches.db`` or ``postgresql+psycopg2://user@host/searches``.
+    """Optuna's storage in a database: ``sqlite:////shared/searches.db``, ``postgresql+psycopg2://user@host/searches``.
 
     Raises:
         UserError: there is no such database, or it does not let us in; the password is not in the message.
