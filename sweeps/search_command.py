@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from cnd.errors import UserError
-from cnd.json_files import write_json
+from cnd.json_files import write_json, write_text
 from cnd.store.folder import damaged
 from reports.scale import titles
 from sweeps import run as table
@@ -123,7 +123,7 @@ def export_best(request: SearchRequest) -> int:
     head = f"# Trial {winner.number:04d} of the search {request.search.name} on {request.base.name}.\n"
     head += f"# On validation data, where it was chosen, so too high: {scores}. As a row of a table:\n#   {row}\n"
     try:
-        path.write_text(head + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        write_text(path, head + yaml.safe_dump(content, sort_keys=False))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     print(row)
