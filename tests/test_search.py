@@ -311,7 +311,7 @@ def serial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "run_jobs", serial_executor.run_jobs)
     monkeypatch.setattr(search_run, "run_final", lambda request, found: 0)
     monkeypatch.setattr(search_run, "write_report", lambda request: request.folder.path)
-    for name in ("start", "progress", "record", "prune", "fail", "best_so_far", "close"):
+    for name in ("start", "progress", "record", "prune", "fail", "best_so_far", "close", "lacks"):
         monkeypatch.setattr(session.Scribe, name, lambda *_, **__: None)
 
 

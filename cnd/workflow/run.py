@@ -66,12 +66,13 @@ def check(experiment: Experiment) -> None:
     """Look at the experiment's files before anything runs.
 
     Raises:
-        UserError: a data file or a checkpoint is missing or malformed.
+        UserError: a data file or a checkpoint is missing or malformed, or metrics choose among more than there is.
     """
     e = experiment
     generator = [e.generator] if e.decoder.uses_generator else []
     for part in (e.data, *generator, e.decoder, *e.evaluation.classifiers):
         part.check()
+    check_choices(e, e.data.classes() if e.evaluation.own_classes else None, None)
 
 
 def warm_up() -> None:
