@@ -361,7 +361,8 @@ class Session:
 
     def progressed(self, name: str, progress: dict[str, Any]) -> bool:
         self.board.progressed(name, progress["phase"], progress["fraction"], progress["metrics"])
-        self.scribe.progress(self.trials[name], progress["metrics"], progress["samples_seen"])
+        if progress["phase"] != "done":  # its scores come with the record: MLflow compares the first one told
+            self.scribe.progress(self.trials[name], progress["metrics"], progress["samples_seen"])
         at = progress["metrics"].get(PERCENT)
         return at is not None and self.proposer.stops(self.trials[name], int(at), progress["metrics"][CHECKPOINT])
 

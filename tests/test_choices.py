@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from data_writers import write_miyawaki
 from test_pools import SMOKE, own_data
 
-from cnd.data.simulated import SimulatedData
 from cnd.errors import UserError
 from cnd.experiment import Experiment, load_experiment, override
 from cnd.workflow.cache import StageCache
@@ -30,7 +30,7 @@ def scored_by(experiment: Experiment, metric: dict[str, Any], **edits: Any) -> E
     [
         (
             IDENTIFICATION,
-            "identification7 chooses among 7 stimuli, and the test items show 6 different ones; set its n to",
+            "among 7 stimuli, and the test items show 6 different ones; set its n to 6 or less",
         ),
         (RETRIEVAL, "draws pools of 7, and there are 6 items; set its pool to 6 or less"),
         ({"kind": "nway", "n": 4, "candidates": "dataset"}, "n_way = 4 exceeds the 3 classes of the data set"),
@@ -50,9 +50,9 @@ def test_what_is_held_out_counts_where_it_is_scored(tmp_path: Path) -> None:
         examine(scored_by(experiment, IDENTIFICATION, **{"split.validation": 0.5}), cache)
 
 
-def test_the_simulated_cortex_tells_its_test_stimuli_beforehand(tmp_path: Path) -> None:
-    data = SimulatedData(n_voxels=64, images_per_category=1, test_images_per_category=2, n_unlabelled=0)
-    assert data.test_stimuli().names == data.load(0).test.stimulus
+def test_the_simulated_cortex_tells_its_test_stimuli_beforehand(smoke_record: Path, tmp_path: Path) -> None:
+    known = SMOKE.data.test_stimuli()
+    assert known is not None and known.names == pd.read_parquet(smoke_record / "items.parquet")["stimulus"].tolist()
     with pytest.raises(UserError, match="draws pools of 51, and there are 50 items"):
         examine(scored_by(SMOKE, RETRIEVAL | {"pool": 51}), StageCache(tmp_path / "cache"))
 
@@ -73,7 +73,6 @@ def test_a_training_whose_held_out_items_are_too_few_has_no_curve(tmp_path: Path
     for n, has_one in ((20, False), (2, True)):
         edits = {"data.path": file, "evaluation.metrics": [{"kind": "identification", "n": n}]}
         experiment = override(load_experiment(ROOT / "experiments" / "miyawaki.yaml"), edits, "test")
-        score = Workbench(StageCache(tmp_path / "cache")).value(
-            given_of(experiment, experiment.data, 0).validation_score
-        )
+        scorer = given_of(experiment, experiment.data, 0).validation_score
+        score = Workbench(StageCache(tmp_path / "cache")).value(scorer)
         assert (score is not None) == has_one

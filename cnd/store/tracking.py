@@ -36,7 +36,7 @@ ARTIFACTS = (
 SQLITE = "sqlite:///"
 STAGES = "stages"  # the MLflow experiment of runs that sweeps share
 PRUNED = " pruned"  # ends the name of such a run
-HEADLINE = "headline/"  # begins the name of a table's score: by the alphabet first, so MLflow's pages open on it
+HEADLINE = "headline/"  # begins the name of a table's score: charts open on the first section by the alphabet
 GRID_ITEMS, GRID_SAMPLES = 12, 3
 
 
@@ -186,7 +186,7 @@ class Tracker:
         if self.search is not None:
             values = self.search.named(values | {"seconds": sum(seconds.values())})
         elif summary["metrics"] and (first := summary["metrics"][0]["name"]) in values:
-            values[HEADLINE + first] = values.pop(first)
+            values = {HEADLINE + first: values.pop(first)} | values
         values |= {f"seconds/{k}": v for k, v in seconds.items()}
         self._log(run, ((name, value, 0) for name, value in values.items()), when)
         self._log(run, _curves(history), when)
