@@ -30,6 +30,7 @@ from cnd.generators.shared import SharedRunError
 from cnd.json_files import read_json, write_json, write_text
 from sweeps import signals
 from sweeps.cluster import check_reachable, check_room, refused
+from sweeps.home import writable_home
 from sweeps.machines import Machines, cpus_of_a_trial, room
 from sweeps.ray_folder import ray_folder
 
@@ -123,6 +124,7 @@ def run_jobs(
         open(os.devnull, "w") as nowhere,
         contextlib.redirect_stdout(nowhere),  # Ray reports dead workers there
         ray_folder() as own,
+        writable_home(own),
     ):
         try:
             _start_ray(resources, own)

@@ -44,7 +44,7 @@ from sweeps.text import columns, plan_text, result_text
 from sweeps.trials import FOLLOWING, Trial, count_stages, in_table_order, resolve, seconds_to_report, work
 
 if TYPE_CHECKING:
-    from cnd.store.tracking import SearchRuns
+    from sweeps.session import Scribe
 
 UNTIL_CONVERGED: dict[str, Any] = {"decoder.phase2.until_converged": {}}
 
@@ -233,9 +233,10 @@ def run(request: Request) -> int:
     from cnd.store.tracking import sqlite_uri
     from reports.metrics import check as check_metrics
     from sweeps.executor import Resources
+    from sweeps.headline import tell_table
     from sweeps.live import Board
     from sweeps.proposers import Table
-    from sweeps.session import Scribe, Session, adopt
+    from sweeps.session import Session, adopt
 
     options, folder = request.options, request.folder
     folder.exists()  # a folder of another version is refused before anything runs
@@ -253,7 +254,7 @@ def run(request: Request) -> int:
     if not all(map(request.done, trials)):
         check(request, trials)
     with folder.locked():
-        scribe, status, failed = Scribe(folder, uri, local=not options.tracking_uri), "KILLED", False
+        scribe, status, failed = scribe_of(request), "KILLED", False
         try:
             for trials in request.rounds():
                 define(request, trials)
@@ -271,7 +272,8 @@ def run(request: Request) -> int:
             status = "FAILED" if failed else "FINISHED"
         finally:
             scribe.close(status)
-    _show_result(request, trials, uri)
+    if _show_result(request, trials, uri):
+        tell_table(scribe, status)
     if content["expected_minutes"] and not request.auto:
         _say(forecast.told((time.monotonic() - began) / 60, content["expected_minutes"]))
     return 1 if failed or scribe.error is not None else 0
@@ -357,7 +359,18 @@ def _paper(sweep: Sweep, line: Line, subjects: list[str]) -> float | None:
     return round(sum(known) / len(known), 2) if known and len(known) == len(subjects) else None
 
 
-def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
+def scribe_of(request: Request) -> Scribe:
+    """Who writes the table's runs to MLflow: of a trial what differs from the base experiment."""
+    from cnd.store.tracking import sqlite_uri
+    from sweeps.session import Scribe, flat
+
+    options, columns = request.options, {today(column.setting) for column in request.sweep.columns}
+    uri = options.tracking_uri or sqlite_uri(options.output)
+    return Scribe(request.folder, uri, not options.tracking_uri, None, flat(request.base), columns | {"seed"})
+
+
+def _show_result(request: Request, trials: list[Trial], uri: str) -> Path | None:
+    """Print the table; returns the report, if there is anything to report on."""
     from reports import noops
     from reports.build import build_report, result_table
     from reports.collect import read_sweep
@@ -386,6 +399,7 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
         _say(f"report: {path}")
     where = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1" if "sqlite" in uri else uri
     _say(f"MLflow: {where}")
+    return path
 
 
 def failures(known: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -433,11 +447,12 @@ def status(request: Request) -> int:
 
 
 def report(request: Request) -> int:
-    """Build the HTML report again, with other columns if some are chosen, and print its path."""
+    """Build the HTML report again, with other columns if some are chosen, write it to MLflow, and print its path."""
     from reports.build import build_report
     from reports.collect import read_sweep
     from reports.metrics import check as check_metrics
     from reports.results import results
+    from sweeps.headline import tell_table
 
     folder, columns = request.folder, request.options.metrics
     folder.definition()
@@ -447,6 +462,7 @@ def report(request: Request) -> int:
         check_metrics(columns, [metric.name for metric in read_sweep(folder.output, folder.path).metrics])
         folder.amend(metrics=columns)
     path = build_report(folder.output, folder.path)
+    tell_table(scribe_of(request), ended(folder))
     scored = results(folder.output, folder.path) if request.options.json else {}
     print(json.dumps(scored | {"report": str(path)}, indent=1) if request.options.json else path)
     return 0
@@ -481,28 +497,37 @@ def verify(request: Request) -> int:
 
 
 def sync(request: Request) -> int:
-    """Write to MLflow what it lacks of the finished trials; exit code 1 where it could not be written."""
+    """Write to MLflow what it lacks of trials and report; exit code 1 where it could not be written."""
+    from reports.build import build_report
+    from sweeps.headline import tell_table
+
     before = request.folder.definition()
     seeds = max(len(before["seeds"]), request.seeds)
     subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
     trials = [trial for trial in request.trials(None, seeds, subjects) if request.folder.is_complete(trial)]
-    return write_to_mlflow(request.folder, request.cache, request.options, trials)
+    scribe = scribe_of(request)
+    code = write_to_mlflow(scribe, request.cache, request.options, trials)
+    if trials:
+        build_report(request.folder.output, request.folder.path, unless_current=True)
+        tell_table(scribe, ended(request.folder))
+    return code if scribe.error is None else 1
 
 
-def write_to_mlflow(
-    folder: SweepFolder, cache: StageCache, options: argparse.Namespace, trials: list[Trial],
-    search: SearchRuns | None = None,
-) -> int:  # fmt: skip
-    """The same for some finished trials, those of a search with what its runs have in common."""
-    from cnd.store.tracking import sqlite_uri
-    from sweeps.session import Scribe, adopt
+def ended(folder: SweepFolder) -> str:
+    """How MLflow has the whole of a sweep that no process runs."""
+    states = {trial["state"] for trial in folder.trials()}
+    return "FAILED" if "failed" in states else "FINISHED" if states <= {"complete"} else "KILLED"
 
-    uri = options.tracking_uri or sqlite_uri(options.output)
-    with folder.locked():
-        scribe = Scribe(folder, uri, not options.tracking_uri, search)
+
+def write_to_mlflow(scribe: Scribe, cache: StageCache, options: argparse.Namespace, trials: list[Trial]) -> int:
+    """The same for some finished trials."""
+    from sweeps.session import adopt
+
+    with scribe.folder.locked():
         lacking = [trial for trial in trials if scribe.wants(trial)]
-        adopt(folder, cache, lacking, scribe)
+        adopt(scribe.folder, cache, lacking, scribe)
         scribe.close("FINISHED")
+    uri = scribe.uri
     if options.json:
         told = {"finished": len(trials), "lacking": len(lacking), "error": scribe.error, "mlflow": uri}
         print(json.dumps(told, indent=1))

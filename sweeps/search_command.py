@@ -9,15 +9,16 @@ from typing import Any
 import yaml
 
 from cnd.errors import UserError
-from cnd.json_files import write_json
+from cnd.json_files import write_json, write_text
 from cnd.store.folder import damaged
 from reports.scale import titles
 from sweeps import run as table
 from sweeps.forecast import per_trial
+from sweeps.headline import tell_search
 from sweeps.search import best, trial_of
 from sweeps.search_forecast import final_minutes, moved_by, n_done, trial_minutes
 from sweeps.search_request import TRIALS_FILE, SearchRequest
-from sweeps.search_run import listed, run, runs_of, write_report
+from sweeps.search_run import listed, run, scribe_of, write_report
 from sweeps.search_text import plan_text, say, state, word
 from sweeps.text import columns
 
@@ -76,6 +77,7 @@ def report(request: SearchRequest) -> int:
     """Build the HTML report again and print its path."""
     write_json(request.folder.path / TRIALS_FILE, listed(request.known()))
     path = write_report(request)
+    tell_search(scribe_of(request), table.ended(request.folder))
     print(json.dumps({"report": str(path)}) if request.options.json else path)
     return 0
 
@@ -98,7 +100,12 @@ def sync(request: SearchRequest) -> int:
     """Write to MLflow what it lacks of the finished trials (:func:`sweeps.run.sync`)."""
     request.folder.definition()
     trials = [trial for trial in request.proposer().trials() if request.folder.is_complete(trial)]
-    return table.write_to_mlflow(request.folder, request.cache, request.options, trials, runs_of(request))
+    scribe = scribe_of(request)
+    code = table.write_to_mlflow(scribe, request.cache, request.options, trials)
+    if (request.folder.path / TRIALS_FILE).is_file():
+        write_report(request)
+        tell_search(scribe, table.ended(request.folder))
+    return code if scribe.error is None else 1
 
 
 def export_best(request: SearchRequest) -> int:
@@ -116,7 +123,7 @@ def export_best(request: SearchRequest) -> int:
     head = f"# Trial {winner.number:04d} of the search {request.search.name} on {request.base.name}.\n"
     head += f"# On validation data, where it was chosen, so too high: {scores}. As a row of a table:\n#   {row}\n"
     try:
-        path.write_text(head + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        write_text(path, head + yaml.safe_dump(content, sort_keys=False))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     print(row)

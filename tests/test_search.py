@@ -139,7 +139,7 @@ def test_a_choice_scales_other_settings_from_those_of_the_experiment() -> None:
     search = a_search(space=twice).of(base)
     points = [{"decoder.phase2.schedule": s, BATCH: n} for s in ("cosine", "constant") for n in (4, 8)]
     assert [search.settings(point)[STEPS] for point in points] == [340, 200, 170, 100]
-    with pytest.raises(UserError, match="100 does not go with decoder.phase2.schedule = cosine and .*size = 8"):
+    with pytest.raises(UserError, match=r"100 does not go with decoder\.phase2\.schedule = cosine and .*size = 8"):
         search.point(override(base, {"decoder.phase2.schedule": "cosine"}, "test"))
     with pytest.raises(ValueError, match="is scaled with a choice, and varied, too"):
         a_search(space={BATCH: EQUAL_TIME, STEPS: {"kind": "int", "low": 1, "high": 9}})
@@ -318,7 +318,7 @@ def serial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "run_jobs", serial_executor.run_jobs)
     monkeypatch.setattr(search_run, "run_final", lambda request, found: 0)
     monkeypatch.setattr(search_run, "write_report", lambda request: request.folder.path)
-    for name in ("start", "progress", "record", "prune", "fail", "best_so_far", "close"):
+    for name in ("start", "progress", "record", "prune", "fail", "best_so_far", "close", "lacks"):
         monkeypatch.setattr(session.Scribe, name, lambda *_, **__: None)
 
 

@@ -36,6 +36,7 @@ ARTIFACTS = (
 SQLITE = "sqlite:///"
 STAGES = "stages"  # the MLflow experiment of runs that sweeps share
 PRUNED = " pruned"  # ends the name of such a run
+HEADLINE = "headline/"  # begins the name of a table's score: charts open on the first section by the alphabet
 GRID_ITEMS, GRID_SAMPLES = 12, 3
 
 
@@ -74,8 +75,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class SearchRuns:
     """What the runs of a search have in common, so that MLflow's compare view shows what they differ in.
 
-    Its first parameters and its first metric, by the alphabet, are what MLflow draws unasked: a trial has the settings
-    that the search varies and no others, and its objectives stand before all else that is measured.
+    The first metric, by the alphabet, is what MLflow draws unasked: objectives stand before all else that is measured.
 
     Attributes:
         objectives: names as records have them, with ``seconds``, the time of the device.
@@ -98,6 +98,8 @@ class Tracker:
         artifacts: folder of the artifacts of a local store; None leaves them where a server keeps them.
         sweep: name of the MLflow experiment that holds the runs.
         search: where it is one.
+        params: what all runs have in common, told once with the parent: MLflow's pages open on the first parameters by
+            the alphabet, so a trial has those that tell it from others.
 
     Attributes:
         told: what must be said of the store.
@@ -106,14 +108,16 @@ class Tracker:
         mlflow.exceptions.MlflowException: the store cannot be used.
     """
 
-    def __init__(self, uri: str, artifacts: Path | None, sweep: str, search: SearchRuns | None = None) -> None:
+    def __init__(
+        self, uri: str, artifacts: Path | None, sweep: str, search: SearchRuns | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self.client, self.search, self.told = _client(uri), search, list[str]()
         self.location = artifacts.absolute().as_uri() if artifacts else None
         self.sweep = self._experiment(sweep)
         self.known = self._runs(self.sweep)
-        self.parent = self._run(
-            self.sweep, f"sweep {sweep}", "", {"cnd.kind": "sweep"}, search.params if search else None
-        )
+        common = search.params if search else params
+        self.parent = self._run(self.sweep, f"sweep {sweep}", "", {"cnd.kind": "sweep"}, common)
         self._stages: str | None = None
         self._stage_runs: dict[tuple[str, str], str] = {}
 
@@ -143,11 +147,32 @@ class Tracker:
         begin = self.client.get_run(self.parent).info.start_time  # told twice, it is the same curve
         self._log(self.parent, [(f"objective/{name}", value, n) for n, value in enumerate(values)], begin)
 
-    def record(self, run: str, folder: Path, phase1: Iterable[str] = ()) -> None:
+    def headline(
+        self, metrics: Mapping[str, float], tags: Mapping[str, str], files: Iterable[Path], text: str, when: int
+    ) -> None:
+        """What the sweep found, with its parent run; told again, it replaces what was told before.
+
+        Args:
+            files: artifacts; of a folder all that is in it.
+            text: content of ``results.json``.
+            when: milliseconds, later for other metrics.
+        """
+        self._log(self.parent, ((name, value, 0) for name, value in metrics.items()), when)
+        for name, value in tags.items():
+            self.client.set_tag(self.parent, name, value)
+        for path in files:
+            if path.is_dir():
+                self.client.log_artifacts(self.parent, str(path), path.name)
+            else:
+                self.client.log_artifact(self.parent, str(path))
+        self.client.log_text(self.parent, text, "results.json")
+
+    def record(self, run: str, folder: Path, phase1: Iterable[str] = (), shown: str = "") -> None:
         """Log a finished trial from its record folder and end its run.
 
         Args:
             phase1: keys of the Phase 1 stages that it used, by fold; linked as ``stage.phase1.run_id``.
+            shown: what MLflow shows for its name from now on; "": what it does.
         """
         import pandas as pd
 
@@ -160,6 +185,8 @@ class Tracker:
         values = dict(summary["scores"])
         if self.search is not None:
             values = self.search.named(values | {"seconds": sum(seconds.values())})
+        elif summary["metrics"] and (first := summary["metrics"][0]["name"]) in values:
+            values = {HEADLINE + first: values.pop(first)} | values
         values |= {f"seconds/{k}": v for k, v in seconds.items()}
         self._log(run, ((name, value, 0) for name, value in values.items()), when)
         self._log(run, _curves(history), when)
@@ -171,34 +198,24 @@ class Tracker:
         converged = verdict([folder])
         self.client.set_tag(run, "converged", converged.state)
         if converged.rise is not None and self.search is None:
-            self._log(run, [("convergence/rise_last_quarter", converged.rise.estimate, 0)], when)
+            self._log(run, [("validation/rise_last_quarter", converged.rise.estimate, 0)], when)
         stages = [self._phase1(key, fold, history, when, folder) for fold, key in enumerate(phase1)]
         if stages:
             self.client.set_tag(run, "stage.phase1.run_id", ",".join(stages))
+        if shown:
+            self.client.update_run(run, name=shown)
         self.end(run, "FINISHED")
 
     def analysis(self, run: str, folder: Path, figures: Path | None) -> None:
-        """Log the tables and figures of a linear decoding analysis, and its means by area as metrics.
+        """Log the tables and figures of a linear decoding analysis: hundreds of numbers by area, so no metrics.
 
         Args:
             folder: with the tables (``*.parquet``) and ``summary.json``.
             figures: with ``*.png`` and the interactive ``*.html``.
         """
-        import pandas as pd
-
         for path in [*sorted(folder.iterdir()), *(sorted(figures.iterdir()) if figures else [])]:
             if path.suffix in {".parquet", ".png", ".html"} or path.name == "summary.json":
                 self.client.log_artifact(run, str(path), "analysis")
-        when = int((folder / "rois.parquet").stat().st_mtime * 1000)
-        rois, states = pd.read_parquet(folder / "rois.parquet"), pd.read_parquet(folder / "states.parquet")
-        by_area = rois.groupby(["drive", "roi"])[["encoding_r2", "share_significant"]].mean()
-        flat = by_area.reset_index().melt(["drive", "roi"])
-        names = "analysis/" + flat["drive"] + "/" + flat["roi"] + "/" + flat["variable"]
-        values = [(name, float(value), 0) for name, value in zip(names, flat["value"], strict=True)]
-        for line in states.to_dict("records"):
-            name = f"analysis/{line['drive']}/{line['side']}{line['layer']}/step{line['step']:g}/r2"
-            values.append((name, line["r2"], 0))
-        self._log(run, values, when)
 
     def interventions(self, run: str, folder: Path) -> None:
         """Log the scores and measures of a decoder with parts of it replaced, as ``interventions/...``."""
