@@ -103,7 +103,7 @@ class Board:
     def started(self, name: str) -> None:
         """A trial runs."""
         line = self.lines[name]
-        line.state, line.began = "running", time.monotonic()
+        line.state, line.phase, line.began = "running", "", time.monotonic()
         self._say(line)
 
     def progressed(self, name: str, phase: str, fraction: float, metrics: dict[str, float]) -> None:
@@ -132,6 +132,12 @@ class Board:
         """A trial ended with an error."""
         line = self.lines[name]
         line.state, line.error = "failed", error
+        self._say(line)
+
+    def waits(self, name: str, why: str) -> None:
+        """A trial will be started once more."""
+        line = self.lines[name]
+        line.state, line.phase = "pending", why
         self._say(line)
 
     # ---- how it looks

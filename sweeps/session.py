@@ -332,6 +332,7 @@ class Session:
         trial = self.trials.pop(name)  # a search may ask for thousands
         self.board.finished(name, table_score(record), seconds)
         extras = found_extras(self.cache, trial)
+        self.folder.traceback_file(name).unlink(missing_ok=True)  # of an attempt with too little memory
         done = {"state": "complete", "record": self.folder.record_name(record), "seconds": round(seconds, 3)}
         self.folder.write(trial, **done, **_entries(self.folder, extras))
         self.scribe.record(trial, record, extras)
@@ -352,6 +353,10 @@ class Session:
         self.folder.write(self.trials[name], state="failed", error=error)
         self.scribe.fail(self.trials[name], error)
         self.proposer.tell(self.trials[name], None)
+
+    def waits(self, name: str, why: str) -> None:
+        self.board.waits(name, why)
+        self.folder.write(self.trials[name], state="pending")
 
     def interrupted(self) -> None:
         self.scribe.stop()
