@@ -262,9 +262,9 @@ def run(request: Request) -> int:
         try:
             for trials in request.rounds():
                 define(request, trials)
-                lacking = adopt(folder, request.cache, trials, scribe)
-                missing = [trial for trial in lacking if not request.stays_failed(trial)]
-                if left := len(lacking) - len(missing):
+                unmade = adopt(folder, request.cache, trials, scribe)
+                missing = [trial for trial in unmade if not request.stays_failed(trial)]
+                if left := len(unmade) - len(missing):
                     _say(f"{left} failed before and would fail again; --retry-failed runs them all the same")
                 names = [trial.name for trial in missing]
                 board = Board(request.sweep.title, names, at_once, request.expected_seconds())

@@ -238,8 +238,8 @@ def _divided(infos: list[dict[str, Any]]) -> list[str]:
     """What to say of steps that were short of memory (:mod:`cnd.workflow.splitting`)."""
     parts = dict.fromkeys(f"{i['stage']} in {i['micro_batches']} parts" for i in infos if "micro_batches" in i)
     told = (
-        f"Short of memory: batches of {', '.join(parts)}. Effective batch, negatives and random numbers are those of whole "
-        "batches, and so are the results but for rounding."
+        f"Short of memory: batches of {', '.join(parts)}. Effective batch, negatives and random numbers are those of "
+        "whole batches, and so are the results but for rounding."
     )
     return [told] * bool(parts)
 

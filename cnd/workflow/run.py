@@ -105,11 +105,17 @@ def prepare(experiment: Experiment, cache: StageCache, listener: Listener = igno
                     bench.folder(step)
 
 
-def run(experiment: Experiment, cache: StageCache, listener: Listener = ignore, micro_batches: int = 1) -> Path:
+def run(
+    experiment: Experiment,
+    cache: StageCache,
+    listener: Listener = ignore,
+    micro_batches: int | Mapping[str, int] = 1,
+) -> Path:
     """Do what is missing of one experiment and return its record folder.
 
     Args:
-        micro_batches: in how many parts batches are, where memory is short; results are the same but for rounding.
+        micro_batches: in how many parts batches are, where memory is short, of all steps or by their names; results are
+            the same but for rounding.
 
     Raises:
         UserError: bad data file.
@@ -117,7 +123,7 @@ def run(experiment: Experiment, cache: StageCache, listener: Listener = ignore, 
     """
     n_folds = len(list(experiment.data.folds()))
     clock = Clock(experiment.decoder.shares, n_folds)
-    if micro_batches > 1:
+    if micro_batches != 1:
         return run_on(SplitBench(cache, listener, clock, micro_batches), experiment)
     return run_on(WatchedBench(cache, listener, clock), experiment)
 

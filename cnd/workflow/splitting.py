@@ -7,6 +7,7 @@ computation is cut up is no part of what it computes, so keys stay; the facts of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,25 +27,26 @@ class SplitBench(WatchedBench):
     """A workbench that makes steps with a fraction of their items in memory at once.
 
     Args:
-        parts: how many make up what would be there at once.
+        parts: how many make up what would be there at once, of all steps or by their names.
     """
 
-    def __init__(self, cache: StageCache, listener: Listener, clock: Clock, parts: int) -> None:
+    def __init__(self, cache: StageCache, listener: Listener, clock: Clock, parts: int | Mapping[str, int]) -> None:
         super().__init__(cache, listener, clock)
         self.parts = parts
 
     def make(self, step: Step, folder: Path) -> None:
         """As always, in parts where the step has what can be divided, which its facts then say."""
-        divided = {name: in_parts(value, self.parts) for name, value in step.settings.items()}
-        if divided == step.settings:
+        parts = self.parts if isinstance(self.parts, int) else self.parts.get(step.name, 1)
+        divided = {name: in_parts(value, parts) for name, value in step.settings.items()}
+        if parts == 1 or divided == step.settings:
             super().make(step, folder)
             return
         # an undivided training that was broken off is not gone on with: a result is divided from its first step, or not
-        self.scratch = self.scratch / f"{PARTS}-{self.parts}"
+        self.scratch = self.scratch / f"{PARTS}-{parts}"
         self.scratch.mkdir(exist_ok=True)
         super().make(replace(step, settings=divided), folder)
         if (folder / INFO).is_file():
-            write_json(folder / INFO, read_json(folder / INFO) | {PARTS: self.parts})
+            write_json(folder / INFO, read_json(folder / INFO) | {PARTS: parts})
 
 
 def in_parts(value: Any, parts: int) -> Any:
