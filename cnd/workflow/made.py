@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cnd.json_files import write_json, write_text
+from cnd.registry import BUILT_IN
 from cnd.workflow.origin import changes, origin
 
 MADE = "made.json"
@@ -100,7 +101,7 @@ def versions() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:  # not installed, only found on the path
         lines = ["torch", "torchvision", "timm", "diffusers", "safetensors", "numpy", "scipy", "pandas", "scikit-learn"]
     names = [re.split(r"[^A-Za-z0-9_.-]", line)[0] for line in lines if "extra ==" not in line]
-    points = [point for point in importlib.metadata.entry_points() if point.group.startswith("cnd.")]
+    points = [point for group in BUILT_IN for point in importlib.metadata.entry_points(group=group)]
     theirs = {point.dist.name for point in points if point.dist is not None}
     found = {"python": platform.python_version()}
     for name in [*sorted(names, key=str.lower), *sorted(theirs)]:

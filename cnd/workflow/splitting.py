@@ -1,4 +1,4 @@
-"""A workbench for a run that lacked memory: trainings get their batches, and sampling its items, in smaller parts.
+"""A workbench for a run that lacked memory: trainings get their batches in smaller parts.
 
 The effective batch, the random numbers and all negatives stay: Phase 2 adds up the gradients of the parts, Phase 1
 keeps those at its predictions (``micro_batch_size``). Results are the undivided ones but for rounding. How a
@@ -38,6 +38,8 @@ class SplitBench(WatchedBench):
         """As always, in parts where the step has what can be divided, which its facts then say."""
         parts = self.parts if isinstance(self.parts, int) else self.parts.get(step.name, 1)
         divided = {name: in_parts(value, parts) for name, value in step.settings.items()}
+        if "given" in getattr(step.make, "keywords", {}):  # a decoder at work samples as its steps' keys say
+            divided = dict(step.settings)
         if parts == 1 or divided == step.settings:
             super().make(step, folder)
             return
