@@ -36,7 +36,7 @@ SMOKE = load_experiment(ROOT / "experiments" / "smoke.yaml")
 def test_a_run_without_room_for_its_batch_is_the_same_in_parts(
     smoke_cache: StageCache, smoke_record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The UNet has room for four items that are learned from, of a batch of eight. Phase 1 was done before it ran out."""
+    """The UNet has room for four items that are learned from, of a batch of eight; Phase 1 was done before."""
     predict = LatentDiffusion.predict_noise
 
     def limited(self: LatentDiffusion, noisy: torch.Tensor, *rest: Any) -> torch.Tensor:
