@@ -331,7 +331,7 @@ def _pass_on(told: dict[str, Any], watcher: Watcher, waiting: dict[str, Job], ag
         watcher.stopped(name, told["seconds"])
     elif told["alone"]:
         again.append(job)
-    elif told["most"]:
+    elif "most" in told:
         _once_more(job, told["error"], told["most"], watcher, again)
     else:
         watcher.failed(name, told["error"])
@@ -421,9 +421,10 @@ class Teller:
         with contextlib.suppress(OSError):  # on a full disk the line below still tells
             write_text(Path(self.job["traceback"]), "".join(traceback.format_exception(error)))
         memory = retry.lacked_memory(error)
-        most = retry.MOST_PARTS if self.part == "run" else retry.ALONE  # what follows a run has no batches
-        again = {"alone": together and (memory or isinstance(error, SharedRunError)), "most": most * memory}
-        self._tell(self.name, {"error": in_one_line(error)} | again)
+        event = {"error": in_one_line(error), "alone": together and (memory or isinstance(error, SharedRunError))}
+        if memory:  # in how many parts it may be run at most; what follows a run has no batches
+            event["most"] = retry.MOST_PARTS if self.part == "run" else retry.ALONE
+        self._tell(self.name, event)
 
     def stopped(self) -> None:
         self._tell(self.name, {"stopped": True, "seconds": time.monotonic() - self._began})

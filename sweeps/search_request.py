@@ -37,8 +37,6 @@ class SearchRequest:
                 raise UserError(f"--{name}: belongs to tables, and '{options.sweep}' is a search; leave it out")
         if options.repair:
             raise UserError("--repair: belongs to tables; a search does not make finished trials again; leave it out")
-        if options.retry_failed:
-            raise UserError("--retry-failed: belongs to tables; a search tries failed trials again by itself")
         if options.fuse > 1 or options.until_converged:
             name = "fuse" if options.fuse > 1 else "until-converged"
             raise UserError(f"--{name}: trials of a search run each by itself, as long as its file says; leave it out")

@@ -174,8 +174,3 @@ def test_only_a_failure_that_follows_from_the_key_recurs() -> None:
     assert retry.recurs(failed, "k") and not retry.recurs(failed, "other")
     for change in ({"state": "complete"}, {"error": retry.told(Job("a", {}, Path(), "", parts=1), "its process died")}):
         assert not retry.recurs(failed | change, "k")
-
-
-def test_a_search_refuses_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "search", "--experiment", "smoke", "--retry-failed", "--output", str(tmp_path)]) == 2
-    assert "--retry-failed: belongs to tables" in capsys.readouterr().err
