@@ -85,7 +85,7 @@ def _lines(content: dict[str, Any], steps: list[Made], cache: Path) -> list[str]
         lines.append(f"    {made['when']}, {made['seconds']} s, CPU {made['cpu_seconds']} s{parts}")
         for line in _surroundings(made, cache):
             known.setdefault(line, []).append(f"{step.name} {step.key[:8]}")
-    lines += ["", "made with"]
+    lines += ["", "made with"] if known else []
     for line, names in known.items():
         lines.append(f"  {line}" + ("" if len(names) == sum(bool(s.made) for s in steps) else f" ({', '.join(names)})"))
     return lines

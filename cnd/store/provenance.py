@@ -41,7 +41,8 @@ class Made:
 
     @property
     def there(self) -> bool:
-        return bool(self.files)
+        """Whether the result is still in the cache."""
+        return bool(self.code)
 
 
 def steps_of(cache: StageCache, record: Path) -> list[Made]:
