@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--fuse", type=int, default=1, metavar="N", help="trials that share one frozen UNet in a process (default: 1)")
     add("--ray-address", metavar="ADDRESS", help="of a running Ray cluster that shares the file system")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite below OUTPUT)")
+    add("--retry-failed", action="store_true", help="also run trials again that failed with a loss that is not finite")
     add("--keep-going", action="store_true", help="go on although the first trials all failed in the same way")
     add("--repair", action="store_true", help="verify: move damaged results aside, to be made anew")
     add("--force", action="store_true", help="clean: really delete")

@@ -37,6 +37,7 @@ from reports.ceilings import far_under
 from sweeps import forecast, signals, start
 from sweeps.compare import compare
 from sweeps.options import AUTO, OF_SEARCH, parse
+from sweeps.retry import recurs
 from sweeps.rounds import begun, by_records, most, rounds
 from sweeps.space import is_search
 from sweeps.spec import SCORE, Line, Sweep, load_base, load_sweep
@@ -144,7 +145,7 @@ class Request:
 
     def plan(self, trials: list[Trial]) -> dict[str, Any]:
         """What ``plan --json`` prints."""
-        missing = [trial for trial in trials if not self.done(trial)]
+        missing = [trial for trial in trials if not self.done(trial) and not self.stays_failed(trial)]
         wanted = sum(map(work, missing))
         converged = self.converged(trials)
         at_once = min(self.concurrency(), max(1, len(missing)))
@@ -204,6 +205,10 @@ class Request:
             self.cache.was_set_aside(*stage) for stage in trial.stages
         )
 
+    def stays_failed(self, trial: Trial) -> bool:
+        """Whether a trial is not run, because it failed in a way that it will fail again."""
+        return not self.options.retry_failed and recurs(self.folder.read(trial.name), trial.key)
+
     def _planned(self, trial: Trial, converged: dict[str, str]) -> dict[str, Any]:
         settings = {"settings": trial.settings, "label": trial.label, "done": self.done(trial)}
         settings["converged"] = converged.get(trial.row)
@@ -258,14 +263,17 @@ def run(request: Request) -> int:
         try:
             for trials in request.rounds():
                 define(request, trials)
-                missing = adopt(folder, request.cache, trials, scribe)
+                unmade = adopt(folder, request.cache, trials, scribe)
+                missing = [trial for trial in unmade if not request.stays_failed(trial)]
+                if left := len(unmade) - len(missing):
+                    _say(f"{left} failed before and would fail again; --retry-failed runs them all the same")
                 names = [trial.name for trial in missing]
                 board = Board(request.sweep.title, names, at_once, request.expected_seconds())
                 board.expect({trial.name: work(trial) for trial in missing}, seconds_to_report(len(trials)))
                 session = Session(folder, request.cache, Table(missing), board, scribe, keep_going=options.keep_going)
                 if missing:
                     session.run(resources, request.pipeline, options.fuse)
-                failed = failed or bool(session.failed_trials)
+                failed = failed or bool(session.failed_trials) or left > 0
                 if error := session.gave_up:
                     _say(f"stopped: the first trials all failed with {error}; --keep-going runs the others too")
                     break

@@ -373,6 +373,7 @@ class Session:
         trial = self._ended(name)
         self.board.finished(name, table_score(record), seconds)
         extras = found_extras(self.cache, trial)
+        self.folder.traceback_file(name).unlink(missing_ok=True)  # of an attempt with too little memory
         done = {"state": "complete", "record": self.folder.record_name(record), "seconds": round(seconds, 3)}
         self.folder.write(trial, **done, **_entries(self.folder, extras))
         self.scribe.record(trial, record, extras)

@@ -110,13 +110,20 @@ def test_a_failure_stops_no_other_trial_and_only_it_runs_again(tmp_path: Path) -
     command = Command(tmp_path, "8,9,10,ridge")
     (command.cache / "fail-2").touch()  # row 8 raises
     (command.cache / "die-6").touch()  # the process of row 9 dies
+    (command.cache / "memory-4").write_text("2")  # row 10 has room for half its batch
     code, trials = command.run()
     assert code == 1
     assert {row: t["state"] for row, t in trials.items()} == {
         "8": "failed", "9": "failed", "10": "complete", "ridge": "complete"
     }  # fmt: skip
     assert trials["8"]["error"] == "FloatingPointError: loss is nan at step 2"
-    assert "process died" in trials["9"]["error"]
+    died = "its process died (out of memory, or killed)"
+    assert trials["9"]["error"] == f"{died} (alone and with its batches in 2 parts, too)"
+    told, short = command.errors.read_text(), "10-seed0  pending  MemoryError: no room; once more, alone,"
+    assert f"9-seed0  pending  {died}; once more, alone, when the others have ended" in told
+    assert f"{short} when the others have ended" in told and f"{short} with its batches in 2 parts" in told
+    assert (command.cache / "attempts.txt").read_text() == "4 in 1\n" * 2 + "4 in 2\n"
+    assert not (command.folder / "trials" / "10-seed0.traceback.txt").exists()
     assert "raise FloatingPointError" in (command.folder / "trials" / "8-seed0.traceback.txt").read_text()
     assert "failed: 8-seed0: FloatingPointError: loss is nan at step 2" in command.errors.read_text()
     assert dict(command.tracked())["8-seed0"] == "FAILED"
@@ -126,6 +133,7 @@ def test_a_failure_stops_no_other_trial_and_only_it_runs_again(tmp_path: Path) -
 
     (command.cache / "fail-2").unlink()
     (command.cache / "die-6").unlink()
+    command.words.append("--retry-failed")
     code, again = command.run()
     assert code == 0 and {t["state"] for t in again.values()} == {"complete"}
     assert again["10"] == trials["10"]  # untouched

@@ -181,6 +181,8 @@ class Tracker:
         history = pd.read_parquet(folder / "history.parquet")
         if summary.get("warnings"):
             self.client.set_tag(run, "warnings", "\n".join(summary["warnings"]))
+        if parts := summary.get("micro_batches"):
+            self.client.set_tag(run, "micro_batches", ", ".join(f"{name}: {n}" for name, n in parts.items()))
         seconds = summary.get("seconds", {})
         values = dict(summary["scores"])
         if self.search is not None:

@@ -41,6 +41,7 @@ from cnd.workflow.plan import (
 )
 from cnd.workflow.progress import Clock, Listener, Progress, ignore
 from cnd.workflow.sharing import SharingBench
+from cnd.workflow.splitting import SplitBench
 from cnd.workflow.watched import WatchedBench
 
 __all__ = [
@@ -94,15 +95,27 @@ def prepare(experiment: Experiment, cache: StageCache, listener: Listener = igno
                     bench.folder(step)
 
 
-def run(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> Path:
+def run(
+    experiment: Experiment,
+    cache: StageCache,
+    listener: Listener = ignore,
+    micro_batches: int | Mapping[str, int] = 1,
+) -> Path:
     """Do what is missing of one experiment and return its record folder.
+
+    Args:
+        micro_batches: in how many parts batches are, where memory is short, of all steps or by their names; results are
+            the same but for rounding.
 
     Raises:
         UserError: bad data file.
         FloatingPointError: a loss is not finite; names quantity and step.
     """
     n_folds = len(list(experiment.data.folds()))
-    return run_on(WatchedBench(cache, listener, Clock(experiment.decoder.shares, n_folds)), experiment)
+    clock = Clock(experiment.decoder.shares, n_folds)
+    if micro_batches != 1:
+        return run_on(SplitBench(cache, listener, clock, micro_batches), experiment)
+    return run_on(WatchedBench(cache, listener, clock), experiment)
 
 
 def run_on(bench: Workbench, experiment: Experiment) -> Path:
