@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cnd.errors import UserError
+from cnd.store.leftovers import runs
 
 # of the path of a socket a system takes 107 bytes (sun_path in unix(7)), on macOS 103; Ray appends
 # /session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store
@@ -56,15 +57,5 @@ def _remove_left(place: Path) -> None:
     with contextlib.suppress(OSError):
         for folder in place.glob(f"{PREFIX}*"):
             found = re.fullmatch(rf"{PREFIX}(\d+)-.*", folder.name)
-            if found and not _runs(int(found[1])):
+            if found and not runs(int(found[1])):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True

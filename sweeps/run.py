@@ -489,6 +489,15 @@ def sync(request: Request) -> int:
     return write_to_mlflow(request.folder, request.cache, request.options, trials)
 
 
+def doctor(request: Request) -> int:
+    """Compare trial files, cache and MLflow (:func:`sweeps.doctor.doctor`)."""
+    from sweeps.doctor import doctor
+
+    before = request.folder.definition()
+    subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
+    return doctor(request, request.trials(None, max(len(before["seeds"]), request.seeds), subjects), sync)
+
+
 def write_to_mlflow(
     folder: SweepFolder, cache: StageCache, options: argparse.Namespace, trials: list[Trial],
     search: SearchRuns | None = None,
@@ -561,7 +570,7 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
 
 def _main(argv: list[str] | None, pipeline: str) -> int:
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
-    commands |= {"sync": sync, "export-best": no_search}
+    commands |= {"sync": sync, "doctor": doctor, "export-best": no_search}
     try:
         options = parse(argv)
         if options.command == "compare":

@@ -13,6 +13,7 @@ from cnd.json_files import write_json
 from cnd.store.folder import damaged
 from reports.scale import titles
 from sweeps import run as table
+from sweeps.doctor import doctor
 from sweeps.forecast import per_trial
 from sweeps.search import best, trial_of
 from sweeps.search_forecast import final_minutes, moved_by, n_done, trial_minutes
@@ -25,6 +26,7 @@ from sweeps.text import columns
 def search(options: argparse.Namespace, pipeline: str) -> int:
     """A command on a search; returns its exit code."""
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "sync": sync}
+    commands["doctor"] = lambda request: doctor(request, request.proposer().trials(), sync)
     request = SearchRequest(options, pipeline)
     if options.command == "clean":
         return table.clean(request)  # type: ignore[arg-type]  # it asks for folder, cache and options only

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnd.store import database
 from cnd.store.convergence import verdict
+from cnd.store.leftovers import remove_uploading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +109,7 @@ class Tracker:
 
     def __init__(self, uri: str, artifacts: Path | None, sweep: str, search: SearchRuns | None = None) -> None:
         self.client, self.search, self.told = _client(uri), search, list[str]()
-        self.location = artifacts.absolute().as_uri() if artifacts else None
+        self.artifacts, self.location = artifacts, artifacts.absolute().as_uri() if artifacts else None
         self.sweep = self._experiment(sweep)
         self.known = self._runs(self.sweep)
         self.parent = self._run(
@@ -260,8 +261,11 @@ class Tracker:
             everything = {**tags, NAME: name, KEY: key}
             run = self.client.create_run(experiment, tags=everything, run_name=shown or name).info.run_id
             self.known[name, key] = run
-        elif self.client.get_run(run).info.status != "RUNNING":
-            self.client.update_run(run, status="RUNNING")
+        else:
+            if self.client.get_run(run).info.status != "RUNNING":
+                self.client.update_run(run, status="RUNNING")
+            if self.artifacts is not None:
+                remove_uploading(self.artifacts / run)
         written = self.client.get_run(run).data.params
         self.client.log_batch(run, params=[param for param in _params(params or {}) if param.key not in written])
         return str(run)
