@@ -110,7 +110,7 @@ def compared(request: Asked, today: dict[str, Trial], uri: str) -> list[Line]:
 
 def _trial(request: Asked, name: str, trial: dict[str, Any], today: Trial | None, runs: list[Run]) -> Line:
     """One that was made by other code or settings than today's is compared by what its file says."""
-    state, key = trial["state"], trial.get("key") or ""
+    state, key = trial["state"], trial.get("key") or (today.key if today else "")  # a file may be lost
     stages = [("record", key)] if key else []
     if state != "complete" and today is not None and today.key == key:  # what follows its run may have failed
         stages = [stage for stage in today.stages if stage[0] in ("record", *FOLLOWING)]
@@ -125,6 +125,9 @@ def _trial(request: Asked, name: str, trial: dict[str, Any], today: Trial | None
         line.problems.append(f"MLflow has {f'it as {status}' if status else 'no run of it'}")
         line.unwritten = state == "complete"
         line.mend += [(first, STATES[state].runs[-1])] if first and state != "complete" else []
+    elif state == "complete" and first and trial.get("run_id") != first.id:
+        line.problems.append("its file names another run")
+        line.unwritten = True
     if len(mine) > 1:
         line.problems.append(f"MLflow has {len(mine)} runs of it")
         line.mend += [(run, DELETED) for run in mine if run is not first]
@@ -206,13 +209,16 @@ def _mend_runs(uri: str, lines: list[Line]) -> None:
 
 def _tell(request: Asked, lines: list[Line], wrong: int, left: int) -> None:
     if request.options.json:
-        told = [{"name": x.name, "state": x.state, "record": x.record, "run": x.run, "problems": x.problems} for x in lines]
-        content = {"sweep": request.folder.name, "states": told, "disagreeing": left, "repaired": wrong - left}
+        shown = ("name", "state", "record", "run", "problems")
+        states = [{name: getattr(line, name) for name in shown} for line in lines]
+        content = {"sweep": request.folder.name, "states": states, "disagreeing": left, "repaired": wrong - left}
         print(json.dumps(content, indent=1))
     else:
-        head = ["", "state", "result", "MLflow", ""]
-        shown = [[x.name, x.state, {None: "", True: "there", False: "-"}[x.record], x.run or "-", ", ".join(x.problems)] for x in lines]
-        print(columns([head, *shown]))
+        table = [["", "state", "result", "MLflow", ""]]
+        for line in lines:
+            record = {None: "", True: "there", False: "-"}[line.record]
+            table.append([line.name, line.state, record, line.run or "-", ", ".join(line.problems)])
+        print(columns(table))
         print(f"{len(lines)} states compared, {left} disagree" + (f", {wrong - left} repaired" if wrong > left else ""))
     if left and not request.options.repair:
         print("doctor --repair makes them agree", file=sys.stderr)

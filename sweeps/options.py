@@ -12,7 +12,9 @@ from cnd.places import COMMAND, EXPERIMENTS, SWEEPS, names_in
 from sweeps.spec import SCORE
 
 ANALYSES = ("reference", "all", "none")
-COMMANDS = ("run", "plan", "status", "report", "verify", "doctor", "sync", "compare", "clean", "export-best", "new", "schema")
+COMMANDS = (
+    "run", "plan", "status", "report", "verify", "doctor", "sync", "compare", "clean", "export-best", "new", "schema",
+)  # fmt: skip
 AUTO, FEWEST, MOST = "auto", 2, 5  # of --seeds: the word, with how many seeds it begins, and ends by default
 OF_SCORE = ("stimuli", "reconstructions", "judge")
 OF_SEARCH = ("trials", "hours", "storage")
@@ -193,6 +195,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         hint = nearest(rest[0], COMMANDS) if len(rest) > 1 else f"; sweeps: {', '.join(names_in(SWEEPS))}"
         raise UserError(f"expected one sweep, {found}{hint} (see --help)")
     options.command, options.sweep = command, rest[0]
+    if options.watch and command != "status":
+        raise UserError(f"--watch: belongs to status, e.g. status {rest[0]} --watch; leave it out")
     _of_the_sweep(options)
     _check_seeds(options)
     least_of = (("max_concurrent", 1), ("fuse", 1), ("gpus_per_trial", 0), ("trials", 1), ("hours", 0))

@@ -40,8 +40,9 @@ from sweeps.options import AUTO, OF_SEARCH, parse
 from sweeps.rounds import begun, by_records, most, rounds
 from sweeps.space import is_search
 from sweeps.spec import SCORE, Line, Sweep, load_base, load_sweep
-from sweeps.text import columns, plan_text, result_text
+from sweeps.text import plan_text, result_text
 from sweeps.trials import FOLLOWING, Trial, count_stages, in_table_order, resolve, seconds_to_report, work
+from sweeps.watch import show
 
 if TYPE_CHECKING:
     from cnd.store.tracking import SearchRuns
@@ -415,10 +416,16 @@ def plan(request: Request) -> int:
 
 def status(request: Request) -> int:
     """Print the state of every trial of the last run."""
-    trials = request.folder.trials()
-    if request.options.json:
-        print(json.dumps({"sweep": request.sweep.name, "experiment": request.base.name, "trials": trials}, indent=1))
-        return 0
+
+    def look() -> dict[str, Any]:
+        return {"sweep": request.sweep.name, "experiment": request.base.name, "trials": request.folder.trials()}
+
+    options = request.options
+    return show(request.folder, look, lambda told: _states(request, told["trials"]), options.watch, options.json)
+
+
+def _states(request: Request, trials: list[dict[str, Any]]) -> list[list[str]]:
+    """Trials as lines of a table."""
     several = any(trial["subject"] is not None for trial in trials)
     lines = [["row", *(["subject"] if several else []), "seed", "state", "seconds", "converged", ""]]
     for trial in trials:
@@ -428,8 +435,7 @@ def status(request: Request) -> int:
         converged = verdict([record]).state if record else ""
         own = [str(trial["seed"]), trial["state"], seconds, converged, trial["error"] or ""]
         lines.append([trial["row"], *subject, *own])
-    print(columns(lines))
-    return 0
+    return lines
 
 
 def report(request: Request) -> int:

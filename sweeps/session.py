@@ -130,6 +130,9 @@ class Scribe:
 
         A command that was told to stop (status KILLED, or an interruption here) writes no more than these ends.
         """
+        if not self._used and status == "FINISHED" and self._finished is not None:
+            if database.left_open(self.folder.output / database.FILE, f"sweep {self.folder.name}"):
+                self._queue(lambda tracker: None)  # opens that run again, which a killed command did not end
         if not self._used:
             return
         try:

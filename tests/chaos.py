@@ -234,7 +234,8 @@ class Sweep:
 
     def _made_again(self) -> Iterator[str]:
         now = self.results()
-        yield from (f"{name} was complete and was made again" for name, was in self.complete.items() if now[name] != was)
+        again = [name for name, was in self.complete.items() if now.get(name) != was]
+        yield from (f"{name} was complete and was made again" for name in again)
         self.complete = now
 
     def after_a_kill(self, point: Point, code: int) -> Iterator[str]:
@@ -267,7 +268,7 @@ class Sweep:
             yield f"MLflow: {self.runs()}"
         if self.shown() != undisturbed.shown():
             yield "another report"
-        if left := sorted(path.relative_to(self.output).as_posix() for path in self.output.rglob("*") if _is_left(path)):
+        if left := [str(path.relative_to(self.output)) for path in self.output.rglob("*") if _is_left(path)]:
             yield f"left over: {left}"
         for place in {tempfile.gettempdir(), "/tmp"}:
             if left := [p for driver in self.drivers for p in Path(place).glob(f"cnd-ray-{driver}-*")]:
@@ -286,8 +287,8 @@ class Sweep:
 
 def _is_left(path: Path) -> bool:
     """Whether a file is of a write that was never finished."""
-    beside = path.name.startswith(".") and not path.name.endswith(".lock")
-    return path.is_file() and beside or "damaged-" in path.name or ".tmp-" in path.name
+    hidden = path.is_file() and path.name.startswith(".") and not path.name.endswith(".lock")
+    return hidden or "damaged-" in path.name or ".tmp-" in path.name
 
 
 def _wait(child: int) -> int:

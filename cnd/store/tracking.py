@@ -117,6 +117,7 @@ class Tracker:
         )
         self._stages: str | None = None
         self._stage_runs: dict[tuple[str, str], str] = {}
+        self._ended: set[str] = set()  # keys of those that were seen, or written, to their end
 
     # ---- trials
 
@@ -276,11 +277,14 @@ class Tracker:
             self._stages = self._experiment(STAGES)
             self._stage_runs = self._runs(self._stages)
         name = "phase1"
-        if (found := self._stage_runs.get((name, key))) is not None:
-            return found
-        run = str(
-            self.client.create_run(self._stages, tags={NAME: name, KEY: key}, run_name=f"{name} {key[:8]}").info.run_id
-        )
+        if key in self._ended:
+            return self._stage_runs[name, key]
+        if (run := self._stage_runs.get((name, key), "")) and self.client.get_run(run).info.status == "FINISHED":
+            self._ended.add(key)
+            return run
+        if not run:  # else whoever wrote it was killed
+            tags = {NAME: name, KEY: key}
+            run = str(self.client.create_run(self._stages, tags=tags, run_name=f"{name} {key[:8]}").info.run_id)
         self._stage_runs[name, key] = run
         experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
         used = {part: experiment[part] for part in ("data", "decoder", "seed")} | {"fold": fold}
@@ -288,6 +292,7 @@ class Tracker:
         mine = history[(history["fold"] == fold) & history["phase"].str.startswith("phase1")]
         self._log(run, _curves(mine), when)
         self.end(run, "FINISHED")
+        self._ended.add(key)
         return run
 
     def _log(self, run: str, values: Iterable[tuple[str, float, int]], when: int) -> None:
