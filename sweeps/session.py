@@ -130,9 +130,8 @@ class Scribe:
 
         A command that was told to stop (status KILLED, or an interruption here) writes no more than these ends.
         """
-        if not self._used and status == "FINISHED" and self._finished is not None:
-            if database.left_open(self.folder.output / database.FILE, f"sweep {self.folder.name}"):
-                self._queue(lambda tracker: None)  # opens that run again, which a killed command did not end
+        if not self._used and status == "FINISHED" and self._left_open():
+            self._queue(lambda tracker: None)  # opens the sweep's run again, which a killed command did not end
         if not self._used:
             return
         try:
@@ -150,6 +149,10 @@ class Scribe:
             _say(self._tracker.told)
         if self.error is not None:
             _say([f"MLflow could not be written ({self.error}); sync, or the same command again, writes what it lacks"])
+
+    def _left_open(self) -> bool:
+        store = self.folder.output / database.FILE
+        return self._finished is not None and database.left_open(store, f"sweep {self.folder.name}")
 
     def stop(self) -> None:
         """Write nothing more but the ends of what is open, at once: there may be seconds left."""

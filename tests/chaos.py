@@ -23,6 +23,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -178,6 +179,8 @@ def in_the_child(output: Path, point: Point | None, arm: int, with_ray: bool) ->
 
         watch(output, note)
         code = run.main([*WORDS, "--output", str(output)], "fake_pipeline")
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 
@@ -227,7 +230,8 @@ class Sweep:
 
     def shown(self) -> list[str]:
         """The lines of the report without what two undisturbed runs differ in: folder, times and MLflow's ids."""
-        html = (self.output / "reports" / f"{NAME}.html").read_text()
+        path = self.output / "reports" / f"{NAME}.html"
+        html = path.read_text() if path.exists() else ""
         for pattern in (re.escape(str(self.output)), r"[0-9a-f]{32}", r"\d+ s\b", r"\d{4}-\d\d-\d\d \d\d:\d\d"):
             html = re.sub(pattern, "", html)
         return html.splitlines()
