@@ -92,7 +92,7 @@ def _status(name: str, status: str) -> Callable[[Path], object]:
         (_status("sweep", "RUNNING"), "sweep: MLflow has it as RUNNING", "complete"),
         (_status("phase1", "RUNNING"), "phase1 810b862c: its run was not written to its end", "complete"),
         (lambda output: (output / "mlflow.db").unlink(), f"{TRIAL}: MLflow has no run of it", "complete"),
-        (lambda output: (output / "mlflow.db").write_bytes(b"x" * 9999), "MLflow: the store cannot be read", "complete"),
+        (lambda output: (output / "mlflow.db").write_text("no"), "MLflow: the store cannot be read", "complete"),
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("quick_stores")
