@@ -37,6 +37,7 @@ os.environ |= {"PYTHONPATH": os.pathsep.join(sys.path[:2]), "OMP_NUM_THREADS": "
 NAME = "ablation_table1-smoke"
 WORDS = ["ablation_table1", "--experiment", "smoke", "--rows", "10,oracle", "--max-concurrent", "2"]
 TRIALS = ["10-seed0", "oracle-seed0"]
+WAITING = "hang-4"  # in the cache: no trial ends (tests/fake_pipeline.py)
 STARTED = f"rename sweeps/{NAME}/trials/TRIAL.json"
 A_SWEEP = 8  # kills that one sweep gets, at most
 HUNG = 300  # seconds after which a command counts as hung, on a machine that has much else to do
@@ -175,6 +176,8 @@ def in_the_child(output: Path, point: Point | None, arm: int, with_ray: bool) ->
             os.write(calls, f"{call}\n".encode())
             if point and call == point.call and seen[call] == arm:
                 os.write(calls, b"HIT\n")
+                if point.target == "worker":  # what it does not run is to end
+                    (output / "cache" / WAITING).unlink()
                 send(point)
 
         watch(output, note)
@@ -348,13 +351,13 @@ class Chaos:
         self.sweeps += 1
         sweep, missed, done = Sweep(self.place / f"sweep{self.sweeps}"), list[Point](), False
         (sweep.output / "cache").mkdir(parents=True)
-        waits = sweep.output / "cache" / "hang-4"  # with Ray all trials wait until the last command
-        if with_ray:
-            waits.touch()
+        waits = sweep.output / "cache" / WAITING
         for point in points:
             if done:
                 missed.append(point)
                 continue
+            if with_ray:
+                waits.touch()
             code, hit = sweep.command(point, with_ray)
             done = not hit and code == 0
             if hit:
