@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from cnd.errors import UserError, in_one_line
 from cnd.store import database
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sweeps.run import Request
     from sweeps.search_request import SearchRequest
 
-    Asked = Request | SearchRequest
+    Asked: TypeAlias = Request | SearchRequest
 
 DELETED = "deleted"  # of runs that say the same as another one
 

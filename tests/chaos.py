@@ -169,7 +169,7 @@ def in_the_child(output: Path, point: Point | None, arm: int, with_ray: bool) ->
         from sweeps import run, session
 
         if not with_ray:
-            session.run_jobs = serial_executor.run_jobs
+            session.__dict__["run_jobs"] = serial_executor.run_jobs
 
         def note(call: str) -> None:
             seen[call] += 1
@@ -278,8 +278,8 @@ class Sweep:
         if left := [str(path.relative_to(self.output)) for path in self.output.rglob("*") if _is_left(path)]:
             yield f"left over: {left}"
         for place in {tempfile.gettempdir(), "/tmp"}:
-            if left := [p for driver in self.drivers for p in Path(place).glob(f"cnd-ray-{driver}-*")]:
-                yield f"left over: {left}"
+            if folders := [p for driver in self.drivers for p in Path(place).glob(f"cnd-ray-{driver}-*")]:
+                yield f"left over: {folders}"
         if processes := [p for driver in self.drivers for p in ray_processes(driver, "")]:
             yield f"processes of Ray: {processes}"
         for word in ("verify", "doctor"):
@@ -409,7 +409,7 @@ def _load(store: Path) -> None:
     from cnd.store import database, tracking
 
     database.make(store, tracking._create_tables)
-    tracking._create_tables = lambda path: shutil.copyfile(store, path)  # type: ignore[assignment, return-value]
+    tracking._create_tables = lambda path: shutil.copyfile(store, path)  # type: ignore[assignment]
 
 
 def main() -> int:
