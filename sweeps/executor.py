@@ -30,6 +30,7 @@ from cnd.generators.shared import SharedRunError
 from cnd.json_files import read_json, write_json, write_text
 from sweeps import signals
 from sweeps.cluster import check_reachable, check_room, refused
+from sweeps.own_group import own_group
 from sweeps.ray_folder import ray_folder
 
 ENTRY = "cnd"  # our part of a Tune result; Tune adds keys of its own
@@ -120,7 +121,8 @@ def run_jobs(
         ray_folder() as own,
     ):
         try:
-            _start_ray(resources, own)
+            with own_group():
+                _start_ray(resources, own)
             if alone := _tune(watcher.next_group, cache, folder / "first", resources, watcher, pipeline):
                 once_more = iter([[job] for job in alone])
                 _tune(lambda: next(once_more, None), cache, folder / "alone", resources, watcher, pipeline)
