@@ -236,6 +236,7 @@ def run(request: Request) -> int:
     from sweeps.executor import Resources
     from sweeps.live import Board
     from sweeps.proposers import Table
+    from sweeps.ray_folder import remove_left
     from sweeps.session import Scribe, Session, adopt
 
     options, folder = request.options, request.folder
@@ -254,6 +255,7 @@ def run(request: Request) -> int:
     if not all(map(request.done, trials)):
         check(request, trials)
     with folder.locked():
+        remove_left(folder.path)
         scribe, status, failed = Scribe(folder, uri, local=not options.tracking_uri), "KILLED", False
         try:
             for trials in request.rounds():

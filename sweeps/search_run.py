@@ -77,6 +77,7 @@ def propose(request: SearchRequest) -> dict[int, str]:
     from cnd.store.tracking import sqlite_uri
     from sweeps.executor import Resources
     from sweeps.live import Board
+    from sweeps.ray_folder import remove_left
     from sweeps.session import Scribe, Session, adopt
 
     options, folder = request.options, request.folder
@@ -84,6 +85,7 @@ def propose(request: SearchRequest) -> dict[int, str]:
     limit = options.max_concurrent if options.ray_address else at_once
     uri = options.tracking_uri or sqlite_uri(options.output)
     with folder.locked():
+        remove_left(folder.path)
         proposer = request.proposer(mend=True)
         write_json(folder.path / SEARCH_FILE, described(request))
         define(request, proposer.trials())

@@ -23,6 +23,7 @@ from sweeps.background import Background
 from sweeps.executor import Job, Resources, run_jobs
 from sweeps.live import Board
 from sweeps.proposers import Proposer
+from sweeps.ray_folder import RAY
 from sweeps.trials import FOLLOWING, Trial, fused
 
 if TYPE_CHECKING:
@@ -275,7 +276,7 @@ class Session:
             groups = fused(trials, fuse, lambda trial: common(trial.experiment))
             self._groups = iter([[self._job(trial, needed) for trial in group] for group in groups])
         with self.board:
-            run_jobs(self.cache.root, self.folder.path / "ray", resources, self, pipeline)
+            run_jobs(self.cache.root, self.folder.path / RAY, resources, self, pipeline)
 
     @property
     def gave_up(self) -> str:
