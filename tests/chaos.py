@@ -45,9 +45,9 @@ HUNG = 300  # seconds after which a command counts as hung, on a machine that ha
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGHUP)
 EXIT_CODES = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130}
 WITH_RAY = (
-    ("worker", signal.SIGKILL), ("group", signal.SIGTERM), ("raylet", signal.SIGKILL), ("driver", signal.SIGKILL),
-    ("gcs_server", signal.SIGKILL), ("group", signal.SIGINT), ("worker", signal.SIGTERM), ("group", signal.SIGKILL),
-    ("driver", signal.SIGHUP),
+    ("worker", signal.SIGKILL), ("group", signal.SIGTERM), ("raylet", signal.SIGKILL), ("group", signal.SIGKILL),
+    ("gcs_server", signal.SIGKILL), ("driver", signal.SIGTERM), ("worker", signal.SIGTERM), ("group", signal.SIGINT),
+    ("driver", signal.SIGKILL), ("group", signal.SIGHUP),
 )  # fmt: skip
 PROCESSES = {"worker": r"ray::ImplicitFunc", "raylet": r"\S*/raylet ", "gcs_server": r"\S*/gcs_server "}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -120,14 +120,18 @@ def watch(output: Path, note: Callable[[str], None]) -> None:
 
         setattr(DefaultDialect, method, wrapped)
 
+    written = ""
+
     def statement(args: Any) -> str:
+        nonlocal written
         found = re.match(r"(INSERT INTO|UPDATE|DELETE FROM) (\w+)", args[1])
+        written = found[0] if found else written
         return found[0] if found else ""
 
     sys.addaudithook(hook)
     noting("do_execute", statement)
     noting("do_executemany", statement)
-    noting("do_commit", lambda _: "COMMIT")
+    noting("do_commit", lambda _: f"COMMIT {written}")
 
 
 def ray_processes(driver: int, kind: str) -> list[int]:
@@ -319,9 +323,9 @@ def _wait(child: int) -> int:
 
 
 def plan(calls: list[str], points: int, seed: int) -> list[Point]:
-    """Each call of an undisturbed run once, at one of its places, then each once more; one of seven with Ray."""
+    """Each call of an undisturbed run once, at one of its places, then each once more; one of ten with Ray."""
     draw, counts, found = random.Random(seed), Counter(calls), list[Point]()
-    with_ray = [WITH_RAY[n % len(WITH_RAY)] for n in range(points // 7)]
+    with_ray = [WITH_RAY[n % len(WITH_RAY)] for n in range(points // 10)]
     while len(found) < points - len(with_ray):
         names = draw.sample(sorted(counts), len(counts))
         found += [Point(call, draw.randint(1, counts[call]), SIGNALS[n % len(SIGNALS)]) for n, call in enumerate(names)]
@@ -374,7 +378,7 @@ class Chaos:
                 missed.append(replace(point, nth=earlier, misses=point.misses + 1))
                 self._note(sweep, f"without {point}", [f"exit code {code}"] if code else [])
         waits.unlink(missing_ok=True)
-        if not done and (code := sweep.command(None, with_ray)[0]):
+        if not done and (code := sweep.command()[0]):
             self._note(sweep, "the last command", [f"exit code {code}\n{_told(sweep)}"])
         self._note(sweep, "in the end", sweep.problems(self.undisturbed))
         self.commands += len(sweep.drivers)
