@@ -205,12 +205,14 @@ class Sweep:
         calls: that its commands have come to.
         complete: results that were whole after the last command, with what would change if they were made again.
         drivers: processes of its commands.
+        left: runs in MLflow that a command which was killed outright left RUNNING.
     """
 
     output: Path
     calls: Counter[str] = field(default_factory=Counter)
     complete: dict[str, tuple[int, int]] = field(default_factory=dict)
     drivers: list[int] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
     def command(self, point: Point | None = None, with_ray: bool = False) -> tuple[int, bool]:
         """Run the command once: its exit code, or minus the signal that ended it; and whether the point was hit."""
@@ -244,7 +246,7 @@ class Sweep:
         """
         path = self.output / "reports" / f"{NAME}.html"
         html = path.read_text() if path.exists() else ""
-        varying = re.escape(str(self.output)), r"[0-9a-f]{32}", r"(\d+ s|–)(?=</td>)", r"\d{4}-\d\d-\d\d \d\d:\d\d"
+        varying = re.escape(str(self.output)), r"[0-9a-f]{32}", r"\d+ s\b|–(?=</td>)", r"\d{4}-\d\d-\d\d \d\d:\d\d"
         return re.sub("|".join(varying), "", html).splitlines()
 
     def _made_again(self) -> Iterator[str]:
@@ -261,9 +263,10 @@ class Sweep:
         if point.target in ("driver", "group"):
             if code != (wanted := EXIT_CODES.get(point.number, -point.number)):
                 yield f"exit code {code} instead of {wanted}"
-            left = [run for run in self.runs() if run[2] == "RUNNING"]
-            if point.number in EXIT_CODES and left:
-                yield f"RUNNING in MLflow: {left}"
+            left = [name for _, name, status in self.runs() if status == "RUNNING"]
+            if point.number in EXIT_CODES and (own := set(left) - set(self.left)):
+                yield f"RUNNING in MLflow: {own}"
+            self.left = left
         elif code not in (0, 1):
             yield f"exit code {code} instead of 0 or 1"
 
@@ -382,7 +385,7 @@ class Chaos:
             self._note(sweep, "the last command", [f"exit code {code}\n{_told(sweep)}"])
         self._note(sweep, "in the end", sweep.problems(self.undisturbed))
         self.commands += len(sweep.drivers)
-        if not any(sweep.output.name in line for line in self.wrong):
+        if not any(line.startswith(f"{sweep.output.name}:") for line in self.wrong):
             for path in self.place.glob(f"{sweep.output.name}*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return missed
