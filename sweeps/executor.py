@@ -33,6 +33,7 @@ from sweeps import retry, signals
 from sweeps.cluster import check_reachable, check_room, refused
 from sweeps.home import writable_home
 from sweeps.machines import Machines, cpus_of_a_trial, room
+from sweeps.own_group import own_group
 from sweeps.ray_folder import ray_folder
 
 ENTRY = "cnd"  # our part of a Tune result; Tune adds keys of its own
@@ -131,7 +132,8 @@ def run_jobs(
         writable_home(own),
     ):
         try:
-            _start_ray(resources, own)
+            with own_group():
+                _start_ray(resources, own)
             again = _tune(watcher.next_group, cache, folder / "first", resources, watcher, pipeline)
             if of_groups := [job for job in again if not job.parts]:
                 again = [job for job in again if job.parts]
@@ -157,6 +159,7 @@ def _start_ray(resources: Resources, own: Path) -> None:
         "RAY_prestart_worker_first_driver": "0",
         "RAY_AIR_NEW_OUTPUT": "0",  # the newer output engine prints to stdout even when told to be quiet
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if resources.address is None else "1",  # 0: listen on 127.0.0.1 only
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "10" if resources.address is None else "60",  # ours never comes back
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning in the workers
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C must reach us as KeyboardInterrupt

@@ -31,6 +31,7 @@ from cnd.json_files import read_json
 from cnd.paper import published
 from cnd.store.convergence import verdict
 from cnd.store.folder import SweepFolder, damaged
+from cnd.store.states import of_sweep
 from cnd.terminal import any_encoding, width
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
@@ -41,8 +42,9 @@ from sweeps.retry import recurs
 from sweeps.rounds import begun, by_records, most, rounds
 from sweeps.space import is_search
 from sweeps.spec import SCORE, Line, Sweep, load_base, load_sweep
-from sweeps.text import columns, plan_text, result_text
+from sweeps.text import plan_text, result_text
 from sweeps.trials import FOLLOWING, Trial, count_stages, in_table_order, resolve, seconds_to_report, work
+from sweeps.watch import show
 
 if TYPE_CHECKING:
     from sweeps.session import Scribe
@@ -241,6 +243,7 @@ def run(request: Request) -> int:
     from sweeps.headline import tell_table
     from sweeps.live import Board
     from sweeps.proposers import Table
+    from sweeps.ray_folder import remove_left
     from sweeps.session import Session, adopt
 
     options, folder = request.options, request.folder
@@ -259,6 +262,7 @@ def run(request: Request) -> int:
     if not all(map(request.done, trials)):
         check(request, trials)
     with folder.locked():
+        remove_left(folder.path)
         scribe, status, failed = scribe_of(request), "KILLED", False
         try:
             for trials in request.rounds():
@@ -437,10 +441,16 @@ def plan(request: Request) -> int:
 
 def status(request: Request) -> int:
     """Print the state of every trial of the last run."""
-    trials = request.folder.trials()
-    if request.options.json:
-        print(json.dumps({"sweep": request.sweep.name, "experiment": request.base.name, "trials": trials}, indent=1))
-        return 0
+
+    def look() -> dict[str, Any]:
+        return {"sweep": request.sweep.name, "experiment": request.base.name, "trials": request.folder.trials()}
+
+    options = request.options
+    return show(request.folder, look, lambda told: _states(request, told["trials"]), options.watch, options.json)
+
+
+def _states(request: Request, trials: list[dict[str, Any]]) -> list[list[str]]:
+    """Trials as lines of a table."""
     several = any(trial["subject"] is not None for trial in trials)
     lines = [["row", *(["subject"] if several else []), "seed", "state", "seconds", "converged", ""]]
     for trial in trials:
@@ -450,8 +460,7 @@ def status(request: Request) -> int:
         converged = verdict([record]).state if record else ""
         own = [str(trial["seed"]), trial["state"], seconds, converged, trial["error"] or ""]
         lines.append([trial["row"], *subject, *own])
-    print(columns(lines))
-    return 0
+    return lines
 
 
 def report(request: Request) -> int:
@@ -523,8 +532,16 @@ def sync(request: Request) -> int:
 
 def ended(folder: SweepFolder) -> str:
     """How MLflow has the whole of a sweep that no process runs."""
-    states = {trial["state"] for trial in folder.trials()}
-    return "FAILED" if "failed" in states else "FINISHED" if states <= {"complete"} else "KILLED"
+    return of_sweep({trial["state"] for trial in folder.trials()})
+
+
+def doctor(request: Request) -> int:
+    """Compare trial files, cache and MLflow (:func:`sweeps.doctor.doctor`)."""
+    from sweeps.doctor import doctor
+
+    before = request.folder.definition()
+    subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
+    return doctor(request, request.trials(None, max(len(before["seeds"]), request.seeds), subjects), sync)
 
 
 def write_to_mlflow(scribe: Scribe, cache: StageCache, options: argparse.Namespace, trials: list[Trial]) -> int:
@@ -594,7 +611,7 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
 
 def _main(argv: list[str] | None, pipeline: str) -> int:
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
-    commands |= {"sync": sync, "export-best": no_search}
+    commands |= {"sync": sync, "doctor": doctor, "export-best": no_search}
     try:
         options = parse(argv)
         if options.command == "compare":

@@ -13,6 +13,7 @@ from cnd.json_files import write_json, write_text
 from cnd.store.folder import damaged
 from reports.scale import titles
 from sweeps import run as table
+from sweeps.doctor import doctor
 from sweeps.forecast import per_trial
 from sweeps.headline import tell_search
 from sweeps.search import best, trial_of
@@ -20,12 +21,13 @@ from sweeps.search_forecast import final_minutes, moved_by, n_done, trial_minute
 from sweeps.search_request import TRIALS_FILE, SearchRequest
 from sweeps.search_run import listed, run, scribe_of, write_report
 from sweeps.search_text import plan_text, say, state, word
-from sweeps.text import columns
+from sweeps.watch import show
 
 
 def search(options: argparse.Namespace, pipeline: str) -> int:
     """A command on a search; returns its exit code."""
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "sync": sync}
+    commands["doctor"] = lambda request: doctor(request, request.proposer().trials(), sync)
     request = SearchRequest(options, pipeline)
     if options.command == "clean":
         return table.clean(request)  # type: ignore[arg-type]  # it asks for folder, cache and options only
@@ -57,20 +59,22 @@ def plan(request: SearchRequest) -> int:
 
 def status(request: SearchRequest) -> int:
     """Print the state of every trial so far."""
-    found = request.known()
-    busy = request.folder.in_use()
-    states = {o.number: state(request, o, busy) for o in found}
-    if request.options.json:
-        told = [line | {"state": states[line["number"]]} for line in listed(found)]
-        print(json.dumps({"search": request.search.name, "trials": told}, indent=1))
-        return 0
-    lines = [["trial", "state", *request.names, *titles(request.search.space).values(), ""]]
-    for o in found:
-        values = [f"{v:.4g}" for v in o.values] or ["" for _ in request.names]
-        settings = [word(o.settings.get(key, "-")) for key in request.search.space]
-        lines.append([f"{o.number:04d}", states[o.number], *values, *settings, o.label])
-    print(columns(lines))
-    return 0
+
+    def look() -> dict[str, Any]:
+        found, busy = request.known(), request.folder.in_use()
+        states = [{"name": f"{o.number:04d}", "state": state(request, o, busy)} for o in found]
+        told = [line | own for line, own in zip(listed(found), states, strict=True)]
+        return {"search": request.search.name, "trials": told}
+
+    def lines(content: dict[str, Any]) -> list[list[str]]:
+        told = [["trial", "state", *request.names, *titles(request.search.space).values(), ""]]
+        for trial in content["trials"]:
+            values = [f"{v:.4g}" for v in trial["values"]] or ["" for _ in request.names]
+            settings = [word(trial["settings"].get(key, "-")) for key in request.search.space]
+            told.append([trial["name"], trial["state"], *values, *settings, trial["label"]])
+        return told
+
+    return show(request.folder, look, lines, request.options.watch, request.options.json)
 
 
 def report(request: SearchRequest) -> int:

@@ -80,12 +80,14 @@ def propose(request: SearchRequest) -> dict[int, str]:
     """Propose and run until the budget is used; returns the trials that failed."""
     from sweeps.executor import Resources
     from sweeps.live import Board
+    from sweeps.ray_folder import remove_left
     from sweeps.session import Session, adopt
 
     options, folder = request.options, request.folder
     at_once = request.concurrency()
     limit = options.max_concurrent if options.ray_address else at_once
     with folder.locked():
+        remove_left(folder.path)
         proposer = request.proposer(mend=True)
         write_json(folder.path / SEARCH_FILE, described(request))
         define(request, proposer.trials())

@@ -24,6 +24,7 @@ from sweeps.background import Background
 from sweeps.executor import Job, Resources, run_jobs
 from sweeps.live import Board
 from sweeps.proposers import Proposer
+from sweeps.ray_folder import RAY
 from sweeps.trials import FOLLOWING, Trial, fused
 from sweeps.turns import Turns
 
@@ -162,6 +163,8 @@ class Scribe:
 
         A command that was told to stop (status KILLED, or an interruption here) writes no more than these ends.
         """
+        if not self._used and status == "FINISHED" and self._left_open():
+            self._queue(lambda tracker: None)  # opens the sweep's run again, which a killed command did not end
         if not self._used:
             return
         try:
@@ -180,6 +183,10 @@ class Scribe:
             self._tracker.told.clear()
         if self.error is not None:
             _say([f"MLflow could not be written ({self.error}); sync, or the same command again, writes what it lacks"])
+
+    def _left_open(self) -> bool:
+        store = self.folder.output / database.FILE
+        return self._finished is not None and database.left_open(store, f"sweep {self.folder.name}")
 
     def stop(self) -> None:
         """Write nothing more but the ends of what is open, at once: there may be seconds left."""
@@ -310,7 +317,7 @@ class Session:
                 groups = fused(trials, fuse, lambda trial: common(trial.experiment))
             self._turns = Turns(groups, self.cache)
         with self.board:
-            run_jobs(self.cache.root, self.folder.path / "ray", resources, self, pipeline)
+            run_jobs(self.cache.root, self.folder.path / RAY, resources, self, pipeline)
 
     @property
     def gave_up(self) -> str:

@@ -163,31 +163,6 @@ def test_fused_trials_stand_and_fall_by_themselves(tmp_path: Path, trouble: str)
     assert dict(command.tracked())["10-seed0"] == "FINISHED"
 
 
-def test_a_run_that_was_interrupted_and_then_killed_goes_on(tmp_path: Path) -> None:
-    command = Command(tmp_path, "8,10,oracle")
-    (command.cache / "hang-4").touch()  # rows with depth 4 do not finish
-
-    process = command.start()
-    command.wait_until(lambda: command.state("8")["state"] == "complete" and command.state("10")["run_id"])
-    process.send_signal(signal.SIGTERM)  # for which Ray has a handler of its own
-    assert process.wait(60) == 143
-    assert "the same command goes on" in command.errors.read_text().splitlines()[-1]
-    assert dict(command.tracked())["10-seed0"] == "KILLED"
-
-    process = command.start()
-    command.wait_until(lambda: "10-seed0  running  record" in command.errors.read_text())
-    command.wait_until(lambda: dict(command.tracked())["10-seed0"] == "RUNNING")
-    process.kill()
-    process.wait(60)
-    before = command.state("8")
-
-    (command.cache / "hang-4").unlink()
-    code, trials = command.run()
-    assert code == 0 and {t["state"] for t in trials.values()} == {"complete"}
-    assert trials["8"] == {"name": "8-seed0"} | before  # finished before the first interruption, not touched since
-    assert set(command.built().values()) == {1} and command.tracked() == _names("8", "10", "oracle")
-
-
 # ---------------------------------------------------------------- the table of trials
 
 

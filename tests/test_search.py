@@ -356,7 +356,9 @@ def test_the_command_runs_goes_on_and_exports(mine: str, tmp_path: Path, capsys:
     definition = json.loads((output / "sweeps" / "mine-smoke" / "sweep.json").read_text())
     assert len(definition["trials"]) == 12 and len([s for s in definition["stages"] if s[0] == "record"]) == 12
     assert command(output, "status", mine) == 0 and capsys.readouterr().out.count("complete") == 6
+    assert command(output, "status", mine, "--watch") == 0 and "0005  complete" in capsys.readouterr().out
     assert command(output, "verify", mine) == 0 and "0 damaged" in capsys.readouterr().out
+    assert command(output, "doctor", mine) == 1 and "MLflow has no run of it" in capsys.readouterr().out
     assert command(output, "clean", mine) == 0 and "would delete" in capsys.readouterr().out
     assert command(output, "export-best", mine, str(tmp_path / "best.yaml")) == 0
     winner = best([Outcome(**{**t, "values": tuple(t["values"]), "curve": {}}) for t in found], [True], 1)[0]

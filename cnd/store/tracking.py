@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnd.store import database
 from cnd.store.convergence import verdict
+from cnd.store.leftovers import remove_uploading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,13 +114,14 @@ class Tracker:
         params: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.client, self.search, self.told = _client(uri), search, list[str]()
-        self.location = artifacts.absolute().as_uri() if artifacts else None
+        self.artifacts, self.location = artifacts, artifacts.absolute().as_uri() if artifacts else None
         self.sweep = self._experiment(sweep)
         self.known = self._runs(self.sweep)
         common = search.params if search else params
         self.parent = self._run(self.sweep, f"sweep {sweep}", "", {"cnd.kind": "sweep"}, common)
         self._stages: str | None = None
         self._stage_runs: dict[tuple[str, str], str] = {}
+        self._ended: set[str] = set()  # keys of those that were seen, or written, to their end
 
     # ---- trials
 
@@ -279,8 +281,11 @@ class Tracker:
             everything = {**tags, NAME: name, KEY: key}
             run = self.client.create_run(experiment, tags=everything, run_name=shown or name).info.run_id
             self.known[name, key] = run
-        elif self.client.get_run(run).info.status != "RUNNING":
-            self.client.update_run(run, status="RUNNING")
+        else:
+            if self.client.get_run(run).info.status != "RUNNING":
+                self.client.update_run(run, status="RUNNING")
+            if self.artifacts is not None:
+                remove_uploading(self.artifacts / run)
         written = self.client.get_run(run).data.params
         self.client.log_batch(run, params=[param for param in _params(params or {}) if param.key not in written])
         return str(run)
@@ -291,11 +296,14 @@ class Tracker:
             self._stages = self._experiment(STAGES)
             self._stage_runs = self._runs(self._stages)
         name = "phase1"
-        if (found := self._stage_runs.get((name, key))) is not None:
-            return found
-        run = str(
-            self.client.create_run(self._stages, tags={NAME: name, KEY: key}, run_name=f"{name} {key[:8]}").info.run_id
-        )
+        if key in self._ended:
+            return self._stage_runs[name, key]
+        if (run := self._stage_runs.get((name, key), "")) and self.client.get_run(run).info.status == "FINISHED":
+            self._ended.add(key)
+            return run
+        if not run:  # else whoever wrote it was killed
+            tags = {NAME: name, KEY: key}
+            run = str(self.client.create_run(self._stages, tags=tags, run_name=f"{name} {key[:8]}").info.run_id)
         self._stage_runs[name, key] = run
         experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
         used = {part: experiment[part] for part in ("data", "decoder", "seed")} | {"fold": fold}
@@ -303,6 +311,7 @@ class Tracker:
         mine = history[(history["fold"] == fold) & history["phase"].str.startswith("phase1")]
         self._log(run, _curves(mine), when)
         self.end(run, "FINISHED")
+        self._ended.add(key)
         return run
 
     def _log(self, run: str, values: Iterable[tuple[str, float, int]], when: int) -> None:
