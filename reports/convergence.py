@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from cnd import statistics
 from cnd.statistics import Rise
 from cnd.store.convergence import PAIRED, State, curve_ends, units, verdict
 from reports.collect import RecordedTrial, Records
+from reports.drawn import drawn, listed
 from reports.scale import Scale
 
 WORDS: dict[State, str] = {
@@ -54,13 +56,20 @@ class RowState:
 def states(records: Records) -> dict[str, RowState]:
     """Of each row that has a finished trial."""
     folders = {row.id: [t.folder for t in records.of(row.id) if t.folder is not None] for row in records.rows}
-    verdicts = {row: verdict(found) for row, found in folders.items() if found}
+    read = _read(records)
+    verdicts = {row: verdict(found, read.__getitem__) for row, found in folders.items() if found}
     moved = _moved(records, [row.id for row in records.rows if not row.control and row.id in verdicts])
     found: dict[str, RowState] = {}
     for row, known in verdicts.items():
         state: State = "no" if row in moved and known.state in ("yes", "at chance") else known.state
         found[row] = RowState(state, known.rise, row in moved)
     return found
+
+
+@lru_cache(maxsize=1)
+def _read(records: Records) -> dict[Path, pd.DataFrame | None]:
+    """The ends of every curve, by record."""
+    return {trial.folder: curve_ends(trial.folder) for trial in records.complete if trial.folder is not None}
 
 
 def _moved(records: Records, rows: list[str]) -> set[str]:
@@ -70,21 +79,21 @@ def _moved(records: Records, rows: list[str]) -> set[str]:
         return set()
     shared = next(iter(ends.values())).index
     for table in ends.values():
-        shared = shared.intersection(table.index)
+        shared = shared if table.index.equals(shared) else shared.intersection(table.index)
     if shared.empty:
         return set()
     first = next(iter(ends.values())).loc[shared]
-    before, after = (np.stack([table.loc[shared, at] for table in ends.values()]) for at in ("before", "after"))
+    whole = [table if table.index.equals(shared) else table.loc[shared] for table in ends.values()]
+    before, after = (np.stack([table[at] for table in whole]) for at in ("before", "after"))
     changed = statistics.changing_places(before, after, units(first))
     return {row for row, changes in zip(ends, changed, strict=True) if changes}
 
 
-@lru_cache(maxsize=256)
 def _ends(records: Records, row: str) -> pd.DataFrame | None:
     """Scores at three quarters and at the end, by subject, seed, fold and item."""
     parts = []
     for trial in records.of(row):
-        ends = None if trial.folder is None else curve_ends(trial.folder)
+        ends = None if trial.folder is None else _read(records)[trial.folder]
         if ends is not None:
             parts.append(ends.assign(subject=trial.subject or "", seed=trial.seed, shown=ends["stimulus"]))
     return pd.concat(parts).set_index(KEY) if parts else None
@@ -125,7 +134,7 @@ def sentences(records: Records, found: dict[str, RowState]) -> list[str]:
 
 
 def _rows(ids: list[str]) -> str:
-    return f"row{'s' if len(ids) > 1 else ''} {', '.join(ids)}"
+    return f"row{'s' if len(ids) > 1 else ''} {listed(ids)}"
 
 
 @lru_cache(maxsize=1)
@@ -147,7 +156,8 @@ def curves(records: Records) -> pd.DataFrame:
 
     A point counts where every seed, subject and fold of the row has one: trainings may end at different steps.
     """
-    history = records.history[records.history["name"] == "validation_score"]
+    history = records.history({row.id for row in drawn(records)})
+    history = history[history["name"] == "validation_score"]
     points = history.groupby(["row", "samples_seen"])["value"].agg(["mean", "count"]).reset_index()
     if points.empty:
         return pd.DataFrame(columns=["row", "title", "control", "samples_seen", "score"])

@@ -11,6 +11,7 @@ import pandas as pd
 from cnd import statistics
 from reports import looks
 from reports.collect import Records
+from reports.drawn import listed
 from reports.provenance import command, trained
 
 MANY = 10  # seeds beyond which no command is proposed
@@ -64,7 +65,7 @@ def section(records: Records, differences: pd.DataFrame, unit: str) -> dict[str,
     known = [row["crossed"].components is not None for _, row in undecided.iterrows()]  # not of unpaired ones
     lines = [_line(records, row, alpha, units) for _, row in undecided[known].iterrows()]
     if len(undecided) > len(lines):
-        others = ", ".join(undecided.loc[[not one for one in known], "title"])
+        others = listed(list(undecided.loc[[not one for one in known], "title"]))
         told["sentences"] = [f"Not paired, so that it is not known what more seeds or items would bring: {others}."]
     if not lines and len(undecided):
         return told
@@ -171,9 +172,8 @@ def _proposal(records: Records, lines: list[Line]) -> dict[str, Any]:
     wanted = [line for line in lines if line.seeds is not None and line.seeds <= MANY]
     sentences = []
     if left := [line.row for line in lines if line not in wanted]:
-        listed = f"Row{'s' if len(left) > 1 else ''} {', '.join(left)}"
         sentences.append(
-            f"{listed}: more than {MANY} seeds, or no number of them. More test data beside more seeds, or a wider "
+            f"Row{'s' if len(left) > 1 else ''} {listed(left)}: more than {MANY} seeds, or no number of them. More test data beside more seeds, or a wider "
             "--margin, is the shorter way."
         )
     seeds = max((max(line.seeds or 0, line.n_seeds + 1) for line in wanted), default=0)

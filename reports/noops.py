@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -38,6 +40,7 @@ def find(records: Trained, reference: str) -> list[str]:
     return list(told.values())
 
 
+@lru_cache(maxsize=1)  # the page says it, and the command
 def of(records: Records) -> list[str]:
     """Those of a sweep."""
     controls = {row.id for row in records.rows if row.control}
@@ -47,21 +50,27 @@ def of(records: Records) -> list[str]:
 
 def differing(record: Path, other: Path) -> list[str]:
     """Dotted keys in which what two records were trained by differs."""
-    one, two = (flatten({k: read_json(r / "experiment.json")[k] for k in SECTIONS}) for r in (record, other))
+    one, two = _settings(record), _settings(other)
     missing = object()
     return [key for key in dict.fromkeys([*one, *two]) if one.get(key, missing) != two.get(key, missing)]
 
 
 def same_losses(record: Path, other: Path) -> bool:
     """Whether both tell losses, and the same ones."""
-    one, two = (_losses(r / "history.parquet") for r in (record, other))
+    one, two = _losses(record / "history.parquet"), _losses(other / "history.parquet")
     return len(one) > 0 and one.equals(two)
 
 
+@lru_cache(maxsize=32)  # the reference's own, of each seed and subject, are asked for with every row
+def _settings(record: Path) -> dict[str, Any]:
+    content = read_json(record / "experiment.json")
+    return flatten({section: content[section] for section in SECTIONS})
+
+
+@lru_cache(maxsize=32)
 def _losses(path: Path) -> pd.DataFrame:
     table = pd.read_parquet(path)
-    kept = table[
-        table["name"].astype(str).str.endswith("loss") & ~table["name"].astype(str).str.startswith("validation")
-    ]
+    names = table["name"].astype(str)
+    kept = table[names.str.endswith("loss") & ~names.str.startswith("validation")]
     order = ["phase", "fold", "samples_seen", "name", "value"]
     return kept[order].sort_values(order[:-1], ignore_index=True)
