@@ -250,7 +250,7 @@ class Records:
         parts = []
         for trial in (trial for trial in self.complete if trial.row in rows):
             assert trial.folder is not None
-            own = pd.read_parquet(trial.folder / "history.parquet")
+            own = _table(trial.folder / "history.parquet").to_pandas()
             if len(own):
                 parts.append(own.assign(row=trial.row, subject=trial.subject, seed=trial.seed))
         return _concatenate(parts, HISTORY_COLUMNS)

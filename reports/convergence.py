@@ -24,7 +24,7 @@ WORDS: dict[State, str] = {
     "not measured": "not measured",
     "no training": "no training",
 }
-KEY = ["subject", "seed", *PAIRED, "shown"]  # equal numbers may mean other stimuli
+KEY = ["subject", "seed", *PAIRED, "stimulus"]  # equal numbers may mean other stimuli
 
 
 @dataclass(frozen=True)
@@ -74,29 +74,41 @@ def _read(records: Records) -> dict[Path, pd.DataFrame | None]:
 
 def _moved(records: Records, rows: list[str]) -> set[str]:
     """Rows whose place among the others still changes, by the items that all of them have."""
-    ends = {row: table for row in rows if (table := _ends(records, row)) is not None}
+    of = {str(row): own for row, own in _ends(records).groupby("row", sort=False)}
+    ends = {row: of[row] for row in rows if row in of}
     if len(ends) < 2:
         return set()
-    shared = next(iter(ends.values())).index
+    first = next(iter(ends.values()))
+    shared = first["key"].to_numpy()
     for table in ends.values():
-        shared = shared if table.index.equals(shared) else shared.intersection(table.index)
-    if shared.empty:
+        keys = table["key"].to_numpy()
+        shared = shared if np.array_equal(keys, shared) else shared[np.isin(shared, keys)]
+    if not len(shared):
         return set()
-    first = next(iter(ends.values())).loc[shared]
-    whole = [table if table.index.equals(shared) else table.loc[shared] for table in ends.values()]
-    before, after = (np.stack([table[at] for table in whole]) for at in ("before", "after"))
-    changed = statistics.changing_places(before, after, units(first))
+    places = [pd.Index(table["key"]).get_indexer(pd.Index(shared)) for table in ends.values()]
+    before, after = (
+        np.stack([table[at].to_numpy()[place] for table, place in zip(ends.values(), places, strict=True)])
+        for at in ("before", "after")
+    )
+    changed = statistics.changing_places(before, after, units(first.iloc[places[0]]))
     return {row for row, changes in zip(ends, changed, strict=True) if changes}
 
 
-def _ends(records: Records, row: str) -> pd.DataFrame | None:
-    """Scores at three quarters and at the end, by subject, seed, fold and item."""
+@lru_cache(maxsize=1)
+def _ends(records: Records) -> pd.DataFrame:
+    """Scores at three quarters and at the end of every row, with the number ``key`` of each item.
+
+    Items are the same where subject, seed, fold, item and stimulus are.
+    """
     parts = []
-    for trial in records.of(row):
+    for trial in records.complete:
         ends = None if trial.folder is None else _read(records)[trial.folder]
         if ends is not None:
-            parts.append(ends.assign(subject=trial.subject or "", seed=trial.seed, shown=ends["stimulus"]))
-    return pd.concat(parts).set_index(KEY) if parts else None
+            parts.append(ends.assign(row=trial.row, subject=trial.subject or "", seed=trial.seed))
+    if not parts:
+        return pd.DataFrame(columns=["row", "category", "stimulus", "before", "after", "key"])
+    whole = pd.concat(parts, ignore_index=True)
+    return whole.assign(key=whole.groupby(KEY, sort=False).ngroup())
 
 
 def sentences(records: Records, found: dict[str, RowState]) -> list[str]:
@@ -140,13 +152,13 @@ def _rows(ids: list[str]) -> str:
 @lru_cache(maxsize=1)
 def common_rise(records: Records) -> Rise | None:
     """The rise of all rows of the table together, whose noise is much smaller than a single row's."""
-    ends = [table for row in records.rows if not row.control and (table := _ends(records, row.id)) is not None]
-    if len(ends) < 2:
+    rows = [row.id for row in records.rows if not row.control]
+    ends = _ends(records)
+    ends = ends[ends["row"].isin(rows)]
+    if ends["row"].nunique() < 2:
         return None
-    mean = (
-        pd.concat(ends)
-        .groupby(level=KEY, sort=False)
-        .agg({"category": "first", "stimulus": "first", "before": "mean", "after": "mean"})
+    mean = ends.groupby("key", sort=False).agg(
+        {"category": "first", "stimulus": "first", "before": "mean", "after": "mean"}
     )
     return statistics.rise(mean["before"], mean["after"], units(mean))
 

@@ -178,8 +178,7 @@ def unpaired(own: Crossed, reference: Crossed, bounds: tuple[float, float], marg
     widest = bounds[1] - bounds[0]
     found = CrossedMean(
         estimate, max(estimate - half, -widest), min(estimate + half, widest), min(one.n_units, two.n_units),
-        min(one.n_seeds, two.n_seeds), error, 2 * error.tail(abs(estimate)) if several and known else None,
-        statistics.detectable_effect(error.standard, error.freedom()) if known else NAN, None,
+        min(one.n_seeds, two.n_seeds), error, 2 * error.tail(abs(estimate)) if several and known else None, None,
     )  # fmt: skip
     equivalent = statistics.equivalence_p(found, margin)
     line: dict[str, Any] = {"difference": estimate, "low": found.low, "high": found.high, "error": error.standard}

@@ -303,6 +303,8 @@ class Session:
         return None
 
     def _clear(self, trial: Trial) -> None:
+        if not self.folder.read(trial.name):  # nothing is known, which says the same and costs no wait for the disk
+            return
         self.folder.write(trial, state="pending", error=None, record=None)
         self.folder.traceback_file(trial.name).unlink(missing_ok=True)
 

@@ -37,6 +37,7 @@ def curve_ends(record: Path) -> pd.DataFrame | None:
     """
     import numpy as np
     import pandas as pd
+    from pyarrow.parquet import ParquetFile
 
     from cnd.statistics import last_quarter
 
@@ -44,7 +45,9 @@ def curve_ends(record: Path) -> pd.DataFrame | None:
         return None
     sign = 1 if _metric(record).get("higher_is_better", True) else -1
     parts = []
-    for _, curve in pd.read_parquet(record / CURVE).groupby("fold"):
+    with ParquetFile(record / CURVE) as file:  # a sixth of the time of pandas' reader, which matters for thousands
+        curves = file.read(use_threads=False).to_pandas()
+    for _, curve in curves.groupby("fold"):
         seen = curve["samples_seen"].to_numpy()
         if (ends := last_quarter(seen.tolist())) is None:
             return None
