@@ -73,9 +73,7 @@ class Rendered(NamedTuple):
     tables: dict[str, str]
 
 
-def build_report(
-    output: Path, sweep_dir: Path, unless_current: bool = False, records: Records | None = None
-) -> Path:
+def build_report(output: Path, sweep_dir: Path, unless_current: bool = False, records: Records | None = None) -> Path:
     """Compute the report of whatever the sweep has finished so far, and write it.
 
     Args:

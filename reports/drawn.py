@@ -29,8 +29,8 @@ def sentence(records: Records) -> str:
         return ""
     n, of = (sum(not row.control for row in rows) for rows in (shown, records.rows))
     return (
-        f"Figures and image sheets show {n} of the {of:,} rows: the reference row and those of the highest and the lowest "
-        "mean score, which owe some of their distance to luck. The tables have all rows, and all corrections are over all."
+        f"Figures and image sheets show {n} of the {of:,} rows: the reference row and those of the highest and the "
+        "lowest mean score, which owe some of their distance to luck. Tables and corrections are of all rows."
     )
 
 

@@ -178,8 +178,8 @@ def _proposal(records: Records, lines: list[Line]) -> dict[str, Any]:
     sentences = []
     if left := [line.row for line in lines if line not in wanted]:
         sentences.append(
-            f"Row{'s' if len(left) > 1 else ''} {listed(left)}: more than {MANY} seeds, or no number of them. More test data beside more seeds, or a wider "
-            "--margin, is the shorter way."
+            f"Row{'s' if len(left) > 1 else ''} {listed(left)}: more than {MANY} seeds, or no number of them. More "
+            "test data beside more seeds, or a wider --margin, is the shorter way."
         )
     seeds = max((max(line.seeds or 0, line.n_seeds + 1) for line in wanted), default=0)
     if not wanted:

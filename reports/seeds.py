@@ -28,7 +28,7 @@ def section(records: Records) -> dict[str, Any] | None:
 
 
 def seed_table(records: Records) -> pd.DataFrame:
-    """A line a row that is drawn and seed: row, title, seed, score, mean, iqm, low, high; rows with one seed only are not in it.
+    """A line a drawn row and seed: row, title, seed, score, mean, iqm, low, high; not of rows with one seed only.
 
     ``iqm`` is the interquartile mean over items and seeds, of subjects their mean, with its bootstrap interval.
     """

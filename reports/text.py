@@ -113,8 +113,8 @@ def pairing_notes(differences: pd.DataFrame) -> list[str]:
     apart = differences[differences["paired"].str.startswith("not")]
     if len(apart):
         found.append(
-            f"Not paired, because the stimuli are others: {listed(list(apart['title']))}. Their difference is that of two "
-            "independent means, whose errors add up (Welch)."
+            f"Not paired, because the stimuli are others: {listed(list(apart['title']))}. Their difference is that of "
+            "two independent means, whose errors add up (Welch)."
         )
     for against, rows in differences[differences["against"].ne("")].groupby("against", sort=False):
         found.append(f"No verdict on {listed(list(rows['title']))}: {against}.")

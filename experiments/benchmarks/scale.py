@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,8 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # what is installed has only cnd
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # what is installed has only cnd
 
 from cnd.experiment import Experiment
 from cnd.keys import content_hash
@@ -160,9 +158,8 @@ def write_sweep(path: Path, n_rows: int) -> None:
     content: dict[str, Any] = {"name": SWEEP, "title": f"{n_rows} rows that are not real"}
     content |= {"grid": grid | {"decoder.phase1.alpha_c": weights}}
     base = "_".join(str(values[0]) for values in (ratios, depths, weights))
-    content["controls"] = [
-        {"id": "shuffled", "label": "shuffled pairs", "base": base, "role": "null", "set": {"split.shuffle_pairs": True}}
-    ]
+    null = {"id": "shuffled", "label": "shuffled pairs", "base": base, "role": "null"}
+    content["controls"] = [null | {"set": {"split.shuffle_pairs": True}}]
     path.write_text(json.dumps(content))  # JSON is YAML too
 
 
