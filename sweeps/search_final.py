@@ -37,7 +37,8 @@ class FinalRequest(table.Request):
 def final_sweep(request: SearchRequest, chosen: list[Outcome]) -> Sweep:
     """A row for the reference and for each of the chosen."""
     search = request.search
-    varied = [*search.space, *(key for part in search.space.values() for key in part.scaling())]
+    scaled = dict.fromkeys(key for part in search.space.values() for key in part.scaling())
+    varied = [*search.space, *scaled]
     rows = [Row(id=REFERENCE, label="as the experiment is")]
     rows += [Row(id=f"t{o.number:04d}", label=f"trial {o.number:04d}", set=o.settings) for o in chosen]
     return Sweep(

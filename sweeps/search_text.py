@@ -19,10 +19,7 @@ def plan_text(request: SearchRequest) -> str:
     search, done = request.search, n_done(request)
     lines = [["setting", "", "when"]]
     for key, part in search.space.items():
-        shown = part.model_dump(mode="json", exclude={"when", "kind"}, exclude_defaults=True)
-        lines.append(
-            [key, " ".join(f"{k} {v}" for k, v in shown.items()), " ".join(f"{k} = {v}" for k, v in part.when.items())]
-        )
+        lines.append([key, part.told(), " ".join(f"{k} = {v}" for k, v in part.when.items())])
     starts, notes = request.starts()
     seeds = f" x {search.seeds} seeds" if search.seeds > 1 else ""
     return "\n".join(

@@ -49,8 +49,8 @@ class _Part(Config):
         """Other settings that change with this one."""
         return []
 
-    def scaled(self, base: Experiment, key: str) -> dict[Scalar, Edits]:
-        """What goes with each value."""
+    def factors(self, base: Experiment, key: str) -> dict[Scalar, dict[str, float]]:
+        """By which factors other settings change with each value."""
         return {}
 
     def stored(self, value: Any) -> Scalar:
@@ -72,6 +72,11 @@ class _Number(_Part):
     def ends(self: Any) -> list[Any]:
         """Values that must be valid if the whole part is."""
         return [self.low, self.high]
+
+    def told(self: Any) -> str:
+        """The part in words."""
+        steps = f", in steps of {self.step:g}" if self.step not in (None, 1) else ""
+        return f"{self.low:g} to {self.high:g}{', log scale' if self.log else ''}{steps}"
 
     def setting(self: Any, stored: Any) -> Any:
         return stored
@@ -116,7 +121,8 @@ class CategoricalPart(_Part):
     Attributes:
         scales: other settings, all of them numbers, that change with the choice, so that what trials compare stays
             equal: steps with the batch size, for the same training time. By dotted setting a factor for each choice;
-            the experiment's own value belongs to the experiment's own choice.
+            the experiment's own value belongs to the experiment's own choice. Where several choices scale one
+            setting, their factors are multiplied.
     """
 
     kind: Literal["categorical"] = "categorical"
@@ -155,32 +161,34 @@ class CategoricalPart(_Part):
     def holds(self, value: Any) -> bool:
         return any(_same(self.stored(choice), self.stored(value)) for choice in self.choices)
 
+    def told(self) -> str:
+        """The part in words."""
+        words = [choice if isinstance(choice, str) else json.dumps(choice) for choice in self.choices]
+        along = " and ".join(key.rpartition(".")[2] for key in self.scales)
+        return " | ".join(words) + (f", {along} along with it" if along else "")
+
     def scaling(self) -> list[str]:
         return list(self.scales)
 
-    def scaled(self, base: Experiment, key: str) -> dict[Scalar, Edits]:
-        """What goes with each choice, as the study keeps it.
+    def factors(self, base: Experiment, key: str) -> dict[Scalar, dict[str, float]]:
+        """By which factors the experiment's other settings change with each choice, as the study keeps it.
 
         Args:
             key: the dotted setting that is chosen.
 
         Raises:
-            ValueError: the experiment's own value is none of the choices, or a setting to scale is no number.
+            ValueError: the experiment's own value is none of the choices.
         """
         if not self.scales:
             return {}
         own = setting_of(base, key)
-        found: dict[Scalar, Edits] = {self.stored(choice): {} for choice in self.choices}
         if not self.holds(own):
             raise ValueError(f"scales: the experiment has {key} = {own}, which is none of the choices; add it to them")
-        for other, factors in self.scales.items():
-            value = setting_of(base, other)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"scales: the experiment has {other} = {value}; set it to a number")
-            by_choice = dict(zip(found, factors, strict=True))
-            for choice, factor in by_choice.items():
-                number = value * factor / by_choice[self.stored(own)]
-                found[choice][other] = max(1, round(number)) if isinstance(value, int) else number
+        found: dict[Scalar, dict[str, float]] = {self.stored(choice): {} for choice in self.choices}
+        for other, rates in self.scales.items():
+            by_choice = dict(zip(found, rates, strict=True))
+            for choice, rate in by_choice.items():
+                found[choice][other] = rate / by_choice[self.stored(own)]
         return found
 
 
@@ -282,7 +290,8 @@ class Search(Config):
     final: Final = Final()
     _source: str = PrivateAttr("")
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)
-    _scaled: dict[str, dict[Scalar, Edits]] = PrivateAttr(default_factory=dict)  # what goes with a choice, by setting
+    _factors: dict[str, dict[Scalar, dict[str, float]]] = PrivateAttr(default_factory=dict)  # by setting and choice
+    _unscaled: dict[str, int | float] = PrivateAttr(default_factory=dict)  # the experiment's own values of what is scaled
 
     @field_validator("set", "space")
     @classmethod
@@ -304,9 +313,8 @@ class Search(Config):
             raise ValueError(f"space: {VALIDATION} says what trials are scored on, so it cannot vary; put it into set")
         if both := [key for key in self.set if key in self.space]:
             raise ValueError(f"set, space: both name '{both[0]}'; leave one of them out")
-        scaled = [key for part in self.space.values() for key in part.scaling()]
-        if both := [key for key in scaled if key in self.space or scaled.count(key) > 1]:
-            raise ValueError(f"space: '{both[0]}' is scaled with a choice, and varied or scaled elsewhere, too")
+        if both := [key for part in self.space.values() for key in part.scaling() if key in self.space]:
+            raise ValueError(f"space: '{both[0]}' is scaled with a choice, and varied, too; leave one of them out")
         if self.objectives[0] == SECONDS or len(set(self.objectives)) < len(self.objectives):
             raise ValueError("objectives: the first must be a score, and no two the same")
         if len(self.objectives) > 1 and self.pruner.kind != "none":
@@ -332,22 +340,36 @@ class Search(Config):
         Raises:
             UserError: that does not go with the experiment.
         """
-        scaled = {}
+        found = self.model_copy()
+        found._factors, found._unscaled = {}, {}
         for key, part in self.space.items():
             try:
-                scaled[key] = part.scaled(base, key)
+                found._factors[key] = part.factors(base, key)
             except ValueError as error:
                 raise UserError(f"{self.where(key)}: {error}") from None
-        found = self.model_copy()
-        found._scaled = scaled
+            for other in part.scaling():
+                value = setting_of(base, other)
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise UserError(
+                        f"{self.where(key)}: scales: the experiment has {other} = {value}; set it to a number"
+                    )
+                found._unscaled[other] = value
         return found
 
     def settings(self, stored: Mapping[str, Any]) -> Edits:
         """The settings that a point of the study means."""
+        return {key: self.space[key].setting(stored[key]) for key in self.space if key in stored} | self._scaled(stored)
+
+    def _scaled(self, stored: Mapping[str, Any]) -> Edits:
+        """What goes with the choices of a point."""
+        factors: dict[str, float] = {}
+        for key in self.space:
+            for other, factor in self._factors.get(key, {}).get(stored.get(key), {}).items():
+                factors[other] = factors.get(other, 1) * factor
         found: Edits = {}
-        for key, part in self.space.items():
-            if key in stored:
-                found |= {key: part.setting(stored[key])} | self._scaled.get(key, {}).get(stored[key], {})
+        for other, factor in factors.items():
+            value = self._unscaled[other]
+            found[other] = max(1, round(value * factor)) if isinstance(value, int) else value * factor
         return found
 
     def point(self, experiment: Experiment) -> dict[str, Scalar]:
@@ -364,10 +386,12 @@ class Search(Config):
             if not part.holds(value):
                 raise UserError(f"{key} = {value} lies outside of the space")
             found[key] = value
-            for other, number in self._scaled.get(key, {}).get(part.stored(value), {}).items():
-                if setting_of(experiment, other) != number:
-                    raise UserError(f"{other} = {setting_of(experiment, other)} does not go with {key} = {value}")
-        return {key: self.space[key].stored(value) for key, value in found.items()}
+        stored = {key: self.space[key].stored(value) for key, value in found.items()}
+        for other, number in self._scaled(stored).items():
+            if (value := setting_of(experiment, other)) != number:
+                choices = [f"{key} = {found[key]}" for key in found if other in self.space[key].scaling()]
+                raise UserError(f"{other} = {value} does not go with {' and '.join(choices)}")
+        return stored
 
     def tried(self, base: Experiment) -> None:
         """Look whether every setting of the space is there, and takes the values at its ends.
@@ -382,8 +406,7 @@ class Search(Config):
     def ends(self, key: str) -> list[Edits]:
         """A setting at its ends, or at each of its choices, with what goes along and what it is varied under."""
         part, beside = self.space[key], self._condition(key)
-        scaled = self._scaled.get(key, {})
-        return [beside | {key: value} | scaled.get(part.stored(value), {}) for value in part.ends()]
+        return [beside | {key: value} | self._scaled({key: part.stored(value)}) for value in part.ends()]
 
     def _condition(self, key: str) -> Edits:
         """Settings for which one is varied."""

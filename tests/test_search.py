@@ -121,6 +121,7 @@ def test_old_spellings_and_choices_that_are_no_numbers() -> None:
 
 BATCH, STEPS = "decoder.phase2.batch_size", "decoder.phase2.max_steps"
 EQUAL_TIME = {"kind": "categorical", "choices": [4, 8, 16], "scales": {"phase2.max_steps": [1.7, 1, 0.1]}}
+SLOW = {"kind": "categorical", "choices": ["cosine", "constant"], "scales": {"phase2.max_steps": [2, 1]}}
 
 
 def test_a_choice_scales_other_settings_from_those_of_the_experiment() -> None:
@@ -134,7 +135,13 @@ def test_a_choice_scales_other_settings_from_those_of_the_experiment() -> None:
     for edits, message in (({BATCH: 5}, "none of the choices"), ({STEPS: None}, "set it to a number")):
         with pytest.raises(UserError, match=message):
             a_search(space={BATCH: EQUAL_TIME}).of(override(SMOKE, edits, "test"))
-    with pytest.raises(ValueError, match="varied or scaled elsewhere"):
+    twice = {"decoder.phase2.schedule": SLOW, BATCH: EQUAL_TIME}
+    search = a_search(space=twice).of(base)
+    points = [{"decoder.phase2.schedule": s, BATCH: n} for s in ("cosine", "constant") for n in (4, 8)]
+    assert [search.settings(point)[STEPS] for point in points] == [340, 200, 170, 100]
+    with pytest.raises(UserError, match="100 does not go with decoder.phase2.schedule = cosine and .*size = 8"):
+        search.point(override(base, {"decoder.phase2.schedule": "cosine"}, "test"))
+    with pytest.raises(ValueError, match="is scaled with a choice, and varied, too"):
         a_search(space={BATCH: EQUAL_TIME, STEPS: {"kind": "int", "low": 1, "high": 9}})
     with pytest.raises(ValueError, match="2 factors for 3 choices"):
         a_search(space={BATCH: EQUAL_TIME | {"scales": {STEPS: [1, 2]}}})

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -21,6 +22,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch: one thread a sear
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # what is installed has only cnd
 
 from cnd.experiment import load_experiment, override
 from cnd.json_files import read_json, write_json
@@ -41,7 +44,7 @@ def searched(file: str, experiment: str, sampler: str, seed: int, trials: int, o
         the file of its validation scores, in order, and the winner's test score.
     """
     folder = output / f"{sampler}-{seed}"
-    if (folder / "scores.json").is_file():
+    if (folder / "scores.json").is_file() and len(read_json(folder / "scores.json")["validation"]) == trials:
         return folder / "scores.json"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.jsonl").unlink(missing_ok=True)  # proposals follow from the seed, results lie in the cache
