@@ -215,13 +215,14 @@ class Records:
     @cached_property
     def runs_of(self) -> dict[str, dict[tuple[str, int], slice]]:
         """By row, the lines of ``per_item`` that each (subject, seed) has."""
-        index = self.per_item.index
-        places = np.stack([index.codes[level] for level in range(3)]) if len(index) else np.zeros((3, 0))
-        starts = np.flatnonzero(np.r_[True, (np.diff(places) != 0).any(axis=0)]) if len(index) else []
+        index: Any = self.per_item.index
         found: dict[str, dict[tuple[str, int], slice]] = {}
-        for start, end in pairwise([*starts, len(index)]):
+        if not len(index):
+            return found
+        changed = np.any([np.diff(index.codes[level]) != 0 for level in range(3)], axis=0)
+        for start, end in pairwise([0, *(np.flatnonzero(changed) + 1).tolist(), len(index)]):
             row, subject, seed, _ = index[start]
-            found.setdefault(str(row), {})[str(subject), int(seed)] = slice(int(start), int(end))
+            found.setdefault(str(row), {})[str(subject), int(seed)] = slice(start, end)
         return found
 
     @cached_property

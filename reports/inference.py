@@ -80,17 +80,19 @@ def crossed(scores: Mapping[tuple[str, int], Scored], category: Labels, runs: Ru
         return None
     none: Scored = (np.zeros(0, dtype=np.int64), np.zeros(0))
     known = [_defined(*scores.get((subject, seed), none)) for seed in seeds for subject in subjects]
-    items, order = known[0][0], "C"
+    items, together = known[0][0], True
     if not all(np.array_equal(items, own) for own, _ in known[1:]):
         items = reduce(np.intersect1d, (own for own, _ in known))
         if not len(items):
             n = min(len(own) for own, _ in known)
             items, known = known[0][0][:n], [(known[0][0][:n], values[:n]) for _, values in known]
-            order = "F"  # by which sums are the same to the last digit as ever
+            together = False
     if not len(items):
         return None
     whole = np.stack([values[np.searchsorted(own, items)] for own, values in known], axis=1)  # [item, run]
-    values = np.asarray(whole, order=order).reshape(len(items), len(seeds), len(subjects))
+    if not together:  # a layout by which sums are to the last digit what they always were
+        whole = np.asfortranarray(whole)
+    values = whole.reshape(len(items), len(seeds), len(subjects))
     labels = category[1][np.searchsorted(category[0], items)]
     return Crossed(values, statistics.sampling_units(labels, items), items, seeds)
 

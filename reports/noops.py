@@ -61,10 +61,10 @@ def differing(record: Path, other: Path) -> list[str]:
 def same_losses(record: Path, other: Path) -> bool:
     """Whether both tell losses, and the same ones."""
     files = record / "history.parquet", other / "history.parquet"
-    if not np.array_equal(*map(_values, files), equal_nan=True):  # as of nearly all: soon told
+    if not np.array_equal(_values(files[0]), _values(files[1]), equal_nan=True):  # as of nearly all: soon told
         return False
-    one, two = map(_losses, files)
-    return len(one) > 0 and one.equals(two)
+    losses = [_losses(file) for file in files]
+    return len(losses[0]) > 0 and losses[0].equals(losses[1])
 
 
 @lru_cache(maxsize=32)
