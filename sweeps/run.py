@@ -61,6 +61,7 @@ class Request:
         self.sweep, self.base, self.notes = self._asked_for()
         self.folder = SweepFolder(options.output, f"{self.sweep.name}-{self.base.name}")
         self.cache = StageCache(options.cache)
+        self._resolved: dict[tuple[Any, ...], list[Trial]] = {}
 
     def _asked_for(self) -> tuple[Sweep, Experiment, list[str]]:
         """Sweep, base experiment and what to say of them beforehand.
@@ -85,9 +86,12 @@ class Request:
         return words(self.options)
 
     def trials(self, rows: list[str] | None, seeds: int, subjects: Sequence[str]) -> list[Trial]:
-        steps = importlib.import_module(self.pipeline).steps
-        extras = self.options.analysis, subjects, self.options.interventions
-        return resolve(self.sweep, self.base, steps, rows, seeds, self.edits, *extras)
+        asked = (None if rows is None else tuple(rows), seeds, tuple(subjects))
+        if asked not in self._resolved:  # of thousands of trials it takes seconds
+            steps = importlib.import_module(self.pipeline).steps
+            extras = self.options.analysis, subjects, self.options.interventions
+            self._resolved[asked] = resolve(self.sweep, self.base, steps, rows, seeds, self.edits, *extras)
+        return list(self._resolved[asked])
 
     @property
     def auto(self) -> bool:
@@ -195,10 +199,10 @@ class Request:
 
     def converged(self, trials: list[Trial]) -> dict[str, str]:
         """Whether the kept results of a row had converged, by row; nothing of rows without any."""
-        kept = [trial for trial in trials if self.cache.has("record", trial.key)]
-        folders = {
-            row: [self.cache.path("record", t.key) for t in kept if t.row == row] for row in {t.row for t in kept}
-        }
+        folders: dict[str, list[Path]] = {}
+        for trial in trials:
+            if self.cache.has("record", trial.key):
+                folders.setdefault(trial.row, []).append(self.cache.path("record", trial.key))
         return {row: verdict(records).state for row, records in folders.items()}
 
     def done(self, trial: Trial) -> bool:
@@ -392,20 +396,21 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> Path | None
     folder = request.folder
     known = [{"name": trial.name} | folder.read(trial.name) for trial in trials]
     complete = any(trial["state"] == "complete" for trial in known)
-    path = build_report(folder.output, folder.path, unless_current=True) if complete else None
-    if request.auto:
-        _say(str(saved(read_sweep(folder.output, folder.path))))
+    records = read_sweep(folder.output, folder.path) if complete or request.auto else None
+    path = build_report(folder.output, folder.path, True, records) if complete else None
+    if request.auto and records:
+        _say(str(saved(records)))
     told = [*warnings_for(trials), *request.examined(trials)]
     if request.options.json:
         content = {"sweep": request.sweep.name, "experiment": request.base.name, "trials": known, "warnings": told}
-        scored = results(folder.output, folder.path) if path else {}
+        scored = results(folder.output, folder.path, records) if path else {}
         print(json.dumps(content | scored | {"report": str(path) if path else None, "mlflow": uri}, indent=1))
     elif path:
-        print(result_text(request.sweep, result_table(folder.output, folder.path), told))
+        print(result_text(request.sweep, result_table(folder.output, folder.path, records), told))
     for failure, names in failures(known).items():
         others = f" and {len(names) - 1} more in the same way" if len(names) > 1 else ""
         _say(f"failed: {names[0]}{others}: {failure} ({folder.traceback_file(names[0])})")
-    for warning in noops.of(read_sweep(folder.output, folder.path)) if complete else []:
+    for warning in noops.of(records) if complete and records else []:
         _say(f"warning: {warning}")
     if path:
         _say(f"report: {path}")

@@ -350,6 +350,8 @@ class Session:
         return None
 
     def _clear(self, trial: Trial) -> None:
+        if not self.folder.trial_file(trial.name).exists():  # which says the same, without waiting for the disk
+            return
         self.folder.write(trial, state="pending", error=None, record=None)
         self.folder.traceback_file(trial.name).unlink(missing_ok=True)
 
