@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +38,8 @@ from reports import (
     subjects,
     text,
 )
-from reports.collect import Records, choose_items, read_attention, read_sweep
+from reports.collect import Records, TableRow, choose_items, read_attention, read_sweep
+from reports.drawn import drawn, sentence
 from reports.page import TEMPLATES, Picture, environment, picture, sorting, write
 from reports.pairing import BOTH
 from reports.tables import (
@@ -72,13 +73,14 @@ class Rendered(NamedTuple):
     tables: dict[str, str]
 
 
-def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) -> Path:
+def build_report(output: Path, sweep_dir: Path, unless_current: bool = False, records: Records | None = None) -> Path:
     """Compute the report of whatever the sweep has finished so far, and write it.
 
     Args:
         output: the ``--output`` folder.
         sweep_dir: ``output/sweeps/<sweep>-<experiment>``.
         unless_current: leave the report that is there if it would be the same but for its date.
+        records: of this sweep, where they have been read already.
 
     Returns:
         ``output/reports/<sweep>-<experiment>.html``.
@@ -90,7 +92,7 @@ def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) ->
     page = path.with_name(f"{sweep_dir.name}-cortex.html")
     if unless_current and _is_current(path, page, made_from(sweep_dir)):
         return path
-    made = render(output, sweep_dir)
+    made = render(output, sweep_dir, records)
     path.parent.mkdir(parents=True, exist_ok=True)
     if made.cortex:
         write(page, made.cortex)
@@ -99,13 +101,13 @@ def build_report(output: Path, sweep_dir: Path, unless_current: bool = False) ->
     return path
 
 
-def render(output: Path, sweep_dir: Path) -> Rendered:
-    """What :func:`build_report` writes.
+def render(output: Path, sweep_dir: Path, records: Records | None = None) -> Rendered:
+    """What :func:`build_report` writes; with the records, where they have been read already.
 
     Raises:
         UserError: there is no readable sweep.json.
     """
-    records = read_sweep(output, sweep_dir)
+    records = records or read_sweep(output, sweep_dir)
     analysed = analysis.section(records)
     found: dict[str, Any] = {"analysis": None, "analysis_page": None}
     if analysed is not None:
@@ -139,7 +141,14 @@ def _content(records: Records) -> dict[str, Any]:
     plan = design(records, scores, differences)
     converged = convergence.states(records)
     shown = sheets.section(records)
+    made, measured = provenance.simulated(records)
+    tables = Lined(
+        {str(row): own.set_index("metric").to_dict("index") for row, own in scores.groupby("row", sort=False)},
+        by_row(differences),
+        converged,
+    )
     return {
+        "drawn": sentence(records),
         "sweep": records.sweep,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "badges": text.badges(records),
@@ -161,9 +170,9 @@ def _content(records: Records) -> dict[str, Any]:
         "all_metrics": metrics.section(records, scores),
         "has_paper": any(row.paper is not None for row in records.rows),
         "paper_title": (records.sweep.get("paper_metric") or {}).get("title", ""),
-        "simulated": provenance.simulated(records)[0] and not provenance.simulated(records)[1],
-        "mixed": bool(provenance.simulated(records)[0] and provenance.simulated(records)[1]),
-        "rows": [_line(records, row.id, scores, differences, converged) for row in records.rows],
+        "simulated": made and not measured,
+        "mixed": bool(made and measured),
+        "rows": [_line(records, row, tables) for row in records.rows],
         "all_paired": bool(differences["paired"].eq(BOTH).all()),
         "whole": BOTH,
         "judged": bool(differences["verdict"].ne("").any()),
@@ -196,18 +205,17 @@ def _content(records: Records) -> dict[str, Any]:
 # ---------------------------------------------------------------- the table
 
 
-def _line(
-    records: Records,
-    row_id: str,
-    scores: pd.DataFrame,
-    differences: pd.DataFrame,
-    converged: dict[str, convergence.RowState],
-) -> dict[str, Any]:
+class Lined(NamedTuple):
+    """What the table shows of each row, by its id: scores by metric, difference, convergence."""
+
+    scores: dict[str, dict[Hashable, Any]]
+    differences: dict[str, dict[str, Any]]
+    converged: dict[str, convergence.RowState]
+
+
+def _line(records: Records, row: TableRow, known: Lined) -> dict[str, Any]:
     """One row of the table: settings as strings, numbers as fractions of 1."""
-    row = next(row for row in records.rows if row.id == row_id)
-    trials = records.of(row_id)
-    own = scores[scores["row"] == row_id].set_index("metric")
-    difference = differences[differences["row"] == row_id]
+    trials = records.of(row.id)
     return {
         "id": row.id,
         "title": row.title,
@@ -216,13 +224,13 @@ def _line(
         "role": row.role,
         "reference": row.id == records.reference,
         "settings": [str(row.settings.get(column["key"], "-")) for column in records.columns],
-        "scores": own.to_dict("index"),
-        "difference": difference.iloc[0].to_dict() if len(difference) else None,
+        "scores": known.scores.get(row.id, {}),
+        "difference": known.differences.get(row.id),
         "n_seeds": len({trial.seed for trial in trials if trial.folder is not None}),
         "simulated": any(trial.summary.get("simulated") for trial in trials),
         "paper": row.paper,
-        "state": row_state(records, row_id),
-        "converged": converged.get(row_id),
+        "state": row_state(records, row.id),
+        "converged": known.converged.get(row.id),
         "errors": [trial.error for trial in trials if trial.error],
     }
 
@@ -271,7 +279,8 @@ def _setting_titles(records: Records) -> dict[str, str]:
 def _forest(records: Records, differences: pd.DataFrame, plan: Design) -> Picture | None:
     if differences.empty:
         return None
-    titled = differences.assign(title=differences["row"].map(_setting_titles(records)))
+    shown = differences[differences["row"].isin([row.id for row in drawn(records)])]
+    titled = shown.assign(title=shown["row"].map(_setting_titles(records)))
     figure = figures.forest_plot(titled, plan.band, seed_differences(records), records.scale, records.margin)
     return picture(figure, "Forest plot: difference of each row from the reference row with 95 % interval")
 
@@ -300,7 +309,8 @@ def _grid(records: Records, elsewhere: Collection[str]) -> dict[str, Any] | None
 
 def _curves(records: Records) -> Picture | None:
     elsewhere = ["lr", "learning_rate", "validation_score"]  # the last one has a panel of its own
-    history = records.history[~records.history["name"].isin(elsewhere)]
+    history = records.history({row.id for row in drawn(records)})
+    history = history[~history["name"].isin(elsewhere)]
     history = history[np.isfinite(history["value"].astype(float))]
     if history.empty:
         return None

@@ -17,6 +17,7 @@ from cnd import statistics
 from cnd.cortex.drawing.figures import BLUE, GREY, INK, STYLE
 from cnd.metrics.nway import n_way_curve
 from reports.collect import RecordedTrial, Records
+from reports.drawn import drawn
 
 N_POINTS = 40  # of a curve, evenly spaced on the logarithmic axis
 TICKS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -31,7 +32,7 @@ def curves(records: Records) -> pd.DataFrame:
     items and seeds. Rows whose records do not all keep ranks are left out; without any the table is empty.
     """
     parts = []
-    for row in records.rows:
+    for row in drawn(records):
         runs = {(t.subject or "", t.seed): _ranks(t) for t in records.of(row.id) if t.folder is not None}
         known = {run: ranks for run, ranks in runs.items() if ranks is not None}
         if not known or len(known) < len(runs):

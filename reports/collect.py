@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import product
+from functools import cached_property, lru_cache
+from io import BytesIO
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pyarrow import Table
+from pyarrow.parquet import ParquetFile
 from safetensors import safe_open
 
 from cnd.errors import UserError
 from cnd.store.folder import SweepFolder, readable
 from reports.scale import Scale
-from reports.stimuli import Catalogue
+from reports.stimuli import Catalogue, read_pictures
 
 UNSEEN = "unseen stimuli"  # the metric without what generator and judge were probably trained on
 ITEM_COLUMNS = ["item", "stimulus", "category", "category_name"]
@@ -108,7 +112,6 @@ class Records:
 
     Attributes:
         items: one line per row x subject x seed x item x sample, with a column for each metric.
-        history: learning curves with columns row, subject, seed and those of the record.
         metrics: what was measured, the table's score of the records first.
         metric: the table's score, the first of the records (``evaluation.headline``, else the first that is asked for).
         catalogue: numbers the stimuli; sweeps that are compared share one.
@@ -118,7 +121,6 @@ class Records:
     rows: list[TableRow]
     trials: list[RecordedTrial]
     items: pd.DataFrame
-    history: pd.DataFrame
     metrics: list[MetricFacts]
     metric: str
     catalogue: Catalogue = field(default_factory=Catalogue)
@@ -176,14 +178,21 @@ class Records:
 
         The subject is "" where none is named.
         """
-        named = self.items.assign(subject=self.items["subject"].fillna(""), shown=-1)
+        named = self.items.assign(subject=self.items["subject"].fillna(""))
         folders = {(trial.row, trial.subject or "", trial.seed): trial.folder for trial in self.trials}
-        groups: dict[Any, Any] = dict(named.groupby(["row", "subject", "seed"], sort=False).groups)
-        for place in sorted(groups, key=lambda place: place[0] != self.reference):  # whose numbers are 0, 1, 2, ...
-            own = named.loc[groups[place], ["item", "stimulus", "category_name"]]
-            numbers = self.catalogue.numbers(own.drop_duplicates("item"), folders.get(place))
-            named.loc[own.index, "shown"] = own["item"].map(numbers)
-        return named
+        lines: dict[Any, Any] = dict(named.groupby(["row", "subject", "seed"], sort=False).indices)
+        item, stimulus, category = (_codes(named[name]) for name in ("item", "stimulus", "category_name"))
+        shown = np.full(len(named), -1)
+        known: dict[Any, NDArray[np.int64]] = {}  # most trials were shown the same
+        for place in sorted(lines, key=lambda place: place[0] != self.reference):  # whose numbers are 0, 1, 2, ...
+            at = lines[place]
+            alike = (read_pictures(folders.get(place)), *(codes[at].tobytes() for codes in (item, stimulus, category)))
+            if alike not in known:
+                own = named.iloc[at][["item", "stimulus", "category_name"]]
+                numbers = self.catalogue.numbers(own.drop_duplicates("item"), folders.get(place))
+                known[alike] = own["item"].map(numbers).to_numpy()
+            shown[at] = known[alike]
+        return named.assign(shown=shown)
 
     @cached_property
     def per_item(self) -> pd.DataFrame:
@@ -198,9 +207,54 @@ class Records:
         best = {m.name: groups[m.name].max() if m.higher_is_better else groups[m.name].min() for m in self.metrics}
         return pd.DataFrame(columns | {f"{name}_best": values for name, values in best.items()})
 
+    @cached_property
+    def items_by_line(self) -> NDArray[np.int64]:
+        """The number of the stimulus of each line of ``per_item``."""
+        return self.per_item.index.get_level_values("item").to_numpy(dtype=np.int64)
+
+    @cached_property
+    def runs_of(self) -> dict[str, dict[tuple[str, int], slice]]:
+        """By row, the lines of ``per_item`` that each (subject, seed) has."""
+        index: Any = self.per_item.index
+        found: dict[str, dict[tuple[str, int], slice]] = {}
+        if not len(index):
+            return found
+        changed = np.any([np.diff(index.codes[level]) != 0 for level in range(3)], axis=0)
+        for start, end in pairwise([0, *(np.flatnonzero(changed) + 1).tolist(), len(index)]):
+            row, subject, seed, _ = index[start]
+            found.setdefault(str(row), {})[str(subject), int(seed)] = slice(start, end)
+        return found
+
+    @cached_property
+    def shown_to(self) -> dict[str, frozenset[int]]:
+        """By row, the numbers of the stimuli that it was shown."""
+        alike: dict[bytes, frozenset[int]] = {}
+        found = {}
+        for row, runs in self.runs_of.items():
+            items = np.concatenate([self.items_by_line[lines] for lines in runs.values()])
+            found[row] = alike.setdefault(items.tobytes(), frozenset(items.tolist()))
+        return found
+
+    @cached_property
+    def _by_row(self) -> dict[str, list[RecordedTrial]]:
+        found: dict[str, list[RecordedTrial]] = {}
+        for trial in self.trials:
+            found.setdefault(trial.row, []).append(trial)
+        return found
+
     def of(self, row: str) -> list[RecordedTrial]:
         """Trials of one row, by subject and seed."""
-        return [trial for trial in self.trials if trial.row == row]
+        return self._by_row.get(row, [])
+
+    def history(self, rows: Collection[str]) -> pd.DataFrame:
+        """Learning curves of some rows: columns row, subject, seed and those of the records."""
+        parts = []
+        for trial in (trial for trial in self.complete if trial.row in rows):
+            assert trial.folder is not None
+            own = _table(trial.folder / "history.parquet").to_pandas()
+            if len(own):
+                parts.append(own.assign(row=trial.row, subject=trial.subject, seed=trial.seed))
+        return _concatenate(parts, HISTORY_COLUMNS)
 
     def first(self, row: str) -> RecordedTrial | None:
         """A row's trial with the lowest seed among those that left a record."""
@@ -236,7 +290,7 @@ def read_sweep(output: Path, sweep_dir: Path) -> Records:
         for content in killed:
             content["state"] = "interrupted"
     asked = {(str(t["row"]), t.get("subject"), int(t["seed"])) for t in sweep.get("trials", [])}
-    trials, items, history = [], [], []
+    trials, items = [], []
     metrics: dict[str, MetricFacts] = {}
     for row, subject, seed in product(rows, subjects, seeds):
         if "max_seeds" in sweep and (row.id, subject, seed) not in asked:
@@ -244,17 +298,15 @@ def read_sweep(output: Path, sweep_dir: Path) -> Records:
         content = found.get((row.id, subject, seed), {})
         trial = _trial(output, row.id, subject, seed, content)
         if trial.state == "complete":
-            trial, frames = _with_record(trial, output, content.get("record"))
-            place = {"row": row.id, "subject": subject, "seed": seed}
-            items += [frame.assign(**place) for frame in frames[:1]]
-            history += [frame.assign(**place) for frame in frames[1:] if len(frame)]
+            trial, scored = _with_record(trial, output, content.get("record"))
+            items += [frame.assign(row=row.id, subject=subject, seed=seed) for frame in scored]
             metrics |= {entry["name"]: MetricFacts(**entry) for entry in trial.summary.get("metrics", [])}
         trials.append(trial)
     own = [trial for trial in trials if trial.row == str(sweep.get("reference", ""))]  # of others it may be another
     metrics |= {entry["name"]: MetricFacts(**entry) for trial in own for entry in trial.summary.get("metrics", [])}
     all_items, facts = _with_unseen(_concatenate(items, [*ITEM_COLUMNS, "sample"]), list(metrics.values()))
     metric = _table_metric(sweep, facts)
-    return Records(sweep, rows, trials, all_items, _concatenate(history, HISTORY_COLUMNS), facts, metric)
+    return Records(sweep, rows, trials, all_items, facts, metric)
 
 
 def _read_definition(path: Path) -> dict[str, Any]:
@@ -310,24 +362,67 @@ def _trial(output: Path, row: str, subject: str | None, seed: int, content: dict
 
 
 def _with_record(trial: RecordedTrial, output: Path, record: str | None) -> tuple[RecordedTrial, list[pd.DataFrame]]:
-    """The trial with its record's summary, and [items, history]; or the trial marked unreadable, and nothing."""
+    """The trial with its record's summary, and [items with their scores]; or marked unreadable, and nothing."""
     folder = output / (record or "no-record")
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
-        items, history = pd.read_parquet(folder / "items.parquet"), pd.read_parquet(folder / "history.parquet")
-        scores = pd.read_parquet(folder / "scores.parquet")
-        expected = ((items, ITEM_COLUMNS), (history, HISTORY_COLUMNS), (scores, SCORE_COLUMNS))
-        if missing := [c for table, columns in expected for c in columns if c not in table]:
+        items, scores = _items((folder / "items.parquet").read_bytes()), _table(folder / "scores.parquet")
+        with ParquetFile(folder / "history.parquet") as file:
+            history = file.schema_arrow.names
+        expected = ((items.columns, ITEM_COLUMNS), (history, HISTORY_COLUMNS), (scores.column_names, SCORE_COLUMNS))
+        if missing := [c for names, columns in expected for c in columns if c not in names]:
             raise ValueError(f"no column {', '.join(missing)}")
-        wide = scores.pivot(index=["item", "sample"], columns="metric", values="value").reset_index()
-        items = items.merge(wide, on="item", validate="one_to_many")
+        scored = with_scores(items, scores)
     except (OSError, ValueError) as error:
         return RecordedTrial(**{**vars(trial), "state": "unreadable", "error": f"record {record}: {error}"}), []
-    return RecordedTrial(**{**vars(trial), "folder": folder, "summary": summary, "experiment": experiment}), [
-        items,
-        history,
-    ]
+    return RecordedTrial(**{**vars(trial), "folder": folder, "summary": summary, "experiment": experiment}), [scored]
+
+
+@lru_cache(maxsize=8)  # most trials were shown the same
+def _items(content: bytes) -> pd.DataFrame:
+    return pd.read_parquet(BytesIO(content))
+
+
+def _table(path: Path) -> Table:
+    with ParquetFile(path) as file:
+        return file.read(use_threads=False)
+
+
+def with_scores(items: pd.DataFrame, scores: Table) -> pd.DataFrame:
+    """A line for each item and sample, with a column for each metric.
+
+    Args:
+        items: a line an item.
+        scores: columns item, sample, metric, value.
+
+    Raises:
+        ValueError: an item or a score is there twice.
+    """
+    item, sample, value = (scores[name].to_numpy() for name in ("item", "sample", "value"))
+    names, metric = np.unique(scores["metric"].to_numpy().astype(str), return_inverse=True)
+    order = np.lexsort((sample, item, metric))
+    shape = (len(names), len(order) // max(1, len(names)))
+    known = items["item"].to_numpy()
+    if len(order) == shape[0] * shape[1] and len(known) and (np.diff(known) > 0).all():  # as records are, sooner read
+        at = [column[order].reshape(shape) for column in (metric, item, sample)]
+        each = np.bincount(np.searchsorted(known, at[1][0]), minlength=len(known))
+        alike = all((column == column[:1]).all() for column in at[1:]) and (at[0] == at[0][:, :1]).all()
+        if alike and np.array_equal(np.repeat(known, each[: len(known)]), at[1][0]) and _once(at[1][0], at[2][0]):
+            lines = items.iloc[np.repeat(np.arange(len(known)), each)].reset_index(drop=True)
+            own = dict(zip(names.tolist(), value[order].reshape(shape), strict=True))
+            return lines.assign(sample=at[2][0], **own)
+    wide = scores.to_pandas().pivot(index=["item", "sample"], columns="metric", values="value").reset_index()
+    return items.merge(wide, on="item", validate="one_to_many")
+
+
+def _once(item: NDArray[Any], sample: NDArray[Any]) -> bool:
+    """Whether no item, both sorted, has a sample twice."""
+    return bool(((np.diff(item) > 0) | (np.diff(sample) > 0)).all())
+
+
+def _codes(column: pd.Series) -> NDArray[np.int64]:
+    return np.asarray(pd.factorize(column)[0])
 
 
 def _concatenate(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:

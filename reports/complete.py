@@ -45,11 +45,11 @@ def complete_scores(records: Records, rows: list[TableRow]) -> Scores | None:
     rows = [row for row in rows if may_stand_beside(Place(records, row.id), reference)]
     subjects = [subject or "" for subject in records.subjects]
     known = {row.id: finished_runs(records, row.id) for row in rows}
-    having = {s: [row for row in rows if {(sub, s) for sub in subjects} <= known[row.id]] for s in records.seeds}
+    having = {s: {row.id for row in rows if {(sub, s) for sub in subjects} <= known[row.id]} for s in records.seeds}
     ordered = sorted(having, key=lambda seed: (-len(having[seed]), seed))
     choices = []
     for n in range(1, len(ordered) + 1):
-        common = [row for row in rows if all(row in having[seed] for seed in ordered[:n])]
+        common = [row for row in rows if all(row.id in having[seed] for seed in ordered[:n])]
         choices.append((len(common) * n, n, common))
     _, n, common = max(choices, key=lambda choice: choice[:2])
     runs = set(product(subjects, ordered[:n]))

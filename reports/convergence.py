@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from cnd import statistics
 from cnd.statistics import Rise
 from cnd.store.convergence import PAIRED, State, curve_ends, units, verdict
 from reports.collect import RecordedTrial, Records
+from reports.drawn import drawn, listed
 from reports.scale import Scale
 
 WORDS: dict[State, str] = {
@@ -22,7 +24,7 @@ WORDS: dict[State, str] = {
     "not measured": "not measured",
     "no training": "no training",
 }
-KEY = ["subject", "seed", *PAIRED, "shown"]  # equal numbers may mean other stimuli
+KEY = ["subject", "seed", *PAIRED, "stimulus"]  # equal numbers may mean other stimuli
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class RowState:
 def states(records: Records) -> dict[str, RowState]:
     """Of each row that has a finished trial."""
     folders = {row.id: [t.folder for t in records.of(row.id) if t.folder is not None] for row in records.rows}
-    verdicts = {row: verdict(found) for row, found in folders.items() if found}
+    read = _read(records)
+    verdicts = {row: verdict(found, read.__getitem__) for row, found in folders.items() if found}
     moved = _moved(records, [row.id for row in records.rows if not row.control and row.id in verdicts])
     found: dict[str, RowState] = {}
     for row, known in verdicts.items():
@@ -63,31 +66,49 @@ def states(records: Records) -> dict[str, RowState]:
     return found
 
 
+@lru_cache(maxsize=1)
+def _read(records: Records) -> dict[Path, pd.DataFrame | None]:
+    """The ends of every curve, by record."""
+    return {trial.folder: curve_ends(trial.folder) for trial in records.complete if trial.folder is not None}
+
+
 def _moved(records: Records, rows: list[str]) -> set[str]:
     """Rows whose place among the others still changes, by the items that all of them have."""
-    ends = {row: table for row in rows if (table := _ends(records, row)) is not None}
+    of = {str(row): own for row, own in _ends(records).groupby("row", sort=False)}
+    ends = {row: of[row] for row in rows if row in of}
     if len(ends) < 2:
         return set()
-    shared = next(iter(ends.values())).index
+    first = next(iter(ends.values()))
+    shared = first["key"].to_numpy()
     for table in ends.values():
-        shared = shared.intersection(table.index)
-    if shared.empty:
+        keys = table["key"].to_numpy()
+        shared = shared if np.array_equal(keys, shared) else shared[np.isin(shared, keys)]
+    if not len(shared):
         return set()
-    first = next(iter(ends.values())).loc[shared]
-    before, after = (np.stack([table.loc[shared, at] for table in ends.values()]) for at in ("before", "after"))
-    changed = statistics.changing_places(before, after, units(first))
+    places = [pd.Index(table["key"]).get_indexer(pd.Index(shared)) for table in ends.values()]
+    before, after = (
+        np.stack([table[at].to_numpy()[place] for table, place in zip(ends.values(), places, strict=True)])
+        for at in ("before", "after")
+    )
+    changed = statistics.changing_places(before, after, units(first.iloc[places[0]]))
     return {row for row, changes in zip(ends, changed, strict=True) if changes}
 
 
-@lru_cache(maxsize=256)
-def _ends(records: Records, row: str) -> pd.DataFrame | None:
-    """Scores at three quarters and at the end, by subject, seed, fold and item."""
+@lru_cache(maxsize=1)
+def _ends(records: Records) -> pd.DataFrame:
+    """Scores at three quarters and at the end of every row, with the number ``key`` of each item.
+
+    Items are the same where subject, seed, fold, item and stimulus are.
+    """
     parts = []
-    for trial in records.of(row):
-        ends = None if trial.folder is None else curve_ends(trial.folder)
+    for trial in records.complete:
+        ends = None if trial.folder is None else _read(records)[trial.folder]
         if ends is not None:
-            parts.append(ends.assign(subject=trial.subject or "", seed=trial.seed, shown=ends["stimulus"]))
-    return pd.concat(parts).set_index(KEY) if parts else None
+            parts.append(ends.assign(row=trial.row, subject=trial.subject or "", seed=trial.seed))
+    if not parts:
+        return pd.DataFrame(columns=["row", "category", "stimulus", "before", "after", "key"])
+    whole = pd.concat(parts, ignore_index=True)
+    return whole.assign(key=whole.groupby(KEY, sort=False).ngroup())
 
 
 def sentences(records: Records, found: dict[str, RowState]) -> list[str]:
@@ -125,19 +146,19 @@ def sentences(records: Records, found: dict[str, RowState]) -> list[str]:
 
 
 def _rows(ids: list[str]) -> str:
-    return f"row{'s' if len(ids) > 1 else ''} {', '.join(ids)}"
+    return f"row{'s' if len(ids) > 1 else ''} {listed(ids)}"
 
 
 @lru_cache(maxsize=1)
 def common_rise(records: Records) -> Rise | None:
     """The rise of all rows of the table together, whose noise is much smaller than a single row's."""
-    ends = [table for row in records.rows if not row.control and (table := _ends(records, row.id)) is not None]
-    if len(ends) < 2:
+    rows = [row.id for row in records.rows if not row.control]
+    ends = _ends(records)
+    ends = ends[ends["row"].isin(rows)]
+    if ends["row"].nunique() < 2:
         return None
-    mean = (
-        pd.concat(ends)
-        .groupby(level=KEY, sort=False)
-        .agg({"category": "first", "stimulus": "first", "before": "mean", "after": "mean"})
+    mean = ends.groupby("key", sort=False).agg(
+        {"category": "first", "stimulus": "first", "before": "mean", "after": "mean"}
     )
     return statistics.rise(mean["before"], mean["after"], units(mean))
 
@@ -147,7 +168,8 @@ def curves(records: Records) -> pd.DataFrame:
 
     A point counts where every seed, subject and fold of the row has one: trainings may end at different steps.
     """
-    history = records.history[records.history["name"] == "validation_score"]
+    history = records.history({row.id for row in drawn(records)})
+    history = history[history["name"] == "validation_score"]
     points = history.groupby(["row", "samples_seen"])["value"].agg(["mean", "count"]).reset_index()
     if points.empty:
         return pd.DataFrame(columns=["row", "title", "control", "samples_seen", "score"])

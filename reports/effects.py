@@ -25,6 +25,7 @@ from cnd.statistics.effects import Contrast, OneAtATime, Terms
 from cnd.store.tracking import flatten
 from reports.collect import Records, TableRow
 from reports.complete import complete_scores
+from reports.drawn import MOST
 from reports.figures import GREEN, VERDICTS
 from reports.scale import PERCENT, Scale
 
@@ -82,12 +83,14 @@ def section(records: Records) -> dict[str, Any] | None:
         return None
     steps = effects.one_at_a_time(table.codes)
     titles = {row.id: row.title for row in table.rows}
-    shown = lines.assign(title=lines["title"].map(_short))
+    largest = lines.assign(size=lines["estimate"].abs()).groupby("kind")["size"].rank(method="first", ascending=False)
+    shown = lines[largest <= MOST].assign(title=lines["title"].map(_short))
     return {
         "base": titles[table.base],
         "n_rows": len(table.rows),
         "n_seeds": table.n_seeds,
         "lines": lines.to_dict("records"),
+        "most": MOST if len(shown) < len(lines) else None,
         "together": any(len(_real(table, effect.terms)) > 1 for effect in main),
         "aliased": _aliased(table, main),
         "interactions": _interactions(table, twofold),

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports.collect import Records, TableRow, choose_items, read_images
+from reports.drawn import drawn
 from reports.figures import image_grid
 from reports.pairing import by_stimuli
 
@@ -21,7 +22,7 @@ def section(records: Records, elsewhere: Collection[str]) -> dict[str, Any] | No
     Args:
         elsewhere: ids of rows that are shown in the sheets.
     """
-    rows = [row for row in records.rows if row.id not in elsewhere and records.first(row.id) is not None]
+    rows = [row for row in drawn(records) if row.id not in elsewhere and records.first(row.id) is not None]
     figures: list[Figure] = []
     failed: list[str] = []
     for group in by_stimuli(records, rows):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from cnd import statistics
 from reports.collect import Records
 
 Runs = set[tuple[str, int]]  # (subject, seed)
+Scored = tuple[NDArray[np.int64], NDArray[np.float64]]  # numbers of items, rising, and a score of each
+Labels = tuple[NDArray[np.int64], NDArray[Any]]  # the same with the category of each
 NAN = float("nan")
 
 
@@ -44,38 +47,59 @@ def crossed_scores(records: Records, row: str, column: str, runs: Runs | None = 
         runs: take these only; None takes all that are finished.
     """
     runs = finished_runs(records, row) if runs is None else runs
-    if row not in records.per_item.index or column not in records.per_item:
+    if row not in records.runs_of or column not in records.per_item:
         return None
-    own = records.per_item.loc[row]
-    return crossed(own[column], own["category"], runs)
+    return crossed(by_run(records, row, column), categories(records, row), runs)
 
 
-def crossed(scores: pd.Series, category: pd.Series, runs: Runs) -> Crossed | None:
+def by_run(records: Records, row: str, column: str) -> dict[tuple[str, int], Scored]:
+    """A column of ``records.per_item`` for each run of a row, NaN where nothing is known."""
+    items, values = records.items_by_line, records.per_item[column].to_numpy(dtype=np.float64)
+    return {run: (items[lines], values[lines]) for run, lines in records.runs_of[row].items()}
+
+
+def categories(records: Records, row: str) -> Labels:
+    """The items of a row, rising, and the category of each: that of the first run which has it."""
+    items, labels, runs = records.items_by_line, records.per_item["category"].to_numpy(), records.runs_of[row].values()
+    found, first = np.unique(np.concatenate([items[lines] for lines in runs]), return_index=True)
+    return found, np.concatenate([labels[lines] for lines in runs])[first]
+
+
+def crossed(scores: Mapping[tuple[str, int], Scored], category: Labels, runs: Runs) -> Crossed | None:
     """Scores where every item, seed and subject is there; None where nothing is.
 
     Runs that were shown no common stimulus are taken together by the place of each in its own test set: nobody knows
     then what a stimulus as such contributes, and it counts as noise of the run.
 
     Args:
-        scores: indexed by subject, seed and item.
-        category: of the same index, at least.
+        scores: of each (subject, seed).
+        category: of all items.
     """
     subjects, seeds = _complete_grid(runs)
     if not subjects:
         return None
-    places = [(seed, subject) for seed in seeds for subject in subjects]
-    wide = scores.unstack(["seed", "subject"]).reindex(columns=places)
-    complete = wide.dropna()
-    if complete.empty and len(places) > 1:
-        alone = [wide[place].dropna() for place in places]
-        n = min(map(len, alone))
-        complete = pd.concat([own.head(n).set_axis(alone[0].index[:n]) for own in alone], axis=1, keys=places)
-    if complete.empty:
+    none: Scored = (np.zeros(0, dtype=np.int64), np.zeros(0))
+    known = [_defined(*scores.get((subject, seed), none)) for seed in seeds for subject in subjects]
+    items, together = known[0][0], True
+    if not all(np.array_equal(items, own) for own, _ in known[1:]):
+        items = reduce(np.intersect1d, (own for own, _ in known))
+        if not len(items):
+            n = min(len(own) for own, _ in known)
+            items, known = known[0][0][:n], [(known[0][0][:n], values[:n]) for _, values in known]
+            together = False
+    if not len(items):
         return None
-    categories = category.groupby("item").first()[complete.index].to_numpy()
-    values = complete.to_numpy().reshape(len(complete), len(seeds), len(subjects))
-    items = complete.index.to_numpy()
-    return Crossed(values, statistics.sampling_units(categories, items), items, seeds)
+    whole = np.stack([values[np.searchsorted(own, items)] for own, values in known], axis=1)  # [item, run]
+    if not together:  # a layout by which sums are to the last digit what they always were
+        whole = np.asfortranarray(whole)
+    values = whole.reshape(len(items), len(seeds), len(subjects))
+    labels = category[1][np.searchsorted(category[0], items)]
+    return Crossed(values, statistics.sampling_units(labels, items), items, seeds)
+
+
+def _defined(items: NDArray[np.int64], values: NDArray[np.float64]) -> Scored:
+    there = ~np.isnan(values)
+    return (items, values) if there.all() else (items[there], values[there])
 
 
 def _complete_grid(runs: Runs) -> tuple[list[str], list[int]]:

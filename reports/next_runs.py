@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cnd import statistics
 from reports import looks
 from reports.collect import Records
+from reports.drawn import MOST, listed
 from reports.provenance import command, trained
 
 MANY = 10  # seeds beyond which no command is proposed
@@ -61,17 +63,21 @@ def section(records: Records, differences: pd.DataFrame, unit: str) -> dict[str,
         return told | _with_one_seed(records)
     alpha = ALPHA / len(judged)
     undecided = judged[judged["verdict"] == "undecided"]
-    known = [row["crossed"].components is not None for _, row in undecided.iterrows()]  # not of unpaired ones
-    lines = [_line(records, row, alpha, units) for _, row in undecided[known].iterrows()]
-    if len(undecided) > len(lines):
-        others = ", ".join(undecided.loc[[not one for one in known], "title"])
+    known = np.array([found.components is not None for found in undecided["crossed"]], dtype=bool)  # not of unpaired
+    nearest = undecided[known].nsmallest(MOST, "p").index
+    lines = [_line(records, row, alpha, units) for _, row in undecided[known].iterrows() if row.name in nearest]
+    if not known.all():
+        others = listed(list(undecided.loc[~known, "title"]))
         told["sentences"] = [f"Not paired, so that it is not known what more seeds or items would bring: {others}."]
+    if len(lines) < known.sum():
+        shown = f"Of {known.sum():,} undecided rows these are the {len(lines)} with the smallest p of no difference."
+        told["sentences"].append(shown)
     if not lines and len(undecided):
         return told
     if not lines:
         return told | {"sentences": ["Every row has a verdict: nothing needs to be run for one."]}
     proposal = _proposal(records, lines)
-    told |= {"lines": lines, "summary": _summary(lines, len(judged), units)}
+    told |= {"lines": lines, "summary": _summary(lines, len(judged), units) if len(lines) == known.sum() else ""}
     return told | proposal | {"sentences": [*told["sentences"], *proposal["sentences"]]}
 
 
@@ -171,10 +177,9 @@ def _proposal(records: Records, lines: list[Line]) -> dict[str, Any]:
     wanted = [line for line in lines if line.seeds is not None and line.seeds <= MANY]
     sentences = []
     if left := [line.row for line in lines if line not in wanted]:
-        listed = f"Row{'s' if len(left) > 1 else ''} {', '.join(left)}"
         sentences.append(
-            f"{listed}: more than {MANY} seeds, or no number of them. More test data beside more seeds, or a wider "
-            "--margin, is the shorter way."
+            f"Row{'s' if len(left) > 1 else ''} {listed(left)}: more than {MANY} seeds, or no number of them. More "
+            "test data beside more seeds, or a wider --margin, is the shorter way."
         )
     seeds = max((max(line.seeds or 0, line.n_seeds + 1) for line in wanted), default=0)
     if not wanted:

@@ -52,8 +52,8 @@ def environment() -> Environment:
 
 
 def sorting() -> dict[str, str]:
-    """The script that sorts tables, and its hash, so that the page allows no other."""
-    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    """The script that sorts tables and turns their pages, and its hash, so that the page allows no other."""
+    script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("sort.js", "pages.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {"script": Markup(script), "script_hash": f"sha256-{digest}"}
 

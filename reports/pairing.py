@@ -13,10 +13,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cnd import statistics
 from cnd.statistics import CrossedMean, Error
 from reports.collect import MetricFacts, Records, TableRow
-from reports.inference import Crossed, crossed, crossed_scores, difference_line, finished_runs
+from reports.inference import (
+    Crossed,
+    Scored,
+    by_run,
+    categories,
+    crossed,
+    crossed_scores,
+    difference_line,
+    finished_runs,
+)
 from reports.stimuli import shared
 
 LEAST_SHARED = 0.5  # of either side's stimuli, for a paired difference
@@ -109,16 +120,25 @@ def paired(own: Place, reference: Place, metric: str) -> tuple[Crossed | None, i
     runs = finished_runs(*own) & finished_runs(*reference)
     if not runs or not all(place.measures(metric) for place in (own, reference)) or not same_stimuli(own, reference):
         return None, 0
-    first, second = (place.records.per_item.loc[place.row] for place in (own, reference))
-    both = [at for at in first.index.intersection(second.index, sort=False) if at[:2] in runs]
-    found = crossed(first.loc[both, metric] - second.loc[both, metric], second["category"], runs)
+    first, second = (by_run(*place, metric) for place in (own, reference))
+    both = {run: less(first[run], second[run]) for run in runs if run in first and run in second}
+    found = crossed(both, categories(*reference), runs)
     return found, 0 if found is None else len(found.items)
+
+
+def less(first: Scored, second: Scored) -> Scored:
+    """Differences at the items of both."""
+    (one, values), (other, subtracted) = first, second
+    if np.array_equal(one, other):
+        return one, values - subtracted
+    items, here, there = np.intersect1d(one, other, return_indices=True)
+    return items, values[here] - subtracted[there]
 
 
 def same_stimuli(own: Place, reference: Place) -> bool:
     """Whether two rows that share their catalogue were shown the same stimuli, most of them at least."""
-    sides = [records.numbered.loc[records.numbered["row"] == row, "shown"] for records, row in (own, reference)]
-    return shared(*sides) >= LEAST_SHARED
+    one, two = (records.shown_to.get(row, frozenset()) for records, row in (own, reference))
+    return shared(one, two) >= LEAST_SHARED
 
 
 def may_stand_beside(own: Place, reference: Place) -> bool:
@@ -158,8 +178,7 @@ def unpaired(own: Crossed, reference: Crossed, bounds: tuple[float, float], marg
     widest = bounds[1] - bounds[0]
     found = CrossedMean(
         estimate, max(estimate - half, -widest), min(estimate + half, widest), min(one.n_units, two.n_units),
-        min(one.n_seeds, two.n_seeds), error, 2 * error.tail(abs(estimate)) if several and known else None,
-        statistics.detectable_effect(error.standard, error.freedom()) if known else NAN, None,
+        min(one.n_seeds, two.n_seeds), error, 2 * error.tail(abs(estimate)) if several and known else None, None,
     )  # fmt: skip
     equivalent = statistics.equivalence_p(found, margin)
     line: dict[str, Any] = {"difference": estimate, "low": found.low, "high": found.high, "error": error.standard}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from cnd import paper
 from cnd.errors import UserError
@@ -13,8 +14,11 @@ from cnd.experiment import Experiment, parse_experiment
 from cnd.places import COMMAND
 from cnd.store.tracking import flatten
 from reports.collect import RecordedTrial, Records
+from reports.drawn import listed
 
 __all__ = ["data", "departures", "gathered", "provenance", "rivals", "trained", "warnings"]
+
+Place = tuple[str, str | None, int]  # row, subject and seed
 
 
 def gathered(records: Records, key: str) -> list[dict[str, str]]:
@@ -24,32 +28,28 @@ def gathered(records: Records, key: str) -> list[dict[str, str]]:
 
 def warnings(records: Records) -> list[dict[str, str]]:
     """What must be known before the scores of some rows are believed."""
+    known = _all_told(records)
     return _by_rows(
         records,
-        lambda trial: list(dict.fromkeys([*_told(trial, lambda e: e.warnings()), *trial.summary.get("warnings", [])])),
+        lambda trial: list(dict.fromkeys([*known[_place(trial)].warnings, *trial.summary.get("warnings", [])])),
     )
 
 
 def departures(records: Records) -> list[dict[str, str]]:
     """Where rows differ from what the paper states, other than in the factors that they declare."""
-    factors = {row.id: row.factors for row in records.rows}
-    return _by_rows(records, lambda trial: _told(trial, lambda e: paper.departures(e, factors.get(trial.row, ()))))
+    known = _all_told(records)
+    return _by_rows(records, lambda trial: known[_place(trial)].departures)
 
 
 def rivals(records: Records) -> list[dict[str, str]]:
     """What the experiment sets for decoders beside its own (``rivals``), with the rows that ran so."""
-
-    def told(experiment: Experiment) -> list[str]:
-        kind = experiment.decoder.kind
-        chosen = flatten(experiment.rivals.get(kind, {}))
-        return [f"{kind}: " + ", ".join(f"{key} = {paper.show(value)}" for key, value in chosen.items())] * bool(chosen)
-
-    return _by_rows(records, lambda trial: _told(trial, told))
+    known = _all_told(records)
+    return _by_rows(records, lambda trial: known[_place(trial)].rivals)
 
 
 def trained(records: Records) -> bool:
     """Whether any row was trained, so that another seed would give another result."""
-    return any(_told(trial, lambda e: [e.decoder.kind] if e.decoder.learns else []) for trial in records.complete)
+    return any(told.learns for told in _all_told(records).values())
 
 
 def open_choices(records: Records) -> list[str]:
@@ -65,23 +65,57 @@ def _told(trial: RecordedTrial, tell: Callable[[Experiment], list[str]]) -> list
         return [f"Settings that cannot be read: {error}"]
 
 
+class _Told(NamedTuple):
+    """What the settings of a trial tell."""
+
+    warnings: list[str]
+    departures: list[str]
+    rivals: list[str]
+    learns: bool
+
+
+@lru_cache(maxsize=1)
+def _all_told(records: Records) -> dict[Place, _Told]:
+    """Of every finished trial, each parsed once."""
+    factors = {row.id: row.factors for row in records.rows}
+    found: dict[Place, _Told] = {}
+    for trial in records.complete:
+        try:
+            e = parse_experiment(trial.experiment, "experiment.json")
+            told = paper.departures(e, factors.get(trial.row, ()))
+            found[_place(trial)] = _Told(e.warnings(), told, _of_rivals(e), e.decoder.learns)
+        except UserError as error:  # a part that is no longer installed, say
+            unknown = [f"Settings that cannot be read: {error}"]
+            found[_place(trial)] = _Told(unknown, unknown, unknown, True)
+    return found
+
+
+def _place(trial: RecordedTrial) -> Place:
+    return trial.row, trial.subject, trial.seed
+
+
+def _of_rivals(experiment: Experiment) -> list[str]:
+    kind = experiment.decoder.kind
+    chosen = flatten(experiment.rivals.get(kind, {}))
+    return [f"{kind}: " + ", ".join(f"{key} = {paper.show(value)}" for key, value in chosen.items())] * bool(chosen)
+
+
 def _by_rows(records: Records, notes: Callable[[RecordedTrial], list[str]]) -> list[dict[str, str]]:
-    rows_of: dict[str, list[str]] = {}
+    rows_of: dict[str, dict[str, None]] = {}
     for trial in records.complete:
         for note in notes(trial):
-            rows = rows_of.setdefault(note, [])
-            if trial.row not in rows:
-                rows.append(trial.row)
+            rows_of.setdefault(note, {})[trial.row] = None
     every = list(dict.fromkeys(trial.row for trial in records.complete))
-    return [{"note": note, "rows": _rows(rows, every)} for note, rows in rows_of.items()]
+    return [{"note": note, "rows": _rows(list(rows), every)} for note, rows in rows_of.items()]
 
 
 def _rows(rows: list[str], every: list[str]) -> str:
     """The rows in words, by those that are left out where they are fewer."""
-    others = [row for row in every if row not in rows]
+    having = set(rows)
+    others = [row for row in every if row not in having]
     if not others:
         return "all rows"
-    return "all rows but " + ", ".join(others) if len(others) < len(rows) else "rows " + ", ".join(rows)
+    return f"all rows but {listed(others)}" if len(others) < len(rows) else f"rows {listed(rows)}"
 
 
 def data(records: Records) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ SCORE = ("score", "low", "high", "best_of", "seed_sd", "chance")
 DIFFERENCE = ("difference", "low", "high", "p_holm", "verdict", "n_units", "n_seeds", "improved")
 
 
-def results(output: Path, sweep_dir: Path) -> dict[str, Any]:
+def results(output: Path, sweep_dir: Path, records: Records | None = None) -> dict[str, Any]:
     """JSON values: the reference row, the metrics, and a line a row in the table's order.
 
     Accuracies and their differences are fractions of 1, as they are kept; what is not known is None. A row has its
@@ -22,10 +22,13 @@ def results(output: Path, sweep_dir: Path) -> dict[str, Any]:
     reference (None of the reference itself, and of a row without a result) with limits and verdict ("" where nothing is
     judged: with one seed, and for controls but rivals).
 
+    Args:
+        records: of this sweep, where they have been read already.
+
     Raises:
         UserError: there is no readable sweep.json.
     """
-    records = read_sweep(output, sweep_dir)
+    records = records or read_sweep(output, sweep_dir)
     scores, differences, known = score_table(records), by_row(difference_table(records)), states(records)
     of = {metric.name: by_row(scores[scores["metric"] == metric.name]) for metric in records.metrics}
     return {

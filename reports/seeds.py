@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from cnd.cortex.drawing.figures import BLUE, GREY, INK, ORANGE, STYLE
 from cnd.statistics import interquartile_mean
 from reports.collect import Records
+from reports.drawn import drawn
 from reports.inference import crossed_scores
 from reports.scale import PERCENT, Scale
 
@@ -27,12 +28,12 @@ def section(records: Records) -> dict[str, Any] | None:
 
 
 def seed_table(records: Records) -> pd.DataFrame:
-    """A line a row and seed: row, title, seed, score, mean, iqm, low, high; rows with one seed only are not in it.
+    """A line a drawn row and seed: row, title, seed, score, mean, iqm, low, high; not of rows with one seed only.
 
     ``iqm`` is the interquartile mean over items and seeds, of subjects their mean, with its bootstrap interval.
     """
     lines = []
-    for row in (row for row in records.rows if not row.control):
+    for row in (row for row in drawn(records) if not row.control):
         found = crossed_scores(records, row.id, records.metric)
         if found is None or len(found.seeds) < 2:
             continue

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from reports.album import Album, Cell, Picture
 from reports.collect import RecordedTrial, Records, TableRow, read_images
+from reports.drawn import drawn
 from reports.pairing import by_stimuli
 from reports.tables import STATE_WORDS
 
@@ -79,7 +80,7 @@ class Drawn(NamedTuple):
 
 def section(records: Records) -> Section | None:
     """The sheets of the decoders; None where there are no two columns to compare."""
-    decoders = [row for row in records.rows if is_decoder(row)]
+    decoders = [row for row in drawn(records) if is_decoder(row)]
     groups, album = by_stimuli(records, decoders), Album()
     parts = [part for group in groups if (part := _part(records, group, album, len(groups) > 1)) is not None]
     if not any(part.sheets for part in parts):

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 
 from cnd.cortex.drawing.figures import INK, STYLE
 from reports.collect import Records
+from reports.drawn import drawn
 from reports.scale import Scale
 from reports.tables import subject_table
 
@@ -45,14 +46,14 @@ def section(records: Records) -> dict[str, Any] | None:
             for row in records.rows
         ]
         tables.append({"scale": metric.scale, "lines": lines})
-    rows = [row.id for row in records.rows if not row.control]
-    drawn = [(metric, table[table["row"].isin(rows)]) for metric, table in found]
+    rows = [row.id for row in drawn(records) if not row.control]
+    panels = [(metric, table[table["row"].isin(rows)]) for metric, table in found]
     titles = {row.id: row.title for row in records.rows}
     return {
         "subjects": records.subjects,
         "tables": tables,
         "published": bool(known),
-        "figure": subject_scores([(metric.scale, table) for metric, table in drawn if len(table)], titles),
+        "figure": subject_scores([(metric.scale, table) for metric, table in panels if len(table)], titles),
     }
 
 

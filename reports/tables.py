@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class Design:
     observed_spread: float
 
 
+@lru_cache(maxsize=1)  # the page and the command's table show the same
 def score_table(records: Records) -> pd.DataFrame:
     """One line per finished row and metric: row, metric, score, low, high, n_units, best_of, seed_sd, chance.
 
@@ -84,6 +86,7 @@ def _mean(found: Crossed, bounds: tuple[float, float]) -> dict[str, float]:
     return {"score": interval.estimate, "low": interval.low, "high": interval.high, "n_units": interval.n_units}
 
 
+@lru_cache(maxsize=1)
 def difference_table(records: Records) -> pd.DataFrame:
     """Difference of each other finished row from the reference row, for the table's metric.
 
@@ -227,7 +230,7 @@ def chance(records: Records, metric: str, row: str | None = None) -> float:
     return float("nan") if known is None else known
 
 
-def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
+def result_table(output: Path, sweep_dir: Path, records: Records | None = None) -> pd.DataFrame:
     """The sweep's result as numbers, one line a row in the table's order; scores and differences as people read them.
 
     Columns: row, label, control, the sweep's setting columns by key, score, low, high, difference, difference_low,
@@ -236,10 +239,13 @@ def result_table(output: Path, sweep_dir: Path) -> pd.DataFrame:
     not measured, no training; "" without a result). Missing numbers are NaN.
     ``attrs["scale"]`` says how the score is read, such as in %, and ``attrs["pools"]`` what it was decided among.
 
+    Args:
+        records: of this sweep, where they have been read already.
+
     Raises:
         UserError: there is no readable sweep.json.
     """
-    records = read_sweep(output, sweep_dir)
+    records = records or read_sweep(output, sweep_dir)
     scores = score_table(records)
     scores_of = by_row(scores[scores["metric"] == records.metric])
     differences_of = by_row(difference_table(records))

@@ -13,6 +13,7 @@ from reports import chance, noops, nulls
 from reports.ceilings import far_under
 from reports.collect import Records, TableRow
 from reports.convergence import sentences, states
+from reports.drawn import MOST, listed
 from reports.pairing import BOTH
 from reports.provenance import simulated, trained, warnings
 from reports.scale import NOTHING, Scale
@@ -108,15 +109,15 @@ def pairing_notes(differences: pd.DataFrame) -> list[str]:
     found = []
     partly = differences[differences["paired"].ne(BOTH) & ~differences["paired"].str.startswith("not")]
     for by, rows in partly.groupby("paired", sort=False):
-        found.append(f"Paired by {by}: {', '.join(rows['title'])}.")
+        found.append(f"Paired by {by}: {listed(list(rows['title']))}.")
     apart = differences[differences["paired"].str.startswith("not")]
     if len(apart):
         found.append(
-            f"Not paired, because the stimuli are others: {', '.join(apart['title'])}. Their difference is that of two "
-            "independent means, whose errors add up (Welch)."
+            f"Not paired, because the stimuli are others: {listed(list(apart['title']))}. Their difference is that of "
+            "two independent means, whose errors add up (Welch)."
         )
     for against, rows in differences[differences["against"].ne("")].groupby("against", sort=False):
-        found.append(f"No verdict on {', '.join(rows['title'])}: {against}.")
+        found.append(f"No verdict on {listed(list(rows['title']))}: {against}.")
     return found
 
 
@@ -147,11 +148,9 @@ def words(records: Records, verdict: str) -> str:
 def _listed(titles: list[str]) -> str:
     """``rows 1, 2 and 5``; rows with names by these."""
     numbers = [title.removeprefix("Row ").split(":")[0] for title in titles]
-    if len(numbers) > 1 and all(number.isdecimal() for number in numbers):
+    if 1 < len(numbers) <= MOST and all(number.isdecimal() for number in numbers):
         return f"rows {', '.join(numbers[:-1])} and {numbers[-1]}"
-    return (
-        ", ".join(title.replace("Row", "row", 1) if title.startswith("Row ") else title for title in titles) or "none"
-    )
+    return listed([title.replace("Row", "row", 1) if title.startswith("Row ") else title for title in titles]) or "none"
 
 
 def _level(records: Records, table: Lines) -> list[str]:

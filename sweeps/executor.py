@@ -12,6 +12,7 @@ import ctypes
 import gc
 import importlib
 import importlib.machinery
+import itertools
 import logging
 import os
 import shutil
@@ -28,14 +29,17 @@ from typing import Any, Protocol
 from cnd.errors import UserError, in_one_line
 from cnd.generators.shared import SharedRunError
 from cnd.json_files import read_json, write_json, write_text
-from sweeps import signals
+from sweeps import retry, signals
 from sweeps.cluster import check_reachable, check_room, refused
+from sweeps.home import writable_home
 from sweeps.machines import Machines, cpus_of_a_trial, room
+from sweeps.own_group import own_group
 from sweeps.ray_folder import ray_folder
 
 ENTRY = "cnd"  # our part of a Tune result; Tune adds keys of its own
 SECONDS_BETWEEN_REPORTS = 1.0
 PACKAGES = ("cnd", "reports", "sweeps")  # ours; a worker imports them from where the command did
+DIED = "its process died (out of memory, or killed)"
 OBJECT_STORE_BYTES = 100 * 2**20  # results travel by file, so Ray's shared memory stays small
 
 
@@ -49,6 +53,7 @@ class Job:
         key: of its record.
         extras: what follows the run: ``intervene``, ``analyse``.
         own: name and key of each step that no other trial needs.
+        parts: 0: others may run beside it; 1: alone on its device; more: also its batches in so many parts.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Job:
     key: str
     extras: tuple[str, ...] = ()
     own: tuple[tuple[str, str], ...] = ()
+    parts: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,12 +129,19 @@ def run_jobs(
         open(os.devnull, "w") as nowhere,
         contextlib.redirect_stdout(nowhere),  # Ray reports dead workers there
         ray_folder() as own,
+        writable_home(own),
     ):
         try:
-            _start_ray(resources, own)
-            if alone := _tune(watcher.next_group, cache, folder / "first", resources, watcher, pipeline):
-                once_more = iter([[job] for job in alone])
-                _tune(lambda: next(once_more, None), cache, folder / "alone", resources, watcher, pipeline)
+            with own_group():
+                _start_ray(resources, own)
+            again = _tune(watcher.next_group, cache, folder / "first", resources, watcher, pipeline)
+            if of_groups := [job for job in again if not job.parts]:
+                again = [job for job in again if job.parts]
+                again += _tune(retry.one_by_one(of_groups), cache, folder / "alone", resources, watcher, pipeline)
+            whole, number = retry.whole_devices(resources), itertools.count()
+            while again:  # there was not enough memory
+                path = folder / f"memory{next(number)}"
+                again = _tune(retry.one_by_one(again), cache, path, whole, watcher, pipeline)
         except KeyboardInterrupt:
             with contextlib.suppress(OSError):  # the terminal may be gone
                 print("stopping the workers ...", file=sys.stderr, flush=True)
@@ -146,6 +159,7 @@ def _start_ray(resources: Resources, own: Path) -> None:
         "RAY_prestart_worker_first_driver": "0",
         "RAY_AIR_NEW_OUTPUT": "0",  # the newer output engine prints to stdout even when told to be quiet
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if resources.address is None else "1",  # 0: listen on 127.0.0.1 only
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "10" if resources.address is None else "60",  # ours never comes back
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning in the workers
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C must reach us as KeyboardInterrupt
@@ -226,13 +240,13 @@ def _tune(
     watcher: Watcher,
     pipeline: str,
 ) -> list[Job]:
-    """Run groups of trials as they are given; the trials that a group failed are returned."""
+    """Run groups of trials as they are given; those to be run once more are returned."""
     import ray
     from ray import tune
 
     from cnd.workflow.origin import origin
 
-    waiting, alone, elsewhere = dict[str, Job](), list[Job](), list[list[Job]]()
+    waiting, again, elsewhere = dict[str, Job](), list[Job](), list[list[Job]]()
     machines, broken = Machines(ray.nodes), list[Exception]()
     cpus = cpus_of_a_trial(ray.nodes(), resources.gpus) if resources.address else 1
     jobs = folder / "jobs"
@@ -278,7 +292,7 @@ def _tune(
                 machines.began(trial.trial_id, result[ENTRY]["machine"])
             else:
                 with _kept(broken):
-                    _pass_on(result[ENTRY], watcher, waiting, alone, jobs)
+                    _pass_on(result[ENTRY], watcher, waiting, again, jobs)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             names = [name for name in trial.config["trials"] if name in waiting]
@@ -289,11 +303,12 @@ def _tune(
                 for name in names:
                     watcher.set_back(name, f"its machine ended{why}")
             elif len(trial.config["trials"]) > 1:
-                alone.extend(group)
+                again.extend(group)
                 for name in names:
                     watcher.set_back(name, "the process of its group died")
-            elif group:
-                watcher.failed(names[0], "its process died (out of memory, or killed)")
+            else:
+                for job in group:
+                    _once_more(job, DIED, retry.MOST_AFTER_DEATH, watcher, again)
 
     trainable = tune.with_parameters(
         _train,
@@ -322,7 +337,7 @@ def _tune(
         if broken:
             raise broken[0] from None  # Tune would tell of it by a traceback of its own
         raise
-    return alone
+    return again
 
 
 @contextlib.contextmanager
@@ -335,8 +350,17 @@ def _kept(broken: list[Exception]) -> Iterator[None]:
         raise
 
 
-def _pass_on(told: dict[str, Any], watcher: Watcher, waiting: dict[str, Job], alone: list[Job], jobs: Path) -> None:
-    """What a worker told of a trial; trials that are done no longer wait, those to be run once more go to ``alone``."""
+def _once_more(job: Job, error: str, most: int, watcher: Watcher, again: list[Job]) -> None:
+    """A job that lacked memory goes to ``again``, or has failed where ``most`` parts are not enough."""
+    if (following := retry.again(job, most)) is None:
+        watcher.failed(job.name, error + retry.tried(job))
+    else:
+        again.append(following)
+        watcher.set_back(job.name, retry.told(following, error))
+
+
+def _pass_on(told: dict[str, Any], watcher: Watcher, waiting: dict[str, Job], again: list[Job], jobs: Path) -> None:
+    """What a worker told of a trial; trials that are done no longer wait, those to be run once more go to ``again``."""
     name = told["trial"]
     if "progress" in told:
         if watcher.progressed(name, told["progress"]):
@@ -348,8 +372,10 @@ def _pass_on(told: dict[str, Any], watcher: Watcher, waiting: dict[str, Job], al
     elif "stopped" in told:
         watcher.stopped(name, told["seconds"])
     elif told["alone"]:
-        alone.append(job)
+        again.append(job)
         watcher.set_back(name, "its group failed")
+    elif "most" in told:
+        _once_more(job, told["error"], told["most"], watcher, again)
     else:
         watcher.failed(name, told["error"])
 
@@ -435,11 +461,15 @@ class Teller:
         if weighed and self._stop is not None and self._stop.exists():  # Tune returns when the driver has heard it
             raise Stopped
 
-    def failed(self, error: Exception, alone: bool) -> None:
-        """``alone``: it is to be run once more by itself."""
+    def failed(self, error: Exception, together: bool = False) -> None:
+        """``together``: others ran in the same process, so it is run once more by itself if it was not its fault."""
         with contextlib.suppress(OSError):  # on a full disk the line below still tells
             write_text(Path(self.job["traceback"]), "".join(traceback.format_exception(error)))
-        self._tell(self.name, {"error": in_one_line(error), "alone": alone})
+        memory = retry.lacked_memory(error)
+        event = {"error": in_one_line(error), "alone": together and (memory or isinstance(error, SharedRunError))}
+        if memory:  # in how many parts it may be run at most; what follows a run has no batches
+            event["most"] = retry.MOST_PARTS if self.part == "run" else retry.ALONE
+        self._tell(self.name, event)
 
     def stopped(self) -> None:
         self._tell(self.name, {"stopped": True, "seconds": time.monotonic() - self._began})
@@ -461,7 +491,7 @@ def refuse_other_code(group: dict[str, Teller], pipeline: str, driver: dict[str,
         told = f"the worker's code is not the command's in {driver['folder']} ({in_one_line(error)})"
     problem = UserError(f"{told}; install the same version, for the same Python, on every machine")
     for teller in group.values():
-        teller.failed(problem, alone=False)
+        teller.failed(problem)
     return [problem]
 
 
@@ -499,7 +529,7 @@ def _run(group: dict[str, Teller], cache_root: Path, module: Any) -> list[Except
         except Exception as error:
             errors.append(error)
             del experiments[name]
-            group[name].failed(error, alone=len(group) > 1 and isinstance(error, SharedRunError))
+            group[name].failed(error, together=len(group) > 1)
 
     for name, teller in group.items():
         with attempt(name):
@@ -532,8 +562,10 @@ def _outcomes(
     """The record of each trial, or its error, as they come."""
     if len(experiments) == 1:
         for name, experiment in experiments.items():
+            parts = group[name].job["parts"]
+            divided = {"micro_batches": parts} if parts > retry.ALONE else {}
             try:
-                yield name, module.run(experiment, cache, group[name].progress)
+                yield name, module.run(experiment, cache, group[name].progress, **divided)
             except Exception as error:
                 yield name, error
         return

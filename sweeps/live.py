@@ -171,8 +171,8 @@ class Board:
         room = max(3, height - 7)
         shown = list(self.lines.values())
         if len(shown) > room:
-            chosen = sorted(shown, key=lambda line: ORDER[line.state])[:room]
-            shown = [line for line in shown if line in chosen]
+            chosen = {line.name for line in sorted(shown, key=lambda line: ORDER[line.state])[:room]}
+            shown = [line for line in shown if line.name in chosen]
         table = Table(title=self.title, caption=self.summary(), title_justify="left", caption_justify="left")
         for heading in ("trial", "state", "phase"):
             table.add_column(heading, no_wrap=True)

@@ -30,8 +30,11 @@ def plan_text(sweep: Sweep, plan: dict[str, Any], at_once: int, width: int | Non
     seeds = sorted({trial["seed"] for trial in trials})
     subjects = list(dict.fromkeys(trial["subject"] for trial in trials))
     lines = [["row", "", *(column.title for column in sweep.columns), "done", "converged"]]
+    done_of: dict[str, list[bool]] = {}
+    for trial in trials:
+        done_of.setdefault(trial["row"], []).append(trial["done"])
     for trial in (t for t in trials if t["seed"] == seeds[0] and t["subject"] == subjects[0]):
-        done = [t["done"] for t in trials if t["row"] == trial["row"]]
+        done = done_of[trial["row"]]
         shown = [str(trial["settings"][column.key]) for column in sweep.columns]
         lines.append(
             [trial["row"], trial["label"] or "", *shown, f"{sum(done)}/{len(done)}", _mark(trial["converged"])]

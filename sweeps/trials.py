@@ -119,14 +119,21 @@ def resolve(
             raise UserError(f"--set {key}: has no effect, because every chosen row of {sweep.name} sets it")
     by_id = {row.id: row for row in sweep.rows}
     lines: list[tuple[Line, Row]] = [*((row, row) for row in rows), *((c, by_id[c.base]) for c in controls)]
-    _check_columns(sweep, [_edited(sweep, base, row, row, None) for row in {row.id: row for _, row in lines}.values()])
+    made: dict[tuple[str, str | None], Experiment] = {}
+
+    def with_edits(line: Line, row: Row, subject: str | None) -> Experiment:
+        if (line.id, subject) not in made:
+            made[line.id, subject] = _edited(sweep, base, line, row, subject)
+        return made[line.id, subject]
+
+    _check_columns(sweep, [with_edits(row, row, None) for row in {row.id: row for _, row in lines}.values()])
     if sweep.varies:
-        ours = _edited(sweep, base, by_id[sweep.reference], by_id[sweep.reference], None)
+        ours = with_edits(by_id[sweep.reference], by_id[sweep.reference], None)
         for row in rows:
-            check(_edited(sweep, base, row, row, None), ours, sweep.varies, sweep.where(row.id))
+            check(with_edits(row, row, None), ours, sweep.varies, sweep.where(row.id))
     trials = []
     for (line, row), subject in product(lines, named):
-        edited = _edited(sweep, base, line, row, subject)
+        edited = with_edits(line, row, subject)
         for seed in range(base.seed, base.seed + seeds):
             experiment = override(edited, {"seed": seed + row.first_seed}, "--seeds")
             means = ("all", "reference") if line.id == sweep.reference else ("all",)

@@ -55,7 +55,7 @@ def test_four_metrics_stand_in_the_table_unless_some_are_chosen(tmp_path: Path) 
 
 def test_stimuli_that_were_not_seen_come_right_after_the_tables_metric() -> None:
     facts = [MetricFacts(name, name) for name in ("a", "b", "c", "d", f"a/{UNSEEN}", f"b/{UNSEEN}")]
-    records = Records({}, [], [], pd.DataFrame(), pd.DataFrame(), facts, "b")
+    records = Records({}, [], [], pd.DataFrame(), facts, "b")
     assert [m.name for m in metrics.shown(records)] == ["b", f"b/{UNSEEN}", "a", "c"]
 
 

@@ -21,13 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from cnd.statistics.checks import per_item
+from cnd.statistics.checks import FloatArray, per_item
 from cnd.statistics.intervals import clustered_mean
 from cnd.statistics.multiplicity import holm
 from cnd.statistics.units import by_unit
@@ -92,24 +91,39 @@ def changing_places(
         units: [n_items] label of each item's independent unit.
     """
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
-    pairs = list(combinations(range(len(first)), 2))
-    found = np.zeros(len(first), dtype=bool)
-    if not pairs:
+    n_rows = len(first)
+    found = np.zeros(n_rows, dtype=bool)
+    if n_rows < 2:
         return found
-    p = holm([_p_of_change(first[i] - first[j], second[i] - second[j], units) for i, j in pairs])
-    for (i, j), value in zip(pairs, p, strict=True):
-        was, now = (first[i] - first[j]).mean(), (second[i] - second[j]).mean()
-        if was * now < 0 and abs(now - was) > tolerance and value <= 1 - LEVEL:
-            found[[i, j]] = True
+    names, index = np.unique(np.asarray(units), return_inverse=True)
+    swapped, p = [], []
+    for row in range(n_rows - 1):  # against all rows after it
+        was, now = first[row] - first[row + 1 :], second[row] - second[row + 1 :]
+        means = was.mean(axis=1), now.mean(axis=1)
+        swapped.append((means[0] * means[1] < 0) & (np.abs(means[1] - means[0]) > tolerance))
+        p.append(_p_of_changes(now - was, index, len(names)))
+    change = np.concatenate(swapped) & (holm(np.concatenate(p)) <= 1 - LEVEL)
+    one, other = np.triu_indices(n_rows, 1)
+    found[one[change]] = found[other[change]] = True
     return found
 
 
-def _p_of_change(was: NDArray[np.float64], now: NDArray[np.float64], units: ArrayLike) -> float:
-    """Two-sided p of a t test on the changes of a difference, cluster-robust; 1 where nothing is known."""
-    sums, sizes = by_unit(now - was, units)
-    mean, error, _ = clustered_mean(sums, sizes, LEVEL)
-    if not np.isfinite(error):
-        return 1.0
-    if error == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(mean) / error, len(sums) - 1))
+def _p_of_changes(changes: FloatArray, unit: NDArray[np.int64], n_units: int) -> FloatArray:
+    """Two-sided p of t tests on the changes of differences, cluster-robust, [n_pairs]; 1 where nothing is known.
+
+    Args:
+        changes: [n_pairs, n_items].
+        unit: [n_items] number of each item's unit.
+    """
+    if n_units < 2:
+        return np.ones(len(changes))
+    sums = np.zeros((n_units, len(changes)))
+    for number, change in zip(unit, np.ascontiguousarray(changes.T), strict=True):
+        sums[number] += change
+    by_pair, sizes = np.ascontiguousarray(sums.T), np.bincount(unit).astype(np.float64)
+    mean = by_pair.sum(axis=1) / sizes.sum()
+    residuals = by_pair - sizes * mean[:, None]
+    error = np.sqrt(n_units / (n_units - 1) * (residuals**2).sum(axis=1)) / sizes.sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p: FloatArray = 2 * stats.t.sf(np.abs(mean) / error, n_units - 1)
+    return np.where(error == 0, np.where(mean == 0, 1.0, 0.0), p)

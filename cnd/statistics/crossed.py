@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -129,15 +130,19 @@ class CrossedMean(Interval):
         error: of the mean, over items, and seeds and subjects where there are several.
         p_value: two-sided, of a mean of zero (for paired differences); None with one seed, of which no claim about
             other trainings can be made: the limits then hold for these trained models only.
-        detectable: true difference from zero that such a test finds with 80 % power; NaN with a single unit.
         components: None with a single unit.
     """
 
     n_seeds: int
     error: Error
     p_value: float | None
-    detectable: float
     components: Components | None
+
+    @cached_property
+    def detectable(self) -> float:
+        """True difference from zero that such a test finds with 80 % power; NaN with a single unit."""
+        known = np.isfinite(self.error.standard)
+        return detectable_effect(self.error.standard, self.error.freedom()) if known else float("nan")
 
 
 def crossed_mean(
@@ -171,12 +176,11 @@ def crossed_mean(
     mean, n_seeds = float(by_item.sum() / sizes.sum()), values.shape[1]
     if len(sums) < 2:
         nan = float("nan")
-        return CrossedMean(mean, nan, nan, len(sums), n_seeds, Error((nan,), (nan,)), None, nan, None)
+        return CrossedMean(mean, nan, nan, len(sums), n_seeds, Error((nan,), (nan,)), None, None)
     components, error = _analysed(values, units)
     low, high = _limits(by_item, sizes, components, error, level, bounds)
     p = 2 * error.tail(abs(mean)) if n_seeds > 1 else None
-    detectable = detectable_effect(error.standard, error.freedom())
-    return CrossedMean(mean, low, high, len(sums), n_seeds, error, p, detectable, components)
+    return CrossedMean(mean, low, high, len(sums), n_seeds, error, p, components)
 
 
 def _limits(

@@ -17,6 +17,7 @@ for (const table of document.querySelectorAll("main table:not(.sheet)")) {
         for (const row of [...body.rows]) row.classList.contains("divider") ? flush(row) : group.push(row);
         flush(null);
       }
+      table.dispatchEvent(new Event("sorted"));
     };
     head.classList.add("sorts");
     head.tabIndex = 0;
