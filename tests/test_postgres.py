@@ -21,7 +21,6 @@ import pytest
 import yaml
 from ray_nodes import descendants, free_port
 from test_executor import Command, _names
-from test_interruptions import HANGING
 
 pytest.importorskip("psycopg2")
 pytestmark = pytest.mark.skipif(
@@ -29,6 +28,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 SCRIPT = Path(__file__).resolve().parents[1] / "sweeps" / "cluster" / "mlflow_server.sh"
+SERIAL = """
+import sys
+import serial_executor
+from sweeps import session
+from sweeps.run import main
+session.run_jobs = serial_executor.run_jobs
+sys.exit(main(sys.argv[1:], "fake_pipeline"))
+"""
 OTHERS = ("--analysis", "none", "--interventions", "none")
 
 
@@ -110,8 +117,8 @@ search_run.write_report = lambda request: request.folder.path
 def test_servers_and_database_are_killed_in_mid_sweep_and_in_mid_search_and_lose_nothing(
     tmp_path: Path, servers: Servers, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = Serial(tmp_path / "sweep", servers, HANGING)
-    search = Serial(tmp_path / "search", servers, HANGING.replace("sys.exit(", NO_FINAL + "sys.exit("))
+    sweep = Serial(tmp_path / "sweep", servers, SERIAL)
+    search = Serial(tmp_path / "search", servers, SERIAL.replace("sys.exit(", NO_FINAL + "sys.exit("))
     (sweep.cache / "hang-2").touch()  # row 8, after row 10
     (search.cache / "hang-4").touch()  # every trial
     shutil.copy(empty_store, search.output / "mlflow.db")
