@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,8 +171,9 @@ def in_mlflow(servers: Servers, sweep: str) -> dict[str, str]:
     client = MlflowClient(tracking_uri=servers.uri)
     experiment = client.get_experiment_by_name(sweep)
     runs = client.search_runs([experiment.experiment_id])
-    assert max(Counter(run.info.run_name for run in runs).values()) == 1
-    for run in runs:  # the server keeps the files
-        names = {file.path for file in client.list_artifacts(run.info.run_id)}
-        assert run.info.run_name.startswith("sweep") or "summary.json" in names
-    return {run.info.run_name: run.info.status for run in runs}
+    names = [run.data.tags["cnd.name"] for run in runs]
+    assert len(set(names)) == len(names)
+    for name, run in zip(names, runs, strict=True):  # the server keeps the files
+        files = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert name.startswith("sweep") or "summary.json" in files
+    return {name: run.info.status for name, run in zip(names, runs, strict=True)}
