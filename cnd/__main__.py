@@ -1,4 +1,4 @@
-"""What to do with finished runs and trained weights: ``python -m cnd analyse | interventions | export | encoder``."""
+"""What to do with finished runs and trained weights: ``python -m cnd analyse | interventions | export | ...``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ RUN_ID = "its id in MLflow, the beginning of it, or the trial's name such as 10-
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code: 0, or 2 where the input is at fault."""
+    """The command; returns its exit code: 0, 1 where a run made again differs, 2 where the input is at fault."""
     options = _parser().parse_args(argv)
     try:
-        print("\n".join(options.command(options)))
+        told = options.command(options)
+        lines, code = told if isinstance(told, tuple) else (told, 0)
+        print("\n".join(lines))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return code
 
 
 def _analyse(options: argparse.Namespace) -> Iterable[str]:
@@ -40,6 +42,18 @@ def _export(options: argparse.Namespace) -> Iterable[str]:
     from cnd.commands.export import export
 
     return [str(export(*_places(options), options.run_id, options.fold, options.folder))]
+
+
+def _provenance(options: argparse.Namespace) -> Iterable[str]:
+    from cnd.commands.provenance import provenance
+
+    return provenance(*_places(options), options.run_id, options.json)
+
+
+def _rerun(options: argparse.Namespace) -> tuple[Iterable[str], int]:
+    from cnd.commands.provenance import rerun
+
+    return rerun(*_places(options), options.run_id)
 
 
 def _encoder(options: argparse.Namespace) -> Iterable[str]:
@@ -81,6 +95,15 @@ def _parser() -> argparse.ArgumentParser:
     add("run_id", metavar="RUN_ID", help=RUN_ID)
     add("folder", metavar="FOLDER", type=Path, help="where to write the pipeline")
     add("--fold", type=int, default=0, metavar="N", help="of a cross-validated run (default: 0)")
+    _of_the_sweep(add)
+
+    add = command("provenance", _provenance, "where a finished run comes from: settings, data, code, machine, steps")
+    add("run_id", metavar="RUN_ID", help=RUN_ID)
+    add("--json", action="store_true", help="print JSON")
+    _of_the_sweep(add)
+
+    add = command("rerun", _rerun, "make a finished run again and compare every score: exit code 1 where one differs")
+    add("run_id", metavar="RUN_ID", help=RUN_ID)
     _of_the_sweep(add)
 
     add = command("encoder", _encoder, "rewrite an encoder checkpoint for MinD-Vis, or one of MinD-Vis for us")

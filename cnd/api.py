@@ -14,6 +14,7 @@ from cnd.errors import UserError
 from cnd.experiment import Experiment, load_experiment, override, parse_experiment
 from cnd.json_files import read_json
 from cnd.places import EXPERIMENTS, find_file
+from cnd.watching import watching
 from cnd.workflow.cache import StageCache
 from cnd.workflow.examine import examine
 from cnd.workflow.plan import missing
@@ -74,7 +75,11 @@ class Result:
 
 
 def run(
-    experiment: str | Path | Mapping[str, Any], *, set: Mapping[str, Any] | None = None, output: str | Path = "runs"
+    experiment: str | Path | Mapping[str, Any],
+    *,
+    set: Mapping[str, Any] | None = None,
+    output: str | Path = "runs",
+    quiet: bool = False,
 ) -> Result:
     """Run one experiment here, in this process, or read its result where that was kept.
 
@@ -93,6 +98,7 @@ def run(
             YAML file, or the content of such a file.
         set: settings to change, dotted: ``{"data.snr": 0.05}``.
         output: folder of results, made where it is missing.
+        quiet: say nothing on stderr of what runs and how long it takes.
 
     Raises:
         UserError: unknown experiment or setting, a value out of range, or a file that is missing or malformed; nothing
@@ -109,8 +115,8 @@ def run(
         raise UserError(lacking[0])
     examine(chosen, cache)
     check(chosen)
-    with _one_thread():
-        result = Result(run_experiment(chosen, cache))
+    with _one_thread(), watching(chosen.name, quiet) as listener:
+        result = Result(run_experiment(chosen, cache, listener))
     for warning in result.summary["warnings"]:
         warnings.warn(warning, stacklevel=2)
     return result

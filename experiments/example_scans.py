@@ -35,6 +35,7 @@ confounds: [trans_*]
 estimate: lss
 stimuli: stimuli
 split: run  # the last one is the test set
+simulated: true  # no brain was scanned
 """
 
 

@@ -12,6 +12,7 @@ import ctypes
 import gc
 import importlib
 import importlib.machinery
+import itertools
 import logging
 import os
 import shutil
@@ -28,13 +29,17 @@ from typing import Any, Protocol
 from cnd.errors import UserError, in_one_line
 from cnd.generators.shared import SharedRunError
 from cnd.json_files import read_json, write_json, write_text
-from sweeps import signals
+from sweeps import retry, signals
 from sweeps.cluster import check_reachable, check_room, refused
+from sweeps.home import writable_home
+from sweeps.machines import Machines, cpus_of_a_trial, room
+from sweeps.own_group import own_group
 from sweeps.ray_folder import ray_folder
 
 ENTRY = "cnd"  # our part of a Tune result; Tune adds keys of its own
 SECONDS_BETWEEN_REPORTS = 1.0
 PACKAGES = ("cnd", "reports", "sweeps")  # ours; a worker imports them from where the command did
+DIED = "its process died (out of memory, or killed)"
 OBJECT_STORE_BYTES = 100 * 2**20  # results travel by file, so Ray's shared memory stays small
 
 
@@ -48,6 +53,7 @@ class Job:
         key: of its record.
         extras: what follows the run: ``intervene``, ``analyse``.
         own: name and key of each step that no other trial needs.
+        parts: 0: others may run beside it; 1: alone on its device; more: also its batches in so many parts.
     """
 
     name: str
@@ -56,6 +62,7 @@ class Job:
     key: str
     extras: tuple[str, ...] = ()
     own: tuple[tuple[str, str], ...] = ()
+    parts: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,10 @@ class Watcher(Protocol):
     def finished(self, name: str, record: Path, seconds: float) -> None: ...
     def stopped(self, name: str, seconds: float) -> None: ...
     def failed(self, name: str, error: str) -> None: ...
+    def set_back(self, name: str, why: str) -> None:
+        """The trial did not end by itself, and is started once more."""
+        ...
+
     def interrupted(self) -> None:
         """The command was told to stop; the workers end next."""
         ...
@@ -118,12 +129,19 @@ def run_jobs(
         open(os.devnull, "w") as nowhere,
         contextlib.redirect_stdout(nowhere),  # Ray reports dead workers there
         ray_folder() as own,
+        writable_home(own),
     ):
         try:
-            _start_ray(resources, own)
-            if alone := _tune(watcher.next_group, cache, folder / "first", resources, watcher, pipeline):
-                once_more = iter([[job] for job in alone])
-                _tune(lambda: next(once_more, None), cache, folder / "alone", resources, watcher, pipeline)
+            with own_group():
+                _start_ray(resources, own)
+            again = _tune(watcher.next_group, cache, folder / "first", resources, watcher, pipeline)
+            if of_groups := [job for job in again if not job.parts]:
+                again = [job for job in again if job.parts]
+                again += _tune(retry.one_by_one(of_groups), cache, folder / "alone", resources, watcher, pipeline)
+            whole, number = retry.whole_devices(resources), itertools.count()
+            while again:  # there was not enough memory
+                path = folder / f"memory{next(number)}"
+                again = _tune(retry.one_by_one(again), cache, path, whole, watcher, pipeline)
         except KeyboardInterrupt:
             with contextlib.suppress(OSError):  # the terminal may be gone
                 print("stopping the workers ...", file=sys.stderr, flush=True)
@@ -141,6 +159,7 @@ def _start_ray(resources: Resources, own: Path) -> None:
         "RAY_prestart_worker_first_driver": "0",
         "RAY_AIR_NEW_OUTPUT": "0",  # the newer output engine prints to stdout even when told to be quiet
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if resources.address is None else "1",  # 0: listen on 127.0.0.1 only
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "10" if resources.address is None else "60",  # ours never comes back
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning in the workers
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C must reach us as KeyboardInterrupt
@@ -174,9 +193,11 @@ def _start_ray(resources: Resources, own: Path) -> None:
 
 
 def _worker_environment(resources: Resources) -> dict[str, str]:
-    threads = "1" if not resources.gpus else str(max(1, (os.cpu_count() or 1) // (resources.concurrency or 1)))
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    environment = dict.fromkeys(names, threads)
+    environment = {}
+    if resources.address is None or not resources.gpus:  # else Ray sets them to the cores of the trial
+        threads = "1" if not resources.gpus else str(max(1, (os.cpu_count() or 1) // (resources.concurrency or 1)))
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        environment = dict.fromkeys(names, threads)
     environment["PYTHONPATH"] = os.pathsep.join(_import_path())
     if not resources.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray no longer hides GPUs from tasks that asked for none
@@ -219,12 +240,15 @@ def _tune(
     watcher: Watcher,
     pipeline: str,
 ) -> list[Job]:
-    """Run groups of trials as they are given; the trials that a group failed are returned."""
+    """Run groups of trials as they are given; those to be run once more are returned."""
+    import ray
     from ray import tune
 
     from cnd.workflow.origin import origin
 
-    waiting, alone = dict[str, Job](), list[Job]()
+    waiting, again, elsewhere = dict[str, Job](), list[Job](), list[list[Job]]()
+    machines, broken = Machines(ray.nodes), list[Exception]()
+    cpus = cpus_of_a_trial(ray.nodes(), resources.gpus) if resources.address else 1
     jobs = folder / "jobs"
     jobs.mkdir(parents=True)
 
@@ -235,8 +259,11 @@ def _tune(
             return tune.search.Searcher, ()  # as of Ears
 
         def suggest(self, trial_id: str) -> Any:
-            if (group := next_group()) is None:
+            with _kept(broken):
+                group = elsewhere.pop(0) if elsewhere else next_group()
+            if group is None:
                 return None if waiting else self.FINISHED
+            machines.given(trial_id)
             for job in group:
                 waiting[job.name] = job
                 write_json(_job_file(jobs, job.name), asdict(job) | {"traceback": str(job.traceback)})
@@ -261,15 +288,27 @@ def _tune(
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            _pass_on(result[ENTRY], watcher, waiting, alone, jobs)
+            if "machine" in result[ENTRY]:
+                machines.began(trial.trial_id, result[ENTRY]["machine"])
+            else:
+                with _kept(broken):
+                    _pass_on(result[ENTRY], watcher, waiting, again, jobs)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             names = [name for name in trial.config["trials"] if name in waiting]
-            for job in map(waiting.pop, names):
-                if len(trial.config["trials"]) > 1:
-                    alone.append(job)
-                else:
-                    watcher.failed(job.name, "its process died (out of memory, or killed)")
+            group = [waiting.pop(name) for name in names]
+            if group and resources.address and machines.took(trial.trial_id, names):
+                elsewhere.append(group)
+                why = "" if room(ray.nodes(), cpus, resources.gpus) else ", and no other has room for a trial"
+                for name in names:
+                    watcher.set_back(name, f"its machine ended{why}")
+            elif len(trial.config["trials"]) > 1:
+                again.extend(group)
+                for name in names:
+                    watcher.set_back(name, "the process of its group died")
+            else:
+                for job in group:
+                    _once_more(job, DIED, retry.MOST_AFTER_DEATH, watcher, again)
 
     trainable = tune.with_parameters(
         _train,
@@ -279,8 +318,8 @@ def _tune(
         began_in=os.getcwd(),
         driver=asdict(origin(pipeline)),
     )
-    tune.Tuner(
-        tune.with_resources(trainable, {"cpu": 1, "gpu": resources.gpus}),
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": cpus, "gpu": resources.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=Feed(), num_samples=-1, reuse_actors=True, max_concurrent_trials=resources.concurrency
         ),
@@ -291,12 +330,37 @@ def _tune(
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
         ),
-    ).fit()
-    return alone
+    )
+    try:
+        tuner.fit()
+    except Exception:
+        if broken:
+            raise broken[0] from None  # Tune would tell of it by a traceback of its own
+        raise
+    return again
 
 
-def _pass_on(told: dict[str, Any], watcher: Watcher, waiting: dict[str, Job], alone: list[Job], jobs: Path) -> None:
-    """What a worker told of a trial; trials that are done no longer wait, those to be run once more go to ``alone``."""
+@contextlib.contextmanager
+def _kept(broken: list[Exception]) -> Iterator[None]:
+    """Notes what goes wrong in the driver itself, such as a full disk or a database that is gone."""
+    try:
+        yield
+    except Exception as error:
+        broken.append(error)
+        raise
+
+
+def _once_more(job: Job, error: str, most: int, watcher: Watcher, again: list[Job]) -> None:
+    """A job that lacked memory goes to ``again``, or has failed where ``most`` parts are not enough."""
+    if (following := retry.again(job, most)) is None:
+        watcher.failed(job.name, error + retry.tried(job))
+    else:
+        again.append(following)
+        watcher.set_back(job.name, retry.told(following, error))
+
+
+def _pass_on(told: dict[str, Any], watcher: Watcher, waiting: dict[str, Job], again: list[Job], jobs: Path) -> None:
+    """What a worker told of a trial; trials that are done no longer wait, those to be run once more go to ``again``."""
     name = told["trial"]
     if "progress" in told:
         if watcher.progressed(name, told["progress"]):
@@ -308,7 +372,10 @@ def _pass_on(told: dict[str, Any], watcher: Watcher, waiting: dict[str, Job], al
     elif "stopped" in told:
         watcher.stopped(name, told["seconds"])
     elif told["alone"]:
-        alone.append(job)
+        again.append(job)
+        watcher.set_back(name, "its group failed")
+    elif "most" in told:
+        _once_more(job, told["error"], told["most"], watcher, again)
     else:
         watcher.failed(name, told["error"])
 
@@ -343,8 +410,10 @@ def _train(
         began_in: the command's working directory, where relative paths begin.
         driver: the code of the command, :class:`cnd.workflow.origin.Origin`.
     """
+    import ray
     from ray import tune
 
+    tune.report({ENTRY: {"machine": ray.get_runtime_context().get_node_id()}})
     with contextlib.suppress(OSError):  # another machine of a cluster may not have it
         os.chdir(began_in)
 
@@ -392,11 +461,15 @@ class Teller:
         if weighed and self._stop is not None and self._stop.exists():  # Tune returns when the driver has heard it
             raise Stopped
 
-    def failed(self, error: Exception, alone: bool) -> None:
-        """``alone``: it is to be run once more by itself."""
+    def failed(self, error: Exception, together: bool = False) -> None:
+        """``together``: others ran in the same process, so it is run once more by itself if it was not its fault."""
         with contextlib.suppress(OSError):  # on a full disk the line below still tells
             write_text(Path(self.job["traceback"]), "".join(traceback.format_exception(error)))
-        self._tell(self.name, {"error": in_one_line(error), "alone": alone})
+        memory = retry.lacked_memory(error)
+        event = {"error": in_one_line(error), "alone": together and (memory or isinstance(error, SharedRunError))}
+        if memory:  # in how many parts it may be run at most; what follows a run has no batches
+            event["most"] = retry.MOST_PARTS if self.part == "run" else retry.ALONE
+        self._tell(self.name, event)
 
     def stopped(self) -> None:
         self._tell(self.name, {"stopped": True, "seconds": time.monotonic() - self._began})
@@ -418,7 +491,7 @@ def refuse_other_code(group: dict[str, Teller], pipeline: str, driver: dict[str,
         told = f"the worker's code is not the command's in {driver['folder']} ({in_one_line(error)})"
     problem = UserError(f"{told}; install the same version, for the same Python, on every machine")
     for teller in group.values():
-        teller.failed(problem, alone=False)
+        teller.failed(problem)
     return [problem]
 
 
@@ -456,7 +529,7 @@ def _run(group: dict[str, Teller], cache_root: Path, module: Any) -> list[Except
         except Exception as error:
             errors.append(error)
             del experiments[name]
-            group[name].failed(error, alone=len(group) > 1 and isinstance(error, SharedRunError))
+            group[name].failed(error, together=len(group) > 1)
 
     for name, teller in group.items():
         with attempt(name):
@@ -489,8 +562,10 @@ def _outcomes(
     """The record of each trial, or its error, as they come."""
     if len(experiments) == 1:
         for name, experiment in experiments.items():
+            parts = group[name].job["parts"]
+            divided = {"micro_batches": parts} if parts > retry.ALONE else {}
             try:
-                yield name, module.run(experiment, cache, group[name].progress)
+                yield name, module.run(experiment, cache, group[name].progress, **divided)
             except Exception as error:
                 yield name, error
         return

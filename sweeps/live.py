@@ -103,7 +103,7 @@ class Board:
     def started(self, name: str) -> None:
         """A trial runs."""
         line = self.lines[name]
-        line.state, line.began = "running", time.monotonic()
+        line.state, line.phase, line.began = "running", "", time.monotonic()
         self._say(line)
 
     def progressed(self, name: str, phase: str, fraction: float, metrics: dict[str, float]) -> None:
@@ -126,6 +126,12 @@ class Board:
         """A trial was stopped, because others were better."""
         line = self.lines[name]
         line.state, line.seconds = "pruned", seconds
+        self._say(line)
+
+    def set_back(self, name: str, why: str) -> None:
+        """A trial did not end by itself and waits to be started once more."""
+        line = self.lines[name]
+        line.state, line.phase, line.fraction = "pending", why, 0.0
         self._say(line)
 
     def failed(self, name: str, error: str) -> None:

@@ -12,7 +12,9 @@ from cnd.places import COMMAND, EXPERIMENTS, SWEEPS, names_in
 from sweeps.spec import SCORE
 
 ANALYSES = ("reference", "all", "none")
-COMMANDS = ("run", "plan", "status", "report", "verify", "sync", "compare", "clean", "export-best", "new", "schema")
+COMMANDS = (
+    "run", "plan", "status", "report", "verify", "doctor", "sync", "compare", "clean", "export-best", "new", "schema",
+)  # fmt: skip
 AUTO, FEWEST, MOST = "auto", 2, 5  # of --seeds: the word, with how many seeds it begins, and ends by default
 OF_SCORE = ("stimuli", "reconstructions", "judge")
 OF_SEARCH = ("trials", "hours", "storage")
@@ -30,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     names = {"sweeps": names_in(SWEEPS), "experiments": names_in(EXPERIMENTS)}
     parser = _Parser(
         prog=COMMAND,
-        usage="%(prog)s [plan|status|report|verify|sync|clean] SWEEP [options]\n"
+        usage="%(prog)s [plan|status|report|verify|doctor|sync|clean] SWEEP [options]\n"
         "       %(prog)s compare A B ... [options]\n"
         "       %(prog)s export-best SEARCH FILE [options]\n"
         "       %(prog)s new NAME | schema DIR\n"
@@ -39,10 +41,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog="".join(f"{what}: {', '.join(found) or 'none'}\n" for what, found in names.items())
         + "\nscore   the images that other programs exported, side by side; no sweep file is needed\n"
         "\nplan    the trials, the stages they share and the expected time; runs nothing\n"
-        "status  the state of every trial\n"
+        "status  the state of every trial; --watch: again and again, until the sweep ends\n"
         "report  build the HTML report again\n"
         "verify  check the files of every result against the hashes written with them, and every number of the report\n"
         "        --repair moves damaged results aside; the sweep, run again, makes these anew\n"
+        "doctor  whether trial files, results and MLflow say the same of every trial; --repair has them agree\n"
         "sync    write to MLflow what it lacks of the finished trials, as after a server was away\n"
         "compare sweeps side by side, also of other experiments and output folders: A and B are NAME-EXPERIMENT below\n"
         "        --output, the folder of a sweep, or either with :ROW; differences are from the first one's reference\n"
@@ -109,8 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--fuse", type=int, default=1, metavar="N", help="trials that share one frozen UNet in a process (default: 1)")
     add("--ray-address", metavar="ADDRESS", help="of a running Ray cluster that shares the file system")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite below OUTPUT)")
+    add("--retry-failed", action="store_true", help="also run trials again that failed with a loss that is not finite")
     add("--keep-going", action="store_true", help="go on although the first trials all failed in the same way")
-    add("--repair", action="store_true", help="verify: move damaged results aside, to be made anew")
+    add("--repair", action="store_true", help="verify: move damaged results aside, to be made anew; doctor: mend")
+    add("--watch", action="store_true", help="status: show it again and again until the sweep ends")
     add("--force", action="store_true", help="clean: really delete")
     add("--json", action="store_true", help="print JSON")
     return parser
@@ -191,6 +196,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         hint = nearest(rest[0], COMMANDS) if len(rest) > 1 else f"; sweeps: {', '.join(names_in(SWEEPS))}"
         raise UserError(f"expected one sweep, {found}{hint} (see --help)")
     options.command, options.sweep = command, rest[0]
+    if options.watch and command != "status":
+        raise UserError(f"--watch: belongs to status, e.g. status {rest[0]} --watch; leave it out")
     _of_the_sweep(options)
     _check_seeds(options)
     least_of = (("max_concurrent", 1), ("fuse", 1), ("gpus_per_trial", 0), ("trials", 1), ("hours", 0))
@@ -198,6 +205,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and not value >= least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    if options.gpus_per_trial > 1 and options.gpus_per_trial % 1:
+        raise UserError(f"--gpus-per-trial {options.gpus_per_trial:g}: above one, Ray gives whole GPUs only")
     if options.margin is not None and not 0 < options.margin < float("inf"):
         raise UserError(f"--margin {options.margin:g}: must be positive, e.g. 5 for five points")
     if options.rows is not None:

@@ -31,20 +31,23 @@ from cnd.json_files import read_json
 from cnd.paper import published
 from cnd.store.convergence import verdict
 from cnd.store.folder import SweepFolder, damaged
+from cnd.store.states import of_sweep
 from cnd.terminal import any_encoding, width
 from cnd.workflow.cache import StageCache
 from reports.ceilings import far_under
 from sweeps import forecast, signals, start
 from sweeps.compare import compare
 from sweeps.options import AUTO, OF_SEARCH, parse
+from sweeps.retry import recurs
 from sweeps.rounds import begun, by_records, most, rounds
 from sweeps.space import is_search
 from sweeps.spec import SCORE, Line, Sweep, load_base, load_sweep
-from sweeps.text import columns, plan_text, result_text
+from sweeps.text import plan_text, result_text
 from sweeps.trials import FOLLOWING, Trial, count_stages, in_table_order, resolve, seconds_to_report, work
+from sweeps.watch import show
 
 if TYPE_CHECKING:
-    from cnd.store.tracking import SearchRuns
+    from sweeps.session import Scribe
 
 UNTIL_CONVERGED: dict[str, Any] = {"decoder.phase2.until_converged": {}}
 
@@ -148,7 +151,7 @@ class Request:
 
     def plan(self, trials: list[Trial]) -> dict[str, Any]:
         """What ``plan --json`` prints."""
-        missing = [trial for trial in trials if not self.done(trial)]
+        missing = [trial for trial in trials if not self.done(trial) and not self.stays_failed(trial)]
         wanted = sum(map(work, missing))
         converged = self.converged(trials)
         at_once = min(self.concurrency(), max(1, len(missing)))
@@ -208,6 +211,10 @@ class Request:
             self.cache.was_set_aside(*stage) for stage in trial.stages
         )
 
+    def stays_failed(self, trial: Trial) -> bool:
+        """Whether a trial is not run, because it failed in a way that it will fail again."""
+        return not self.options.retry_failed and recurs(self.folder.read(trial.name), trial.key)
+
     def _planned(self, trial: Trial, converged: dict[str, str]) -> dict[str, Any]:
         settings = {"settings": trial.settings, "label": trial.label, "done": self.done(trial)}
         settings["converged"] = converged.get(trial.row)
@@ -237,9 +244,11 @@ def run(request: Request) -> int:
     from cnd.store.tracking import sqlite_uri
     from reports.metrics import check as check_metrics
     from sweeps.executor import Resources
+    from sweeps.headline import tell_table
     from sweeps.live import Board
     from sweeps.proposers import Table
-    from sweeps.session import Scribe, Session, adopt
+    from sweeps.ray_folder import remove_left
+    from sweeps.session import Session, adopt
 
     options, folder = request.options, request.folder
     folder.exists()  # a folder of another version is refused before anything runs
@@ -257,25 +266,30 @@ def run(request: Request) -> int:
     if not all(map(request.done, trials)):
         check(request, trials)
     with folder.locked():
-        scribe, status, failed = Scribe(folder, uri, local=not options.tracking_uri), "KILLED", False
+        remove_left(folder.path)
+        scribe, status, failed = scribe_of(request), "KILLED", False
         try:
             for trials in request.rounds():
                 define(request, trials)
-                missing = adopt(folder, request.cache, trials, scribe)
+                unmade = adopt(folder, request.cache, trials, scribe)
+                missing = [trial for trial in unmade if not request.stays_failed(trial)]
+                if left := len(unmade) - len(missing):
+                    _say(f"{left} failed before and would fail again; --retry-failed runs them all the same")
                 names = [trial.name for trial in missing]
                 board = Board(request.sweep.title, names, at_once, request.expected_seconds())
                 board.expect({trial.name: work(trial) for trial in missing}, seconds_to_report(len(trials)))
                 session = Session(folder, request.cache, Table(missing), board, scribe, keep_going=options.keep_going)
                 if missing:
                     session.run(resources, request.pipeline, options.fuse)
-                failed = failed or bool(session.failed_trials)
+                failed = failed or bool(session.failed_trials) or left > 0
                 if error := session.gave_up:
                     _say(f"stopped: the first trials all failed with {error}; --keep-going runs the others too")
                     break
             status = "FAILED" if failed else "FINISHED"
         finally:
             scribe.close(status)
-    _show_result(request, trials, uri)
+    if _show_result(request, trials, uri):
+        tell_table(scribe, status)
     if content["expected_minutes"] and not request.auto:
         _say(forecast.told((time.monotonic() - began) / 60, content["expected_minutes"]))
     return 1 if failed or scribe.error is not None else 0
@@ -361,7 +375,18 @@ def _paper(sweep: Sweep, line: Line, subjects: list[str]) -> float | None:
     return round(sum(known) / len(known), 2) if known and len(known) == len(subjects) else None
 
 
-def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
+def scribe_of(request: Request) -> Scribe:
+    """Who writes the table's runs to MLflow: of a trial what differs from the base experiment."""
+    from cnd.store.tracking import sqlite_uri
+    from sweeps.session import Scribe, flat
+
+    options, columns = request.options, {today(column.setting) for column in request.sweep.columns}
+    uri = options.tracking_uri or sqlite_uri(options.output)
+    return Scribe(request.folder, uri, not options.tracking_uri, None, flat(request.base), columns | {"seed"})
+
+
+def _show_result(request: Request, trials: list[Trial], uri: str) -> Path | None:
+    """Print the table; returns the report, if there is anything to report on."""
     from reports import noops
     from reports.build import build_report, result_table
     from reports.collect import read_sweep
@@ -391,6 +416,7 @@ def _show_result(request: Request, trials: list[Trial], uri: str) -> None:
         _say(f"report: {path}")
     where = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1" if "sqlite" in uri else uri
     _say(f"MLflow: {where}")
+    return path
 
 
 def failures(known: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -420,10 +446,16 @@ def plan(request: Request) -> int:
 
 def status(request: Request) -> int:
     """Print the state of every trial of the last run."""
-    trials = request.folder.trials()
-    if request.options.json:
-        print(json.dumps({"sweep": request.sweep.name, "experiment": request.base.name, "trials": trials}, indent=1))
-        return 0
+
+    def look() -> dict[str, Any]:
+        return {"sweep": request.sweep.name, "experiment": request.base.name, "trials": request.folder.trials()}
+
+    options = request.options
+    return show(request.folder, look, lambda told: _states(request, told["trials"]), options.watch, options.json)
+
+
+def _states(request: Request, trials: list[dict[str, Any]]) -> list[list[str]]:
+    """Trials as lines of a table."""
     several = any(trial["subject"] is not None for trial in trials)
     lines = [["row", *(["subject"] if several else []), "seed", "state", "seconds", "converged", ""]]
     for trial in trials:
@@ -433,16 +465,16 @@ def status(request: Request) -> int:
         converged = verdict([record]).state if record else ""
         own = [str(trial["seed"]), trial["state"], seconds, converged, trial["error"] or ""]
         lines.append([trial["row"], *subject, *own])
-    print(columns(lines))
-    return 0
+    return lines
 
 
 def report(request: Request) -> int:
-    """Build the HTML report again, with other columns if some are chosen, and print its path."""
+    """Build the HTML report again, with other columns if some are chosen, write it to MLflow, and print its path."""
     from reports.build import build_report
     from reports.collect import read_sweep
     from reports.metrics import check as check_metrics
     from reports.results import results
+    from sweeps.headline import tell_table
 
     folder, columns = request.folder, request.options.metrics
     folder.definition()
@@ -452,6 +484,7 @@ def report(request: Request) -> int:
         check_metrics(columns, [metric.name for metric in read_sweep(folder.output, folder.path).metrics])
         folder.amend(metrics=columns)
     path = build_report(folder.output, folder.path)
+    tell_table(scribe_of(request), ended(folder))
     scored = results(folder.output, folder.path) if request.options.json else {}
     print(json.dumps(scored | {"report": str(path)}, indent=1) if request.options.json else path)
     return 0
@@ -486,28 +519,45 @@ def verify(request: Request) -> int:
 
 
 def sync(request: Request) -> int:
-    """Write to MLflow what it lacks of the finished trials; exit code 1 where it could not be written."""
+    """Write to MLflow what it lacks of trials and report; exit code 1 where it could not be written."""
+    from reports.build import build_report
+    from sweeps.headline import tell_table
+
     before = request.folder.definition()
     seeds = max(len(before["seeds"]), request.seeds)
     subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
     trials = [trial for trial in request.trials(None, seeds, subjects) if request.folder.is_complete(trial)]
-    return write_to_mlflow(request.folder, request.cache, request.options, trials)
+    scribe = scribe_of(request)
+    code = write_to_mlflow(scribe, request.cache, request.options, trials)
+    if trials:
+        build_report(request.folder.output, request.folder.path, unless_current=True)
+        tell_table(scribe, ended(request.folder))
+    return code if scribe.error is None else 1
 
 
-def write_to_mlflow(
-    folder: SweepFolder, cache: StageCache, options: argparse.Namespace, trials: list[Trial],
-    search: SearchRuns | None = None,
-) -> int:  # fmt: skip
-    """The same for some finished trials, those of a search with what its runs have in common."""
-    from cnd.store.tracking import sqlite_uri
-    from sweeps.session import Scribe, adopt
+def ended(folder: SweepFolder) -> str:
+    """How MLflow has the whole of a sweep that no process runs."""
+    return of_sweep({trial["state"] for trial in folder.trials()})
 
-    uri = options.tracking_uri or sqlite_uri(options.output)
-    with folder.locked():
-        scribe = Scribe(folder, uri, not options.tracking_uri, search)
+
+def doctor(request: Request) -> int:
+    """Compare trial files, cache and MLflow (:func:`sweeps.doctor.doctor`)."""
+    from sweeps.doctor import doctor
+
+    before = request.folder.definition()
+    subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
+    return doctor(request, request.trials(None, max(len(before["seeds"]), request.seeds), subjects), sync)
+
+
+def write_to_mlflow(scribe: Scribe, cache: StageCache, options: argparse.Namespace, trials: list[Trial]) -> int:
+    """The same for some finished trials."""
+    from sweeps.session import adopt
+
+    with scribe.folder.locked():
         lacking = [trial for trial in trials if scribe.wants(trial)]
-        adopt(folder, cache, lacking, scribe)
+        adopt(scribe.folder, cache, lacking, scribe)
         scribe.close("FINISHED")
+    uri = scribe.uri
     if options.json:
         told = {"finished": len(trials), "lacking": len(lacking), "error": scribe.error, "mlflow": uri}
         print(json.dumps(told, indent=1))
@@ -566,7 +616,7 @@ def main(argv: list[str] | None = None, pipeline: str = "cnd.workflow.run") -> i
 
 def _main(argv: list[str] | None, pipeline: str) -> int:
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "clean": clean}
-    commands |= {"sync": sync, "export-best": no_search}
+    commands |= {"sync": sync, "doctor": doctor, "export-best": no_search}
     try:
         options = parse(argv)
         if options.command == "compare":

@@ -9,22 +9,25 @@ from typing import Any
 import yaml
 
 from cnd.errors import UserError
-from cnd.json_files import write_json
+from cnd.json_files import write_json, write_text
 from cnd.store.folder import damaged
 from reports.scale import titles
 from sweeps import run as table
+from sweeps.doctor import doctor
 from sweeps.forecast import per_trial
+from sweeps.headline import tell_search
 from sweeps.search import best, trial_of
 from sweeps.search_forecast import final_minutes, moved_by, n_done, trial_minutes
 from sweeps.search_request import TRIALS_FILE, SearchRequest
-from sweeps.search_run import listed, run, runs_of, write_report
+from sweeps.search_run import listed, run, scribe_of, write_report
 from sweeps.search_text import plan_text, say, state, word
-from sweeps.text import columns
+from sweeps.watch import show
 
 
 def search(options: argparse.Namespace, pipeline: str) -> int:
     """A command on a search; returns its exit code."""
     commands = {"run": run, "plan": plan, "status": status, "report": report, "verify": verify, "sync": sync}
+    commands["doctor"] = lambda request: doctor(request, request.proposer().trials(), sync)
     request = SearchRequest(options, pipeline)
     if options.command == "clean":
         return table.clean(request)  # type: ignore[arg-type]  # it asks for folder, cache and options only
@@ -56,26 +59,29 @@ def plan(request: SearchRequest) -> int:
 
 def status(request: SearchRequest) -> int:
     """Print the state of every trial so far."""
-    found = request.known()
-    busy = request.folder.in_use()
-    states = {o.number: state(request, o, busy) for o in found}
-    if request.options.json:
-        told = [line | {"state": states[line["number"]]} for line in listed(found)]
-        print(json.dumps({"search": request.search.name, "trials": told}, indent=1))
-        return 0
-    lines = [["trial", "state", *request.names, *titles(request.search.space).values(), ""]]
-    for o in found:
-        values = [f"{v:.4g}" for v in o.values] or ["" for _ in request.names]
-        settings = [word(o.settings.get(key, "-")) for key in request.search.space]
-        lines.append([f"{o.number:04d}", states[o.number], *values, *settings, o.label])
-    print(columns(lines))
-    return 0
+
+    def look() -> dict[str, Any]:
+        found, busy = request.known(), request.folder.in_use()
+        states = [{"name": f"{o.number:04d}", "state": state(request, o, busy)} for o in found]
+        told = [line | own for line, own in zip(listed(found), states, strict=True)]
+        return {"search": request.search.name, "trials": told}
+
+    def lines(content: dict[str, Any]) -> list[list[str]]:
+        told = [["trial", "state", *request.names, *titles(request.search.space).values(), ""]]
+        for trial in content["trials"]:
+            values = [f"{v:.4g}" for v in trial["values"]] or ["" for _ in request.names]
+            settings = [word(trial["settings"].get(key, "-")) for key in request.search.space]
+            told.append([trial["name"], trial["state"], *values, *settings, trial["label"]])
+        return told
+
+    return show(request.folder, look, lines, request.options.watch, request.options.json)
 
 
 def report(request: SearchRequest) -> int:
     """Build the HTML report again and print its path."""
     write_json(request.folder.path / TRIALS_FILE, listed(request.known()))
     path = write_report(request)
+    tell_search(scribe_of(request), table.ended(request.folder))
     print(json.dumps({"report": str(path)}) if request.options.json else path)
     return 0
 
@@ -98,7 +104,12 @@ def sync(request: SearchRequest) -> int:
     """Write to MLflow what it lacks of the finished trials (:func:`sweeps.run.sync`)."""
     request.folder.definition()
     trials = [trial for trial in request.proposer().trials() if request.folder.is_complete(trial)]
-    return table.write_to_mlflow(request.folder, request.cache, request.options, trials, runs_of(request))
+    scribe = scribe_of(request)
+    code = table.write_to_mlflow(scribe, request.cache, request.options, trials)
+    if (request.folder.path / TRIALS_FILE).is_file():
+        write_report(request)
+        tell_search(scribe, table.ended(request.folder))
+    return code if scribe.error is None else 1
 
 
 def export_best(request: SearchRequest) -> int:
@@ -116,7 +127,7 @@ def export_best(request: SearchRequest) -> int:
     head = f"# Trial {winner.number:04d} of the search {request.search.name} on {request.base.name}.\n"
     head += f"# On validation data, where it was chosen, so too high: {scores}. As a row of a table:\n#   {row}\n"
     try:
-        path.write_text(head + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        write_text(path, head + yaml.safe_dump(content, sort_keys=False))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     print(row)

@@ -35,7 +35,7 @@ class SearchRequest:
         for name in FOREIGN:
             if getattr(options, name):
                 raise UserError(f"--{name}: belongs to tables, and '{options.sweep}' is a search; leave it out")
-        if options.repair:
+        if options.repair and options.command != "doctor":
             raise UserError("--repair: belongs to tables; a search does not make finished trials again; leave it out")
         if options.fuse > 1 or options.until_converged:
             name = "fuse" if options.fuse > 1 else "until-converged"

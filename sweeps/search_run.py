@@ -15,15 +15,17 @@ from cnd.errors import UserError
 from cnd.json_files import read_json, write_json
 from cnd.store.folder import SweepFolder
 from sweeps import forecast
+from sweeps.headline import tell_search
 from sweeps.search import REFERENCE, Outcome, validation_scores
 from sweeps.search_final import run_final
 from sweeps.search_forecast import expected_seconds, n_done, trial_minutes
 from sweeps.search_request import SEARCH_FILE, TRIALS_FILE, SearchRequest
 from sweeps.search_text import best_text, plan_text, say
+from sweeps.storage import answering
 from sweeps.trials import Trial
 
 if TYPE_CHECKING:
-    from cnd.store.tracking import SearchRuns
+    from sweeps.session import Scribe
 
 
 def run(request: SearchRequest) -> int:
@@ -35,7 +37,8 @@ def run(request: SearchRequest) -> int:
     importlib.import_module(request.pipeline).check(request.blind)
     say("\n".join([plan_text(request), *request.examined()]))
     try:
-        return _run(request)
+        with answering(request.search.storage):
+            return _run(request)
     except KeyboardInterrupt:  # what is known is reported all the same
         if (request.folder.path / TRIALS_FILE).is_file():
             print(best_text(request, request.known()), file=sys.stderr if request.options.json else sys.stdout)
@@ -59,6 +62,7 @@ def _run(request: SearchRequest) -> int:
     with contextlib.redirect_stdout(sys.stderr if request.options.json else sys.stdout):  # one JSON text
         code = run_final(request, found)
     path = write_report(request)
+    tell_search(scribe_of(request), "FAILED" if failed else "FINISHED")
     if request.options.json:
         content: dict[str, Any] = {"search": request.search.name, "objectives": request.names, "trials": listed(found)}
         final = SweepFolder(request.folder.output, read_json(request.folder.path / SEARCH_FILE)["final"])
@@ -74,20 +78,20 @@ def _run(request: SearchRequest) -> int:
 
 def propose(request: SearchRequest) -> dict[int, str]:
     """Propose and run until the budget is used; returns the trials that failed."""
-    from cnd.store.tracking import sqlite_uri
     from sweeps.executor import Resources
     from sweeps.live import Board
-    from sweeps.session import Scribe, Session, adopt
+    from sweeps.ray_folder import remove_left
+    from sweeps.session import Session, adopt
 
     options, folder = request.options, request.folder
     at_once = request.concurrency()
     limit = options.max_concurrent if options.ray_address else at_once
-    uri = options.tracking_uri or sqlite_uri(options.output)
     with folder.locked():
+        remove_left(folder.path)
         proposer = request.proposer(mend=True)
         write_json(folder.path / SEARCH_FILE, described(request))
         define(request, proposer.trials())
-        scribe, status = Scribe(folder, uri, not options.tracking_uri, runs_of(request)), "KILLED"
+        scribe, status = scribe_of(request), "KILLED"
         finished = [trial for trial in proposer.trials() if folder.is_complete(trial) and scribe.wants(trial)]
         adopt(folder, request.cache, finished, scribe)  # MLflow's store may have been lost, or away
         seeds = request.search.seeds
@@ -99,21 +103,25 @@ def propose(request: SearchRequest) -> dict[int, str]:
                 session.run(Resources(limit, options.gpus_per_trial, options.ray_address), request.pipeline)
             status = "FAILED" if proposer.failed else "FINISHED"
         finally:
-            define(request, proposer.trials())
-            write_json(folder.path / SEARCH_FILE, described(request))  # of the data more is known now
-            write_json(folder.path / TRIALS_FILE, listed(proposer.outcomes()))
-            scribe.best_so_far(request.names[0], _best_so_far(proposer.outcomes(), request.up[0]))
-            scribe.close(status)
+            try:
+                define(request, proposer.trials())
+                write_json(folder.path / SEARCH_FILE, described(request))  # of the data more is known now
+                write_json(folder.path / TRIALS_FILE, listed(proposer.outcomes()))
+                scribe.best_so_far(request.names[0], _best_so_far(proposer.outcomes(), request.up[0]))
+            finally:
+                scribe.close(status)
     return proposer.failed
 
 
-def runs_of(request: SearchRequest) -> SearchRuns:
-    """What the trials' runs in MLflow have in common."""
-    from cnd.store.tracking import SearchRuns
-    from sweeps.session import flat
+def scribe_of(request: SearchRequest) -> Scribe:
+    """Who writes the search's runs to MLflow: of a trial what differs from the reference."""
+    from cnd.store.tracking import SearchRuns, sqlite_uri
+    from sweeps.session import Scribe, flat
 
     own = ["seed"] if request.search.seeds > 1 else []  # of each run
-    return SearchRuns(tuple(request.names), {k: v for k, v in flat(request.blind).items() if k not in own})
+    common = SearchRuns(tuple(request.names), {k: v for k, v in flat(request.blind).items() if k not in own})
+    options = request.options
+    return Scribe(request.folder, options.tracking_uri or sqlite_uri(options.output), not options.tracking_uri, common)
 
 
 def _best_so_far(found: list[Outcome], up: bool) -> list[float]:

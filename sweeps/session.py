@@ -7,14 +7,15 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnd.errors import in_one_line
 from cnd.experiment import Experiment
+from cnd.json_files import write_json
 from cnd.store import database
-from cnd.store.folder import SweepFolder
+from cnd.store.folder import SweepFolder, read_known
 from cnd.store.reachable import silent
 from cnd.workflow.cache import StageCache
 from cnd.workflow.progress import CHECKPOINT, PERCENT
@@ -23,14 +24,18 @@ from sweeps.background import Background
 from sweeps.executor import Job, Resources, run_jobs
 from sweeps.live import Board
 from sweeps.proposers import Proposer
+from sweeps.ray_folder import RAY
 from sweeps.trials import FOLLOWING, Trial, fused
+from sweeps.turns import Turns
 
 if TYPE_CHECKING:
     from cnd.store.tracking import SearchRuns, Tracker
+    from sweeps.headline import Headline
 
 KEEP_ARTIFACTS = ("http:", "https:", "databricks")  # servers do; MLflow would put others into the working directory
 SECONDS_BETWEEN_METRICS = 5.0
 SECONDS_TO_END = 4.0  # for MLflow, when the command was told to stop; Slurm and Docker kill it after about ten
+HEADLINE_FILE = "headline.json"  # what of the sweep's result was told to MLflow, and where
 EXTRAS = {"intervene": "interventions", "analyse": "analysis"}
 """What may follow a run, and the stage that it makes."""
 
@@ -45,10 +50,16 @@ class Scribe:
         uri: of the store.
         local: whether it is the one below the output folder.
         search: what the runs of a search have in common; None: it is a table.
+        params: settings by dotted name, which a table's runs tell where they have another value.
+        columns: dotted names of those that its trials have under a column's key already.
     """
 
-    def __init__(self, folder: SweepFolder, uri: str, local: bool, search: SearchRuns | None = None) -> None:
+    def __init__(
+        self, folder: SweepFolder, uri: str, local: bool, search: SearchRuns | None = None,
+        params: Mapping[str, Any] | None = None, columns: Collection[str] = (),
+    ) -> None:  # fmt: skip
         self.folder, self.uri, self.search = folder, uri, search
+        self.params, self.columns = search.params if search else params or {}, columns
         self.artifacts = None if uri.startswith(KEEP_ARTIFACTS) else folder.output / database.ARTIFACTS
         self.error: str | None = None
         self._finished: set[str] | None = None
@@ -71,6 +82,28 @@ class Scribe:
         if self._finished is not None:
             return known.get("run_id") not in self._finished
         return not known.get("run_id") or known.get("tracking_uri") != self.uri
+
+    def lacks(self, inputs: str) -> bool:
+        """Whether the run of the whole sweep does not show what was made of these, and can be told."""
+        if self.error is not None:
+            return False
+        known = read_known(self.folder.path / HEADLINE_FILE)
+        if known.get("inputs") != inputs:
+            return True
+        if self._finished is not None:
+            return known.get("run_id") not in self._finished
+        return known.get("tracking_uri") != self.uri
+
+    def headline(self, headline: Headline, status: str) -> None:
+        """Write what the sweep found with its run, and wait until it is written."""
+
+        def write(tracker: Tracker) -> None:
+            tracker.headline(headline.metrics, headline.tags, headline.files, headline.text, headline.when)
+            noted = {"run_id": tracker.parent, "tracking_uri": self.uri, "inputs": headline.inputs}
+            write_json(self.folder.path / HEADLINE_FILE, noted)
+
+        self._queue(write)
+        self.close(status)
 
     def start(self, trial: Trial) -> None:
         self._queue(lambda tracker: self._open(tracker, trial))
@@ -98,7 +131,7 @@ class Scribe:
                 tracker.analysis(self._runs[trial.name], extras["analysis"], extras.get("figures"))
             if "interventions" in extras:
                 tracker.interventions(self._runs[trial.name], extras["interventions"])
-            tracker.record(self._runs[trial.name], record, trial.keys("phase1"))
+            tracker.record(self._runs[trial.name], record, trial.keys("phase1"), self._shown(trial, _score(record)[0]))
             del self._runs[trial.name]
             self.folder.write(trial, tracking_uri=self.uri)
 
@@ -130,6 +163,8 @@ class Scribe:
 
         A command that was told to stop (status KILLED, or an interruption here) writes no more than these ends.
         """
+        if not self._used and status == "FINISHED" and self._left_open():
+            self._queue(lambda tracker: None)  # opens the sweep's run again, which a killed command did not end
         if not self._used:
             return
         try:
@@ -145,8 +180,13 @@ class Scribe:
             self._background.wait(SECONDS_TO_END)
         if self._tracker is not None:
             _say(self._tracker.told)
+            self._tracker.told.clear()
         if self.error is not None:
             _say([f"MLflow could not be written ({self.error}); sync, or the same command again, writes what it lacks"])
+
+    def _left_open(self) -> bool:
+        store = self.folder.output / database.FILE
+        return self._finished is not None and database.left_open(store, f"sweep {self.folder.name}")
 
     def stop(self) -> None:
         """Write nothing more but the ends of what is open, at once: there may be seconds left."""
@@ -155,19 +195,23 @@ class Scribe:
 
     def _open(self, tracker: Tracker, trial: Trial) -> None:
         if trial.name not in self._runs:
-            params = {"row": trial.row, "label": trial.label or "", "control": trial.control, **trial.settings}
-            params |= {"role": trial.role or "", "subject": trial.subject or ""} | flat(trial.experiment)
-            shown = ""
-            if self.search is not None:
-                params = _varied(trial, self.search.params)
-                seed = f"seed {trial.seed}" if "seed" in params else ""
-                shown = " ".join(word for word in (trial.row, trial.label, seed) if word)
+            varied = _varied(trial, self.params)
+            params = {key: value for key, value in varied.items() if key not in self.columns}
+            if self.search is None:
+                more = {"row": trial.row, "seed": trial.seed, "label": trial.label, "role": trial.role}
+                params = {key: value for key, value in more.items() if value is not None} | params
             stages = {name: ",".join(trial.keys(name)) for name, _ in trial.stages}
             tags = {f"stage.{name}.key": keys for name, keys in stages.items()}
             if warnings := trial.experiment.warnings():
                 tags["warnings"] = "\n".join(warnings)
-            self._runs[trial.name] = tracker.start(trial.name, trial.key, params, tags, shown)
+            self._runs[trial.name] = tracker.start(trial.name, trial.key, params, tags, self._shown(trial))
             self.folder.write(trial, run_id=self._runs[trial.name])
+
+    def _shown(self, trial: Trial, score: str = "") -> str:
+        """What MLflow calls its run: the row, the subject, what tells it from the base, the seed, and the score."""
+        several = self.search is None or "seed" not in self.params
+        words = [trial.row, trial.subject or "", trial.label or "", f"seed {trial.seed}" if several else ""]
+        return " ".join(word for word in words if word) + (f": {score}" if score else "")
 
     def _end(self, status: str) -> None:
         """Whatever went wrong before: what can be ended is not left open."""
@@ -187,7 +231,9 @@ class Scribe:
             try:
                 from cnd.store.tracking import Tracker
 
-                self._tracker = self._tracker or Tracker(self.uri, self.artifacts, self.folder.name, self.search)
+                self._tracker = self._tracker or Tracker(
+                    self.uri, self.artifacts, self.folder.name, self.search, self.params
+                )
                 if not self._stopping:
                     work(self._tracker)
             except Exception as error:
@@ -246,8 +292,8 @@ class Session:
         self._any_done = False
         self.trials: dict[str, Trial] = {}  # that were asked for
         self.failed_trials: dict[str, str] = {}
-        self._planned: set[str] = set()  # known beforehand, of which the board knows
-        self._groups: Iterator[list[Job]] | None = None
+        self._turns: Turns | None = None  # of trials known beforehand
+        self._needed: Counter[tuple[str, str]] | None = None
 
     def run(self, resources: Resources, pipeline: str, fuse: int = 1) -> None:
         """Run all trials.
@@ -258,18 +304,20 @@ class Session:
         Raises:
             KeyboardInterrupt: Ctrl-C; what was finished is kept.
         """
-        for trial in self.proposer.planned():
-            self._planned.add(trial.name)
+        planned = self.proposer.planned()
+        for trial in planned:
             self._clear(trial)
-        if fuse > 1:
-            common = importlib.import_module(pipeline).together
+        if planned:
             trials = list(iter(self.proposer.ask, None))
             self.trials |= {trial.name: trial for trial in trials}
-            needed = Counter(stage for trial in trials for stage in trial.stages)
-            groups = fused(trials, fuse, lambda trial: common(trial.experiment))
-            self._groups = iter([[self._job(trial, needed) for trial in group] for group in groups])
+            groups = [[trial] for trial in trials]
+            if fuse > 1:
+                common = importlib.import_module(pipeline).together
+                self._needed = Counter(stage for trial in trials for stage in trial.stages)
+                groups = fused(trials, fuse, lambda trial: common(trial.experiment))
+            self._turns = Turns(groups, self.cache)
         with self.board:
-            run_jobs(self.cache.root, self.folder.path / "ray", resources, self, pipeline)
+            run_jobs(self.cache.root, self.folder.path / RAY, resources, self, pipeline)
 
     @property
     def gave_up(self) -> str:
@@ -286,12 +334,11 @@ class Session:
         """As the executor wants it; a trial whose result is there already is told to the proposer instead."""
         if self.gave_up:
             return None
-        if self._groups is not None:
-            return next(self._groups, None)
+        if self._turns is not None:
+            group = self._turns.next()
+            return None if group is None else [self._job(trial) for trial in group]
         while (trial := self.proposer.ask()) is not None:
             self.trials[trial.name] = trial
-            if trial.name in self._planned:
-                return [self._job(trial)]
             if adopt(self.folder, self.cache, [trial], self.scribe):
                 self._clear(trial)
                 self.board.add(trial.name)
@@ -308,14 +355,14 @@ class Session:
         self.folder.write(trial, state="pending", error=None, record=None)
         self.folder.traceback_file(trial.name).unlink(missing_ok=True)
 
-    def _job(self, trial: Trial, needed: Counter[tuple[str, str]] | None = None) -> Job:
+    def _job(self, trial: Trial) -> Job:
         return Job(
             trial.name,
             trial.experiment.model_dump(mode="json"),
             self.folder.traceback_file(trial.name),
             trial.key,
             tuple(part for part, stage in EXTRAS.items() if trial.keys(stage)),
-            tuple(stage for stage in trial.stages if needed and needed[stage] == 1),
+            tuple(stage for stage in trial.stages if self._needed and self._needed[stage] == 1),
         )
 
     def started(self, name: str) -> None:
@@ -325,15 +372,17 @@ class Session:
 
     def progressed(self, name: str, progress: dict[str, Any]) -> bool:
         self.board.progressed(name, progress["phase"], progress["fraction"], progress["metrics"])
-        self.scribe.progress(self.trials[name], progress["metrics"], progress["samples_seen"])
+        if progress["phase"] != "done":  # its scores come with the record: MLflow compares the first one told
+            self.scribe.progress(self.trials[name], progress["metrics"], progress["samples_seen"])
         at = progress["metrics"].get(PERCENT)
         return at is not None and self.proposer.stops(self.trials[name], int(at), progress["metrics"][CHECKPOINT])
 
     def finished(self, name: str, record: Path, seconds: float) -> None:
         self._any_done = True
-        trial = self.trials.pop(name)  # a search may ask for thousands
+        trial = self._ended(name)
         self.board.finished(name, table_score(record), seconds)
         extras = found_extras(self.cache, trial)
+        self.folder.traceback_file(name).unlink(missing_ok=True)  # of an attempt with too little memory
         done = {"state": "complete", "record": self.folder.record_name(record), "seconds": round(seconds, 3)}
         self.folder.write(trial, **done, **_entries(self.folder, extras))
         self.scribe.record(trial, record, extras)
@@ -341,19 +390,31 @@ class Session:
 
     def stopped(self, name: str, seconds: float) -> None:
         self._any_done = True
-        trial = self.trials.pop(name)  # a search may ask for thousands
+        trial = self._ended(name)
         self.board.pruned(name, seconds)
         self.folder.write(trial, state="pruned", seconds=round(seconds, 3))
         self.scribe.prune(trial)
         self.proposer.tell(trial, None)
 
     def failed(self, name: str, error: str) -> None:
+        trial = self._ended(name)
         same = next((n for n, e in self.failed_trials.items() if e.replace(n, name) == error), None)
         self.failed_trials[name] = error
         self.board.failed(name, error if same is None else f"as {same}")
-        self.folder.write(self.trials[name], state="failed", error=error)
-        self.scribe.fail(self.trials[name], error)
-        self.proposer.tell(self.trials[name], None)
+        self.folder.write(trial, state="failed", error=error)
+        self.scribe.fail(trial, error)
+        self.proposer.tell(trial, None)
+
+    def set_back(self, name: str, why: str) -> None:
+        if self._turns is not None:
+            self._turns.ended(name)
+        self.board.set_back(name, why)
+        self.folder.write(self.trials[name], state="pending")
+
+    def _ended(self, name: str) -> Trial:
+        if self._turns is not None:
+            self._turns.ended(name)
+        return self.trials.pop(name)  # a search may ask for thousands
 
     def interrupted(self) -> None:
         self.scribe.stop()
@@ -390,7 +451,12 @@ def _entries(folder: SweepFolder, extras: dict[str, Path]) -> dict[str, str]:
 
 def table_score(record: Path) -> str:
     """The table's score of a record with its unit and name, "" where it has none."""
+    return " ".join(_score(record)).strip()
+
+
+def _score(record: Path) -> tuple[str, str]:
+    """The same apart."""
     summary = json.loads((record / "summary.json").read_text(encoding="utf-8"))
     first: dict[str, Any] = next(iter(summary["metrics"]), {})
     score = summary["scores"].get(first.get("name"))
-    return "" if score is None else f"{Scale(percent=first['percent']).score(float(score))} {first['title']}"
+    return ("", "") if score is None else (Scale(percent=first["percent"]).score(float(score)), first["title"])

@@ -291,7 +291,9 @@ class Search(Config):
     _source: str = PrivateAttr("")
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)
     _factors: dict[str, dict[Scalar, dict[str, float]]] = PrivateAttr(default_factory=dict)  # by setting and choice
-    _unscaled: dict[str, int | float] = PrivateAttr(default_factory=dict)  # the experiment's own values of what is scaled
+    _unscaled: dict[str, int | float] = PrivateAttr(
+        default_factory=dict
+    )  # the experiment's own values of what is scaled
 
     @field_validator("set", "space")
     @classmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def journal(path: Path, mend: bool = False) -> Any:
 
 
 def database(url: str) -> Any:
-    """Optuna's storage in a database, such as ``sqlite:////shared/searches.db`` or ``postgresql://user@host/searches``.
+    """Optuna's storage in a database: ``sqlite:////shared/searches.db``, ``postgresql+psycopg2://user@host/searches``.
 
     Raises:
         UserError: there is no such database, or it does not let us in; the password is not in the message.
@@ -54,10 +56,45 @@ def database(url: str) -> Any:
     try:
         return optuna.storages.RDBStorage(url)
     except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
-        reason = str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0]
-        secret = _password(url)
-        reason = reason.replace(secret, "***") if secret else reason
-        raise UserError(f"--storage {shown}: cannot be used ({reason}); name a database as SQLAlchemy does") from None
+        remedy = "name a database as SQLAlchemy does"
+        if isinstance(error, ImportError):
+            remedy = (
+                "its driver is not installed; pip install 'cnd-decoding[postgres]' brings postgresql+psycopg2://..."
+            )
+        raise UserError(f"--storage {shown}: cannot be used ({_reason(error, url)}); {remedy}") from None
+
+
+@contextlib.contextmanager
+def answering(url: str | None) -> Iterator[None]:
+    """While a search uses a database; None: a file.
+
+    Raises:
+        UserError: it no longer answers.
+    """
+    try:
+        yield
+    except Exception as error:
+        if url is None or not _of_the_database(error):
+            raise
+        raise UserError(
+            f"--storage {without_password(url)}: no longer answers ({_reason(error, url)}); once it does, the same "
+            "command goes on"
+        ) from None
+
+
+def _of_the_database(error: Exception) -> bool:
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(error, SQLAlchemyError | StorageInternalError)
+
+
+def _reason(error: BaseException, url: str) -> str:
+    """What a driver says of itself, on one line and without the password."""
+    cause = error.__cause__ or error  # Optuna's own tells nothing
+    reason = str(getattr(cause, "orig", None) or type(cause).__name__).partition("\n")[0]
+    secret = _password(url)
+    return reason.replace(secret, "***") if secret else reason
 
 
 def without_password(url: str) -> str:

@@ -1,7 +1,8 @@
 """A pipeline with the real one's interface that computes nothing: for tests of the sweep, which must not train.
 
 It notes every stage it builds in ``CACHE/built.txt``. Files in ``CACHE/`` steer it: ``fail-<depth>`` makes trials with
-that concept depth fail, ``hang-<depth>`` makes them wait until the file is gone.
+that concept depth fail, ``hang-<depth>`` makes them wait until the file is gone, ``memory-<depth>`` holds in how many
+parts their batches must be.
 """
 
 from __future__ import annotations
@@ -76,8 +77,14 @@ def prepare(experiment: Experiment, cache: StageCache, report: Callable[[Progres
     _build(steps(experiment)[0], cache)
 
 
-def run(experiment: Experiment, cache: StageCache, report: Callable[[Progress], None]) -> Path:
+def run(experiment: Experiment, cache: StageCache, report: Callable[[Progress], None], micro_batches: int = 1) -> Path:
     depth = _depth(experiment)
+    enough = cache.root / f"memory-{depth}"
+    if enough.exists() and isinstance(experiment.decoder, CndDecoder):
+        with (cache.root / "attempts.txt").open("a") as file:
+            file.write(f"{depth} in {micro_batches}\n")
+        if micro_batches < int(enough.read_text()):
+            raise MemoryError("no room")
     folder = Path()
     for index, stage in enumerate(found := steps(experiment)):
         report(Progress(stage.name, index / len(found), 100 * index, {f"{stage.name}/loss": 1.0 / (index + 1)}))

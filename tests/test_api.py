@@ -38,6 +38,12 @@ def test_the_docstring_runs_as_written(runs: Path) -> None:
     assert doctest.DocTestRunner(optionflags=FLAGS).run(finder[0]).failed == 0
 
 
+def test_stderr_tells_what_runs_unless_it_is_to_be_quiet(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for quiet, told in ((False, "smoke: done  100 %\n"), (True, "")):
+        cnd.run("smoke", quiet=quiet)
+        assert capsys.readouterr().err == told
+
+
 def test_results_are_those_of_a_trial_and_kept_as_its(runs: Path) -> None:
     """Found by name, path and content."""
     path = ROOT / "experiments" / "smoke.yaml"

@@ -54,6 +54,7 @@ def _script(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (["ablation_table1", "--experiment", "digits69", "--set", "data.path=/no/such.mat"], "/no/such.mat"),
         ([*SWEEP, "--rows", "0,16"], "there is no row '16'"),
         ([*SWEEP, "--rows", ","], "--rows"),
+        ([*SWEEP, "--gpus-per-trial", "1.5"], "--gpus-per-trial 1.5: above one, Ray gives whole GPUs only"),
         ([*SWEEP, "--seeds", "0"], "--seeds 0: must be at least 1"),
         ([*SWEEP, "--seeds", "many"], "--seeds: 'many' is neither a number nor 'auto'"),
         ([*SWEEP, "--max-concurrent", "0"], "--max-concurrent 0"),
@@ -433,18 +434,35 @@ def test_a_plan_calls_no_trial_done_whose_analysis_is_missing(copy: Path) -> Non
 
 def _finished_in_mlflow(output: Path) -> set[str]:
     with sqlite3.connect(output / "mlflow.db") as store:
-        runs = store.execute("select name from runs where status = 'FINISHED' and name like '%seed0'")
+        runs = store.execute("select name from runs where status = 'FINISHED' and name like '%seed 0%'")
         return {name for (name,) in runs}
 
 
+def _headline(store: Path) -> list[tuple[str, float]]:
+    """Every value of the sweep's own run, and of its tags those that it is worth."""
+    with sqlite3.connect(store) as open_store:
+        own = "select run_uuid from runs where name like 'sweep %' and status = 'FINISHED'"
+        found = open_store.execute(f"select key, value from metrics where run_uuid in ({own}) order by key").fetchall()
+        return (
+            found
+            + open_store.execute(
+                f"select key, value from tags where key in ('converged', 'seeds') and run_uuid in ({own}) order by key"
+            ).fetchall()
+        )
+
+
 def test_a_store_that_was_damaged_is_filled_again(copy: Path, serial: None, capsys: pytest.CaptureFixture[str]) -> None:
-    before = _finished_in_mlflow(copy)
+    before, headline = _finished_in_mlflow(copy), _headline(copy / "mlflow.db")
+    assert {"headline/nway50_top1", "score.8", "difference.8", "converged"} <= {name for name, _ in headline}
     (copy / "mlflow.db").write_bytes(b"")
     assert _run(copy, "sync", "--json") == 0
     told = capsys.readouterr()
     assert "filled again from the records" in told.err and json.loads(told.out)["lacking"] == len(before) == 9
     assert _finished_in_mlflow(copy) == before
     assert _run(copy, "sync", "--json") == 0 and json.loads(capsys.readouterr().out)["lacking"] == 0
+    assert _run(copy, "report") == 0 and _headline(copy / "mlflow.db") == headline  # once, not doubled
+    for name in ("ablation_table1-smoke.html", "ablation_table1-smoke-tables/table.csv", "results.json"):
+        assert len(list(copy.glob(f"mlartifacts/*/artifacts/{name}"))) == 2  # of the lost store, too
 
 
 def test_a_server_that_is_away_holds_up_nothing_and_is_synced_later(
@@ -459,5 +477,6 @@ def test_a_server_that_is_away_holds_up_nothing_and_is_synced_later(
     assert "report: " in told
     assert _run(copy, "sync", "--tracking-uri", sqlite := f"sqlite:///{copy}/other.db") == 0
     assert capsys.readouterr().out == "MLflow lacked 9 of 9 finished trials\n"
+    assert ("score.8",) in {line[:1] for line in _headline(copy / "other.db")}
     assert list(copy.glob("mlartifacts/*/artifacts/summary.json")) and not Path("mlruns").exists()
     assert not Scribe(_request(copy, "10").folder, sqlite, local=False).wants(_request(copy, "10").chosen()[0])

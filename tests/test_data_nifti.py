@@ -196,6 +196,18 @@ def test_the_folder_is_read_with_places_areas_and_images(noisy: Path, tmp_path: 
     }
 
 
+def test_simulated_scans_say_so(noisy: Path, tmp_path: Path) -> None:
+    for told in (True, False):  # of an earlier recipe nothing is left
+        prepare(*read_recipe(noisy, [f"simulated={told}"]), tmp_path)
+        source = FolderData(path=tmp_path)
+        dataset = source.load(0)
+        assert (source.simulated, dataset.simulated, len(dataset.remarks)) == (told, told, int(told))
+        assert (tmp_path / "origin.json" in source.files()) == told
+    (tmp_path / "origin.json").write_text('{"simulatd": true}')
+    with pytest.raises(UserError, match=r"origin.json: expected one key, simulated, .* write {\"simulated\": true}"):
+        source.load(0)
+
+
 def test_labels_alone_say_what_they_need(noisy: Path, tmp_path: Path, capsys: Any) -> None:
     prepare(*read_recipe(noisy, ["stimuli=null", "stimulus=stim_file"]), tmp_path)
     assert main(["check", str(tmp_path), "--output", str(tmp_path / "check")]) == 0

@@ -78,7 +78,7 @@ def test_mlflow_holds_one_run_a_trial(finished):
     runs = mlflow.search_runs(search_all_experiments=True)
     rows = runs[runs["params.row"].notna()] if "params.row" in runs else runs.iloc[:0]
     assert sorted(rows["params.row"]) == ["0", "10", "oracle"]
-    assert rows["status"].eq("FINISHED").all() and rows["metrics.nway50_top1"].notna().all()
+    assert rows["status"].eq("FINISHED").all() and rows["metrics.headline/nway50_top1"].notna().all()
     assert rows["tags.mlflow.parentRunId"].nunique() == 1
 
 

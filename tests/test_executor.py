@@ -110,13 +110,20 @@ def test_a_failure_stops_no_other_trial_and_only_it_runs_again(tmp_path: Path) -
     command = Command(tmp_path, "8,9,10,ridge")
     (command.cache / "fail-2").touch()  # row 8 raises
     (command.cache / "die-6").touch()  # the process of row 9 dies
+    (command.cache / "memory-4").write_text("2")  # row 10 has room for half its batch
     code, trials = command.run()
     assert code == 1
     assert {row: t["state"] for row, t in trials.items()} == {
         "8": "failed", "9": "failed", "10": "complete", "ridge": "complete"
     }  # fmt: skip
     assert trials["8"]["error"] == "FloatingPointError: loss is nan at step 2"
-    assert "process died" in trials["9"]["error"]
+    died = "its process died (out of memory, or killed)"
+    assert trials["9"]["error"] == f"{died} (alone and with its batches in 2 parts, too)"
+    told, short = command.errors.read_text(), "10-seed0  pending  MemoryError: no room; once more, alone,"
+    assert f"9-seed0  pending  {died}; once more, alone, when the others have ended" in told
+    assert f"{short} when the others have ended" in told and f"{short} with its batches in 2 parts" in told
+    assert (command.cache / "attempts.txt").read_text() == "4 in 1\n" * 2 + "4 in 2\n"
+    assert not (command.folder / "trials" / "10-seed0.traceback.txt").exists()
     assert "raise FloatingPointError" in (command.folder / "trials" / "8-seed0.traceback.txt").read_text()
     assert "failed: 8-seed0: FloatingPointError: loss is nan at step 2" in command.errors.read_text()
     assert dict(command.tracked())["8-seed0"] == "FAILED"
@@ -126,6 +133,7 @@ def test_a_failure_stops_no_other_trial_and_only_it_runs_again(tmp_path: Path) -
 
     (command.cache / "fail-2").unlink()
     (command.cache / "die-6").unlink()
+    command.words.append("--retry-failed")
     code, again = command.run()
     assert code == 0 and {t["state"] for t in again.values()} == {"complete"}
     assert again["10"] == trials["10"]  # untouched
@@ -153,31 +161,6 @@ def test_fused_trials_stand_and_fall_by_themselves(tmp_path: Path, trouble: str)
     }  # 8 and 9 share Phase 1
     assert set(command.built().values()) == {1}
     assert dict(command.tracked())["10-seed0"] == "FINISHED"
-
-
-def test_a_run_that_was_interrupted_and_then_killed_goes_on(tmp_path: Path) -> None:
-    command = Command(tmp_path, "8,10,oracle")
-    (command.cache / "hang-4").touch()  # rows with depth 4 do not finish
-
-    process = command.start()
-    command.wait_until(lambda: command.state("8")["state"] == "complete" and command.state("10")["run_id"])
-    process.send_signal(signal.SIGTERM)  # for which Ray has a handler of its own
-    assert process.wait(60) == 143
-    assert "the same command goes on" in command.errors.read_text().splitlines()[-1]
-    assert dict(command.tracked())["10-seed0"] == "KILLED"
-
-    process = command.start()
-    command.wait_until(lambda: "10-seed0  running  record" in command.errors.read_text())
-    command.wait_until(lambda: dict(command.tracked())["10-seed0"] == "RUNNING")
-    process.kill()
-    process.wait(60)
-    before = command.state("8")
-
-    (command.cache / "hang-4").unlink()
-    code, trials = command.run()
-    assert code == 0 and {t["state"] for t in trials.values()} == {"complete"}
-    assert trials["8"] == {"name": "8-seed0"} | before  # finished before the first interruption, not touched since
-    assert set(command.built().values()) == {1} and command.tracked() == _names("8", "10", "oracle")
 
 
 # ---------------------------------------------------------------- the table of trials

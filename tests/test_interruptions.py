@@ -5,12 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,16 +14,6 @@ import pytest
 from cnd.errors import UserError
 from cnd.store.reachable import silent
 from sweeps import cluster, run, signals
-
-ROOT = Path(__file__).resolve().parents[1]
-HANGING = """
-import sys
-import serial_executor
-from sweeps import session
-from sweeps.run import main
-session.run_jobs = serial_executor.run_jobs
-sys.exit(main(sys.argv[1:], "fake_pipeline"))
-"""
 
 
 @pytest.fixture
@@ -73,36 +59,6 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-def test_nothing_stays_running_when_the_terminal_is_closed(tmp_path: Path, empty_store: Path) -> None:
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "hang-4").touch()
-    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
-    words = ["ablation_table1", "--experiment", "smoke", "--rows", "10,oracle", "--output", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    with (tmp_path / "errors").open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-c", HANGING, *words],
-            env=environment,
-            stderr=errors,
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # pytest itself may run under nohup
-        )
-
-    def runs() -> dict[str, str]:
-        with sqlite3.connect(tmp_path / "mlflow.db") as store:
-            return dict(store.execute("select name, status from runs"))
-
-    try:
-        while process.poll() is None and "10-seed0" not in runs():
-            time.sleep(0.05)
-        process.send_signal(signal.SIGHUP)
-        assert process.wait(30) == 129, (tmp_path / "errors").read_text()
-    finally:
-        process.kill()
-    assert runs() == {"10-seed0": "KILLED", "sweep ablation_table1-smoke": "KILLED"}
-    last = (tmp_path / "errors").read_text().splitlines()[-1]
-    assert last == "ended by SIGHUP; the same command goes on from here"
 
 
 def test_a_closed_ray_address_is_told_at_once(closed: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from cnd.experiment import load_experiment
 from cnd.keys import code_hash
-from cnd.workflow.origin import commit, origin
+from cnd.workflow.origin import changes, commit, origin
 from sweeps import executor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +50,13 @@ def test_the_commit_is_that_of_a_repository_whose_top_the_package_lies_in(tmp_pa
     assert commit(package) == git("rev-parse", "HEAD")[:12] and commit(inner) is None
     (package / "__init__.py").write_text("x = 2\n")
     assert commit(package) == git("rev-parse", "HEAD")[:12] + " and changes"
+    (package / "new.py").write_text("y = 3\n")
+    (tmp_path / "elsewhere.py").write_text("no part of it\n")
+    patch = changes(package)
+    assert "-x = 1\n+x = 2\n" in patch and "+++ b/cnd/new.py\n" in patch and "elsewhere" not in patch
+    git("stash", "-u", "-q")
+    subprocess.run(["git", "-C", str(tmp_path), "apply"], input=patch, text=True, check=True)
+    assert (package / "new.py").read_text() == "y = 3\n" and (package / "__init__.py").read_text() == "x = 2\n"
 
 
 def test_the_import_path_of_workers_finds_what_the_command_imported(

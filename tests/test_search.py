@@ -139,7 +139,7 @@ def test_a_choice_scales_other_settings_from_those_of_the_experiment() -> None:
     search = a_search(space=twice).of(base)
     points = [{"decoder.phase2.schedule": s, BATCH: n} for s in ("cosine", "constant") for n in (4, 8)]
     assert [search.settings(point)[STEPS] for point in points] == [340, 200, 170, 100]
-    with pytest.raises(UserError, match="100 does not go with decoder.phase2.schedule = cosine and .*size = 8"):
+    with pytest.raises(UserError, match=r"100 does not go with decoder\.phase2\.schedule = cosine and .*size = 8"):
         search.point(override(base, {"decoder.phase2.schedule": "cosine"}, "test"))
     with pytest.raises(ValueError, match="is scaled with a choice, and varied, too"):
         a_search(space={BATCH: EQUAL_TIME, STEPS: {"kind": "int", "low": 1, "high": 9}})
@@ -318,7 +318,7 @@ def serial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "run_jobs", serial_executor.run_jobs)
     monkeypatch.setattr(search_run, "run_final", lambda request, found: 0)
     monkeypatch.setattr(search_run, "write_report", lambda request: request.folder.path)
-    for name in ("start", "progress", "record", "prune", "fail", "best_so_far", "close"):
+    for name in ("start", "progress", "record", "prune", "fail", "best_so_far", "close", "lacks"):
         monkeypatch.setattr(session.Scribe, name, lambda *_, **__: None)
 
 
@@ -356,7 +356,9 @@ def test_the_command_runs_goes_on_and_exports(mine: str, tmp_path: Path, capsys:
     definition = json.loads((output / "sweeps" / "mine-smoke" / "sweep.json").read_text())
     assert len(definition["trials"]) == 12 and len([s for s in definition["stages"] if s[0] == "record"]) == 12
     assert command(output, "status", mine) == 0 and capsys.readouterr().out.count("complete") == 6
+    assert command(output, "status", mine, "--watch") == 0 and "0005  complete" in capsys.readouterr().out
     assert command(output, "verify", mine) == 0 and "0 damaged" in capsys.readouterr().out
+    assert command(output, "doctor", mine) == 1 and "MLflow has no run of it" in capsys.readouterr().out
     assert command(output, "clean", mine) == 0 and "would delete" in capsys.readouterr().out
     assert command(output, "export-best", mine, str(tmp_path / "best.yaml")) == 0
     winner = best([Outcome(**{**t, "values": tuple(t["values"]), "curve": {}}) for t in found], [True], 1)[0]

@@ -74,12 +74,14 @@ def test_what_killed_commands_left_is_removed(tmp_path: Path, monkeypatch: pytes
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     left, others = tmp_path / f"cnd-ray-{ended.pid}-abc", tmp_path / f"cnd-ray-{os.getpid()}-abc"
-    left.mkdir()
-    others.mkdir()
+    for folder in (left, others, tmp_path / "ray" / "first"):
+        folder.mkdir(parents=True)
     monkeypatch.setattr(folders, "_asked_for", lambda: str(tmp_path))
     monkeypatch.setattr(folders, "LONGEST", 300)
+    folders.remove_left(tmp_path)
+    assert not left.exists() and others.exists() and not (tmp_path / "ray").exists()
     with folders.ray_folder() as folder:
-        assert folder.parent == tmp_path and not left.exists() and others.exists()
+        assert folder.parent == tmp_path
     monkeypatch.setattr(folders, "LONGEST", 3)
     with pytest.raises(UserError, match=rf"TMPDIR {tmp_path}: Ray needs a temporary folder .* set TMPDIR to one"):
         folders.ray_folder().__enter__()

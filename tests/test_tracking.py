@@ -48,10 +48,10 @@ def test_a_trial_interrupted_and_logged_twice_is_one_complete_run(tmp_path: Path
     assert set(runs) == {run, other, again.parent}
     assert (runs[run].info.status, runs[other].info.status) == ("FINISHED", "FAILED")
     assert runs[run].data.params["mask_ratio"] == "0.75" and runs[run].data.tags["mlflow.parentRunId"] == again.parent
-    assert {"nway50_top1", "nway100_top1", "phase2/loss", "live/phase1/loss"} <= set(runs[run].data.metrics)
+    assert {"headline/nway50_top1", "nway100_top1", "phase2/loss", "live/phase1/loss"} <= set(runs[run].data.metrics)
     curve = again.client.get_metric_history(run, "phase2/loss")
     assert [(m.step, m.value) for m in curve] == [(0, 1.5), (100, 1.5), (200, 1.5)]  # two folds, their mean, once
-    assert len(again.client.get_metric_history(run, "nway50_top1")) == 1
+    assert len(again.client.get_metric_history(run, "headline/nway50_top1")) == 1
     artifacts = {file.path for file in again.client.list_artifacts(run)}
     assert {"items.parquet", "experiment.json", "summary.json", "reconstructions.png"} <= artifacts
 
@@ -123,7 +123,7 @@ def test_a_trial_of_a_search_has_what_the_search_varies_and_its_objectives_first
     assert found.data.params == {"a": "1.5"} and found.info.run_name == "0003"
     names = sorted(found.data.metrics)
     assert names[0] == "objective/nway50_top1" and "scores/nway100_top1" in names
-    assert not any(name.startswith(("live/", "convergence/")) for name in names)
+    assert not any(name.startswith(("live/", "validation/")) for name in names)
     assert (other.info.run_name, other.info.status) == ("0004 pruned", "KILLED")
     assert other.data.metrics == {"progress/validation_score": 0.125}
     assert tracker.client.get_run(tracker.parent).data.params == {"a": "1", "b": "2", "seed": "0"}

@@ -1,4 +1,4 @@
-"""``python -m cnd analyse``, ``interventions`` and ``export`` on a finished run, found by its id in MLflow."""
+"""``python -m cnd``: ``analyse``, ``rerun`` and the others on a finished run, found by its id in MLflow."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import pandas as pd
 import pytest
 
 from cnd.__main__ import main
+from cnd.commands import provenance as command
+from cnd.store import provenance
+from cnd.workflow.cache import StageCache
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = [
@@ -114,7 +117,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert told in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [[], ["analyse"], ["export"], ["encoder"]])
+@pytest.mark.parametrize("words", [[], ["analyse"], ["export"], ["encoder"], ["rerun"]])
 def test_help_loads_no_library(words: list[str]) -> None:
     script = (
         "import sys; from cnd.__main__ import main\n"
@@ -123,3 +126,69 @@ def test_help_loads_no_library(words: list[str]) -> None:
     )
     told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=ROOT).stdout
     assert told.startswith("usage: python -m cnd") and told.splitlines()[-1] == "set()"
+
+
+# ---------------------------------------------------------------- where it comes from
+
+
+def test_a_finished_run_tells_where_it_comes_from(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["provenance", "10-seed0", "--output", str(output), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    known = trial(output, "10-seed0")
+    assert (found["run_id"], found["record"]) == (known["run_id"], str(output / known["record"]))
+    assert found["settings"]["seed"] == 0 and found["scores"]["nway50_top1"] >= 0
+    steps = {step["name"]: step for step in found["steps"]}
+    assert [*steps][-1] == "record" and {"data", "latents", "pretrain", "phase1", "phase2", "sample"} <= steps.keys()
+    assert steps["phase1"]["key"] in steps["phase2"]["parents"].values()
+    assert steps["data"]["key"] in found["data"] and steps["data"]["sha256"]
+    for step in found["steps"]:
+        made = step["made"]
+        assert made["device"] == "cpu" and made["machine"]["cores"] and made["seconds"] >= 0
+        assert made["code"]["hash"] and {"python", "numpy", "torch"} <= made["versions"].keys()
+        changes = made["code"]["changes"]
+        assert changes is None or (output / "cache" / changes).read_text()
+    assert str(output) not in json.dumps([step["made"] for step in found["steps"]])  # it may be given away
+    own = sum(step["made"]["seconds"] for step in found["steps"])
+    assert found["seconds_by_device"]["cpu"]["wall"] == pytest.approx(own)
+    assert main(["provenance", "10-seed0", "--output", str(output)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("10-seed0 of ablation_table1-smoke, ") and "decoder.phase2.max_steps = 4" in told
+    assert f"phase2 {steps['phase2']['key'][:12]} from " in told and "versions: python 3." in told
+
+
+def test_a_run_made_again_is_the_same_to_the_last_bit(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rerun", "oracle-seed0", "--output", str(output)]) == 0
+    assert capsys.readouterr().out.endswith("oracle-seed0: bit for bit equal, scores and images\n")
+    assert not list((output / "reruns").iterdir())
+
+
+def test_what_differs_is_told_before_by_how_much(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another version of NumPy, other weights of Phase 2, one score a tenth higher."""
+    found = provenance.steps_of(StageCache(output / "cache"), output / trial(output, "10-seed0")["record"])
+
+    def again(record: Path, before: list[provenance.Made], fresh: StageCache, name: str) -> Path:
+        shutil.copytree(output / "cache", fresh.root)
+        there = fresh.root / "record" / record.name
+        for step in before:
+            path = fresh.path(step.name, step.key)
+            made = step.made | {"versions": step.made["versions"] | {"numpy": "0.1"}}
+            (path / "made.json").write_text(json.dumps(made))
+            if step.name == "phase2":
+                (path / "manifest.json").write_text(json.dumps({"files": {"x.safetensors": {"sha256": "0"}}}))
+        scores = pd.read_parquet(there / "scores.parquet")
+        scores.loc[scores.index[0], "value"] += 0.1
+        scores.to_parquet(there / "scores.parquet")
+        return there
+
+    monkeypatch.setattr(command, "_again", again)
+    assert main(["rerun", "10-seed0", "--output", str(output)]) == 1
+    told = capsys.readouterr().out.splitlines()
+    numpy = found[-1].made["versions"]["numpy"]
+    phase2 = next(step for step in found if step.name == "phase2")
+    assert told[:2] == [
+        f"numpy: was {numpy}, is 0.1", f"the first step whose results differ: phase2 {phase2.key[:12]}"
+    ]  # fmt: skip
+    assert told[2].startswith("nway50_top1: 1 of 50 scores differ, by 0.1 at most; mean ")
+    assert told[3:] == ["10-seed0: not the same"]

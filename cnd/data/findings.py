@@ -43,22 +43,25 @@ class Findings(NamedTuple):
         stimulus: name of each test item.
         twins: test items whose stimulus is trained on too.
         remarks: what is allowed but seldom meant, a sentence each.
+        classes: indices of those that its items have.
     """
 
     stimulus: list[str]
     twins: list[Twin]
     remarks: list[str]
+    classes: list[int]
 
     @classmethod
-    def of(cls, stimulus: list[str], twins: list[list[Any]], remarks: list[str]) -> Findings:
+    def of(cls, twins: list[list[Any]], **rest: Any) -> Findings:
         """From JSON values."""
-        return cls(stimulus, [Twin(*twin) for twin in twins], remarks)
+        return cls(twins=[Twin(*twin) for twin in twins], **rest)
 
 
 def findings(dataset: FmriDataset) -> Findings:
     """All there is to say of a data set; remarks of its source stand first."""
     found = twins(dataset.train, dataset.test)
-    return Findings(dataset.test.stimulus, found, [*dataset.remarks, *remarks(dataset)])
+    classes = np.unique(np.concatenate([dataset.train.category, dataset.test.category])).tolist()
+    return Findings(dataset.test.stimulus, found, [*dataset.remarks, *remarks(dataset)], classes)
 
 
 class Prints(NamedTuple):

@@ -6,6 +6,7 @@
       train.npz  test.npz      or train.h5, test.h5, or train.parquet, test.parquet
       voxels.parquet           optional: roi, vertex, x, y, z, surface of each voxel (instead of arrays in train.*)
       class_names.json         optional: the classes in their order, a list of strings
+      origin.json              optional: {"simulated": true} where nothing was measured; plan, table and report say so
       mask.nii.gz              optional: a volume on whose grid xyz lies, so that maps are written back as NIfTI
       stimuli/...              optional: images that image_files names
 
@@ -55,6 +56,7 @@ import numpy as np
 
 from cnd.data.files import FileSource
 from cnd.data.folder_layout import (
+    ORIGIN,
     SETUP,
     Table,
     beside,
@@ -63,6 +65,7 @@ from cnd.data.folder_layout import (
     kept,
     read_both,
     same_voxels,
+    simulated,
     subjects,
     voxels,
 )
@@ -73,6 +76,7 @@ from cnd.protocols import Classes, FmriDataset, FmriSplit, Normalisation
 from cnd.protocols.normalisation import FEWEST
 from cnd.settings import Positive
 
+SIMULATED = "Simulated: no brain was scanned (origin.json); nothing here is a measurement."
 MIN_RUN = FEWEST  # training items that make a run's own mean worth removing
 
 
@@ -101,6 +105,15 @@ class FolderData(FileSource):
         """The same for another subject, whose name is text here."""
         return super().of_subject(str(subject))
 
+    @property
+    def simulated(self) -> bool:
+        """Whether ``origin.json`` says so.
+
+        Raises:
+            UserError: it says something else; or as :meth:`files`.
+        """
+        return simulated(self)
+
     def files(self) -> list[Path]:
         """Training file, test file, what lies beside them, and the images that they name.
 
@@ -108,7 +121,8 @@ class FolderData(FileSource):
             UserError: no path was given, or a file is missing or malformed.
         """
         tables = both_paths(self)
-        descriptions = [path for name in ("voxels.parquet", "class_names.json") for path in beside(self, name)]
+        names = ("voxels.parquet", "class_names.json", ORIGIN)
+        descriptions = [path for name in names for path in beside(self, name)]
         images = {path for table in tables for path in _image_paths(Table(table, _names_of_images(table)))}
         return tables + descriptions + sorted(images)
 
@@ -153,6 +167,7 @@ def load(config: FolderData) -> FmriDataset:
         UserError: a file is missing or malformed, or the two files disagree.
     """
     tables = read_both(config)
+    made = simulated(config)
     class_names, category = classes(config, tables)
     known = voxels(config, tables[0])
     same_voxels(*tables)
@@ -175,7 +190,8 @@ def load(config: FolderData) -> FmriDataset:
         normalisation=normalisation(tables[0].arrays["fmri"][:, keep], runs[0]),
         class_names=class_names,
         description=f"your own data{subject}, {fmri[0].shape[1]} voxels",
-        simulated=False,
+        simulated=made,
+        remarks=[SIMULATED] if made else [],
         roi=[] if known.roi is None else known.roi[keep].tolist(),
         vertex=None if known.vertex is None else known.vertex[keep],
         surface=known.surface,

@@ -11,6 +11,7 @@ import numpy as np
 from cnd.data import tables
 from cnd.data.tables import keys_of, matrix, read, read_parquet, vector
 from cnd.errors import UserError, nearest
+from cnd.json_files import read_json
 
 if TYPE_CHECKING:
     from cnd.data.folder import FolderData
@@ -21,6 +22,7 @@ SETUP = """Your own data (folder)
   check   python -m cnd.data check FOLDER
   then    --set data.path=FOLDER (and data.subject=NAME where it holds several subjects)"""
 HINT = "a folder with train and test as .npz, .h5 or .parquet; `pydoc cnd.data.folder` describes it"
+ORIGIN, ORIGIN_HINT = "origin.json", 'write {"simulated": true}, or delete the file where the data were measured'
 SUFFIXES = (".npz", ".h5", ".parquet")
 ITEM_KEYS = ("fmri", "labels", "images", "image_files", "stimulus", "subject", "run")
 NAMING_KEYS = ("image_files", "stimulus", "subject", "run")  # names of something, read as text
@@ -131,6 +133,24 @@ def both_paths(config: FolderData) -> list[Path]:
         f"{folder}: no {missing[0]} file; expected {' or '.join(missing[0] + suffix for suffix in SUFFIXES)}, "
         f"found {listed}; give {HINT}"
     )
+
+
+def simulated(config: FolderData) -> bool:
+    """Whether ``origin.json`` says that nothing was measured.
+
+    Raises:
+        UserError: it says something else.
+    """
+    for path in beside(config, ORIGIN):
+        try:
+            content = read_json(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); {ORIGIN_HINT}") from error
+        told = content.get("simulated") if isinstance(content, dict) and len(content) == 1 else None
+        if not isinstance(told, bool):
+            raise UserError(f"{path}: expected one key, simulated, with true or false; {ORIGIN_HINT}")
+        return told
+    return False
 
 
 # ---------------------------------------------------------------- reading

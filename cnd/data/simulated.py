@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from cnd.data.simulation.names import CATEGORY_NAMES
 from cnd.keys import files_hash
-from cnd.protocols import Classes, DataSource, FmriDataset
+from cnd.protocols import Classes, DataSource, FmriDataset, Stimuli
 from cnd.settings import Fraction, Positive, Rate
 from cnd.steps import Step
 
@@ -24,7 +24,6 @@ NETWORK = Path(__file__).parent / "weights" / "visual_network"
 class SimulatedData(DataSource):
     """Simulated visual cortex seeing rendered objects."""
 
-    simulated: ClassVar[bool] = True
     kind: Literal["simulated"] = "simulated"
     subject: Annotated[int, Field(ge=1, le=5)] = 1  # receptive fields, mixing and voxel count of its own
     brain_seed: Annotated[int, Field(ge=0)] = 0  # another seed is another set of five subjects
@@ -39,6 +38,11 @@ class SimulatedData(DataSource):
     n_unlabelled: Annotated[int, Field(ge=0)] = 3000  # rest-like patterns, the stand-in for HCP
     unlabelled_signal: bool = True  # False: a null pool of noise without the generative subspace
 
+    @property
+    def simulated(self) -> bool:
+        """Always."""
+        return True
+
     @model_validator(mode="after")
     def _noise_shares(self) -> SimulatedData:
         if self.noise_correlation + self.drift > 1:
@@ -52,6 +56,14 @@ class SimulatedData(DataSource):
     def classes(self) -> Classes:
         """The 200 kinds of objects."""
         return Classes(list(CATEGORY_NAMES), [], True)
+
+    def test_stimuli(self) -> Stimuli:
+        """All images of the test categories."""
+        from cnd.data.simulation.simulate import category_split, items
+        from cnd.data.simulation.stimuli import IMAGE_SIZE
+
+        names = items(category_split()[1], self.test_images_per_category)[1]
+        return Stimuli(names, (3, IMAGE_SIZE, IMAGE_SIZE))
 
     def load(self, fold: int, images: Path | None = None) -> FmriDataset:
         """Render the stimuli and let the subject see them."""

@@ -17,8 +17,7 @@ from cnd.errors import UserError
 from cnd.generators.ldm import SETUP
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cnd.generators", description="Pre-trained generators.")
     commands = parser.add_subparsers(dest="command", required=True)
     setup = SETUP.format(path="weights/cin256-v2")
@@ -30,7 +29,12 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser(
         "list", help="which generators there are: classes, images, licence, and how data goes with them"
     )
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    options = _parser().parse_args(argv)
     if options.command == "list":
         from cnd.generators.listing import lines
 

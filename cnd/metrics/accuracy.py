@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cnd.metrics.nway import NWay, of_judge, own_of
-from cnd.protocols import ImageArray, Metric, Pairings, Truth
+from cnd.metrics.nway import ONE_CLASS, NWay, of_judge, own_of
+from cnd.protocols import Choice, ImageArray, Metric, Pairings, Truth
 
 
 class Accuracy(Metric):
@@ -44,6 +44,10 @@ class Accuracy(Metric):
         return (
             "Accuracy is the share of reconstructions that the judge takes for their label, among the data's classes."
         )
+
+    def too_few(self, choice: Choice) -> str | None:
+        """One class."""
+        return ONE_CLASS if choice.classes == 1 else None
 
     def among(self, truth: Truth) -> str:
         """``the 8 classes of the data set``."""

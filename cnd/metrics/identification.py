@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cnd.errors import UserError
-from cnd.metrics.nway import n_way_accuracy
+from cnd.metrics.nway import at_most, n_way_accuracy
 from cnd.metrics.pixels import PixelMetric, correlation
-from cnd.protocols import ImageArray, Pairings, Truth
+from cnd.protocols import Choice, ImageArray, Pairings, Truth
 
 DIGITS = 12  # of a correlation: equal images must tie, whatever the order in which a product was summed
 
@@ -50,6 +50,15 @@ class Identification(PixelMetric):
         """Of a reconstruction that is the same for all items."""
         return 1 / self.n
 
+    def too_few(self, choice: Choice) -> str | None:
+        """Fewer distinct stimuli than candidates."""
+        if choice.stimuli is None or self.n <= choice.stimuli:
+            return None
+        return (
+            f"evaluation.metrics: {self.name} chooses among {self.n} stimuli, and the test items show {choice.stimuli} "
+            f"different ones; {at_most('n', choice.stimuli)}"
+        )
+
     def among(self, truth: Truth) -> str:
         """Of how many they are drawn."""
         return f"{self.n} of the {len(set(truth.stimulus))} distinct test stimuli"
@@ -76,11 +85,8 @@ class Identification(PixelMetric):
         """Correlations [item, sample, distinct stimulus], and the place of each item's own among these [item]."""
         self._check(stimuli, images)
         _, first, right = np.unique(np.asarray(truth.stimulus), return_index=True, return_inverse=True)
-        if self.n > len(first):
-            raise UserError(
-                f"evaluation.metrics: {self.name} chooses among {self.n} stimuli, and the test items show {len(first)} "
-                f"different ones; set its n to {len(first)} or less"
-            )
+        if (told := self.too_few(Choice(stimuli=len(first)))) is not None:
+            raise UserError(told)
         found: NDArray[np.float64] = np.empty((*images.shape[:2], len(first)))
         for i, samples in enumerate(images):
             for place, at in enumerate(first):

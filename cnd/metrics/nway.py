@@ -17,8 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
 from cnd.errors import UserError
-from cnd.protocols import ImageArray, Judgement, Metric, Pairings, Truth
+from cnd.protocols import Choice, ImageArray, Judgement, Metric, Pairings, Truth
 from cnd.settings import Positive
+
+ONE_CLASS = "evaluation: the data set has one class, so there is nothing to decide; use another metric"
 
 
 class NWay(Metric):
@@ -70,6 +72,17 @@ class NWay(Metric):
         """Of a constant prediction."""
         return self.top_k / self.n
 
+    def too_few(self, choice: Choice) -> str | None:
+        """Fewer classes in the data set than candidates."""
+        if self.own_classes and choice.classes == 1:
+            return ONE_CLASS
+        if not self.own_classes or choice.classes is None or self.n <= choice.classes:
+            return None
+        return (
+            f"evaluation.n_way = {self.n} exceeds the {choice.classes} classes of the data set (evaluation.candidates "
+            f"= dataset); choose at most {choice.classes}, or candidates = judge"
+        )
+
     def among(self, truth: Truth) -> str:
         """``the 200 classes of judge 'embedded'``."""
         if self.classes:
@@ -102,8 +115,8 @@ class NWay(Metric):
         n_classes = found.probabilities.shape[2]
         if self.own_classes:
             among, true_class = own_of(found), found.own_truth
-            if self.n > len(among):
-                raise UserError(too_many_ways(self.n, len(among)))
+            if (told := self.too_few(Choice(classes=len(among)))) is not None:
+                raise UserError(told)
         else:
             among, true_class = np.array(self.classes or range(n_classes)), found.truth
         if among.max() >= n_classes:
@@ -133,16 +146,13 @@ def own_of(judgement: Judgement) -> NDArray[np.int64]:
     """
     assert judgement.own is not None  # the evaluation asked for them
     if len(judgement.own) < 2:
-        raise UserError("evaluation: the data set has one class, so there is nothing to decide; use another metric")
+        raise UserError(ONE_CLASS)
     return judgement.own
 
 
-def too_many_ways(n_way: int, n_own: int) -> str:
-    """What is said where the data set has too few classes."""
-    return (
-        f"evaluation.n_way = {n_way} exceeds the {n_own} classes of the data set (evaluation.candidates = dataset); "
-        f"choose at most {n_own}, or candidates = judge"
-    )
+def at_most(setting: str, n: int) -> str:
+    """The remedy where a metric chooses among more than there are."""
+    return f"set its {setting} to {n} or less" if n > 1 else "leave it out"
 
 
 def n_way_accuracy(probabilities: ArrayLike, target: ArrayLike, n_way: int, top_k: int = 1) -> NDArray[np.float64]:

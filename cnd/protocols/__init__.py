@@ -26,12 +26,13 @@ from cnd.protocols.decoder import (
     no_progress,
 )
 from cnd.protocols.generator import IMAGENET, Condition, DrawnLatents, Generator, GeneratorChoice, SamplingConfig
-from cnd.protocols.metric import Judge, JudgeChoice, Judgement, Metric, Pairings, Truth
+from cnd.protocols.metric import Choice, Judge, JudgeChoice, Judgement, Metric, Pairings, Truth
 from cnd.protocols.normalisation import Normalisation
 
 __all__ = [
     "IMAGENET",
     "Bench",
+    "Choice",
     "Classes",
     "Condition",
     "Conditioning",

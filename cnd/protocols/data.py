@@ -191,9 +191,13 @@ class DataSource(Part):
     kind: Any
     setup: ClassVar[str] = ""  # how to get the files, for people
     signs: ClassVar[tuple[str, ...]] = ()  # names of files that tell such data, as patterns below ``path``
-    simulated: ClassVar[bool] = False
     has_fmri: ClassVar[bool] = True  # False: images alone, all of them test items, whose fMRI is [n, 0]
     stores_images: ClassVar[bool] = False  # whether there is an :meth:`image_source`
+
+    @property
+    def simulated(self) -> bool:
+        """Whether nothing of it was measured, which plan, table and report say."""
+        return False
 
     def load(self, fold: int, images: Path | None = None) -> FmriDataset:
         """One train / test partition; voxels are z-scored with the statistics of its training items.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from cnd.protocols.data import ImageArray
 from cnd.settings import Part
@@ -99,6 +99,20 @@ class Truth:
     judges: dict[str, Judge] = field(default_factory=dict)
 
 
+class Choice(NamedTuple):
+    """What metrics may choose among, as far as it is known; None where it is not.
+
+    Attributes:
+        items: test items of all folds.
+        stimuli: distinct ones that they show.
+        classes: of the generator, that occur in the data set.
+    """
+
+    items: int | None = None
+    stimuli: int | None = None
+    classes: int | None = None
+
+
 @dataclass(frozen=True)
 class Pairings:
     """What reconstructions score against other items than their own, for a test by permutation.
@@ -149,6 +163,10 @@ class Metric(Part):
 
     def chance(self) -> float | None:
         """Score of a decoder that knows nothing; None where there is no such number, or the data decide it."""
+        return None
+
+    def too_few(self, choice: Choice) -> str | None:
+        """Why it cannot choose among so few, in one line with the remedy; None where it can."""
         return None
 
     def among(self, truth: Truth) -> str:

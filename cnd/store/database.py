@@ -102,6 +102,15 @@ def finished_runs(database: Path) -> set[str]:
         return {run for (run,) in found}
 
 
+def left_open(database: Path, name: str) -> bool:
+    """Whether a run of that name is there that was not ended as finished."""
+    if not database.exists():
+        return False
+    with closing(_open(database)) as store:
+        found = store.execute("select 1 from runs where name = ? and status != 'FINISHED' limit 1", (name,))
+        return found.fetchone() is not None
+
+
 def holds_runs(database: Path) -> bool:
     """Whether anything was ever logged there."""
     try:

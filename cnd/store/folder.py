@@ -16,9 +16,11 @@ from typing import Any, Protocol
 from cnd.errors import UserError
 from cnd.json_files import write_json
 from cnd.steps import FORMAT
+from cnd.store.leftovers import remove_begun
 from cnd.workflow.cache import StageCache
 
 DEFINITION = "sweep.json"
+SECONDS_TO_LOCK = 0.5  # who only asks whether a sweep runs holds its lock for a moment
 
 
 class TrialLike(Protocol):
@@ -69,12 +71,14 @@ class SweepFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._lock)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=SECONDS_TO_LOCK, poll_interval=0.05)
         except Timeout:
             raise UserError(
                 f"{self.path}: another process is running this sweep; wait for it or choose --output"
             ) from None
         try:
+            for folder in (self.path, self.path / "trials", self.reports[0].parent, self.tables):
+                remove_begun(folder)
             yield
         finally:
             lock.release()

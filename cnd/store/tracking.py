@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnd.store import database
 from cnd.store.convergence import verdict
+from cnd.store.leftovers import remove_uploading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,7 @@ ARTIFACTS = (
 SQLITE = "sqlite:///"
 STAGES = "stages"  # the MLflow experiment of runs that sweeps share
 PRUNED = " pruned"  # ends the name of such a run
+HEADLINE = "headline/"  # begins the name of a table's score: charts open on the first section by the alphabet
 GRID_ITEMS, GRID_SAMPLES = 12, 3
 
 
@@ -74,8 +76,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class SearchRuns:
     """What the runs of a search have in common, so that MLflow's compare view shows what they differ in.
 
-    Its first parameters and its first metric, by the alphabet, are what MLflow draws unasked: a trial has the settings
-    that the search varies and no others, and its objectives stand before all else that is measured.
+    The first metric, by the alphabet, is what MLflow draws unasked: objectives stand before all else that is measured.
 
     Attributes:
         objectives: names as records have them, with ``seconds``, the time of the device.
@@ -98,6 +99,8 @@ class Tracker:
         artifacts: folder of the artifacts of a local store; None leaves them where a server keeps them.
         sweep: name of the MLflow experiment that holds the runs.
         search: where it is one.
+        params: what all runs have in common, told once with the parent: MLflow's pages open on the first parameters by
+            the alphabet, so a trial has those that tell it from others.
 
     Attributes:
         told: what must be said of the store.
@@ -106,16 +109,19 @@ class Tracker:
         mlflow.exceptions.MlflowException: the store cannot be used.
     """
 
-    def __init__(self, uri: str, artifacts: Path | None, sweep: str, search: SearchRuns | None = None) -> None:
+    def __init__(
+        self, uri: str, artifacts: Path | None, sweep: str, search: SearchRuns | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self.client, self.search, self.told = _client(uri), search, list[str]()
-        self.location = artifacts.absolute().as_uri() if artifacts else None
+        self.artifacts, self.location = artifacts, artifacts.absolute().as_uri() if artifacts else None
         self.sweep = self._experiment(sweep)
         self.known = self._runs(self.sweep)
-        self.parent = self._run(
-            self.sweep, f"sweep {sweep}", "", {"cnd.kind": "sweep"}, search.params if search else None
-        )
+        common = search.params if search else params
+        self.parent = self._run(self.sweep, f"sweep {sweep}", "", {"cnd.kind": "sweep"}, common)
         self._stages: str | None = None
         self._stage_runs: dict[tuple[str, str], str] = {}
+        self._ended: set[str] = set()  # keys of those that were seen, or written, to their end
 
     # ---- trials
 
@@ -143,11 +149,32 @@ class Tracker:
         begin = self.client.get_run(self.parent).info.start_time  # told twice, it is the same curve
         self._log(self.parent, [(f"objective/{name}", value, n) for n, value in enumerate(values)], begin)
 
-    def record(self, run: str, folder: Path, phase1: Iterable[str] = ()) -> None:
+    def headline(
+        self, metrics: Mapping[str, float], tags: Mapping[str, str], files: Iterable[Path], text: str, when: int
+    ) -> None:
+        """What the sweep found, with its parent run; told again, it replaces what was told before.
+
+        Args:
+            files: artifacts; of a folder all that is in it.
+            text: content of ``results.json``.
+            when: milliseconds, later for other metrics.
+        """
+        self._log(self.parent, ((name, value, 0) for name, value in metrics.items()), when)
+        for name, value in tags.items():
+            self.client.set_tag(self.parent, name, value)
+        for path in files:
+            if path.is_dir():
+                self.client.log_artifacts(self.parent, str(path), path.name)
+            else:
+                self.client.log_artifact(self.parent, str(path))
+        self.client.log_text(self.parent, text, "results.json")
+
+    def record(self, run: str, folder: Path, phase1: Iterable[str] = (), shown: str = "") -> None:
         """Log a finished trial from its record folder and end its run.
 
         Args:
             phase1: keys of the Phase 1 stages that it used, by fold; linked as ``stage.phase1.run_id``.
+            shown: what MLflow shows for its name from now on; "": what it does.
         """
         import pandas as pd
 
@@ -156,10 +183,14 @@ class Tracker:
         history = pd.read_parquet(folder / "history.parquet")
         if summary.get("warnings"):
             self.client.set_tag(run, "warnings", "\n".join(summary["warnings"]))
+        if parts := summary.get("micro_batches"):
+            self.client.set_tag(run, "micro_batches", ", ".join(f"{name}: {n}" for name, n in parts.items()))
         seconds = summary.get("seconds", {})
         values = dict(summary["scores"])
         if self.search is not None:
             values = self.search.named(values | {"seconds": sum(seconds.values())})
+        elif summary["metrics"] and (first := summary["metrics"][0]["name"]) in values:
+            values = {HEADLINE + first: values.pop(first)} | values
         values |= {f"seconds/{k}": v for k, v in seconds.items()}
         self._log(run, ((name, value, 0) for name, value in values.items()), when)
         self._log(run, _curves(history), when)
@@ -171,34 +202,24 @@ class Tracker:
         converged = verdict([folder])
         self.client.set_tag(run, "converged", converged.state)
         if converged.rise is not None and self.search is None:
-            self._log(run, [("convergence/rise_last_quarter", converged.rise.estimate, 0)], when)
+            self._log(run, [("validation/rise_last_quarter", converged.rise.estimate, 0)], when)
         stages = [self._phase1(key, fold, history, when, folder) for fold, key in enumerate(phase1)]
         if stages:
             self.client.set_tag(run, "stage.phase1.run_id", ",".join(stages))
+        if shown:
+            self.client.update_run(run, name=shown)
         self.end(run, "FINISHED")
 
     def analysis(self, run: str, folder: Path, figures: Path | None) -> None:
-        """Log the tables and figures of a linear decoding analysis, and its means by area as metrics.
+        """Log the tables and figures of a linear decoding analysis: hundreds of numbers by area, so no metrics.
 
         Args:
             folder: with the tables (``*.parquet``) and ``summary.json``.
             figures: with ``*.png`` and the interactive ``*.html``.
         """
-        import pandas as pd
-
         for path in [*sorted(folder.iterdir()), *(sorted(figures.iterdir()) if figures else [])]:
             if path.suffix in {".parquet", ".png", ".html"} or path.name == "summary.json":
                 self.client.log_artifact(run, str(path), "analysis")
-        when = int((folder / "rois.parquet").stat().st_mtime * 1000)
-        rois, states = pd.read_parquet(folder / "rois.parquet"), pd.read_parquet(folder / "states.parquet")
-        by_area = rois.groupby(["drive", "roi"])[["encoding_r2", "share_significant"]].mean()
-        flat = by_area.reset_index().melt(["drive", "roi"])
-        names = "analysis/" + flat["drive"] + "/" + flat["roi"] + "/" + flat["variable"]
-        values = [(name, float(value), 0) for name, value in zip(names, flat["value"], strict=True)]
-        for line in states.to_dict("records"):
-            name = f"analysis/{line['drive']}/{line['side']}{line['layer']}/step{line['step']:g}/r2"
-            values.append((name, line["r2"], 0))
-        self._log(run, values, when)
 
     def interventions(self, run: str, folder: Path) -> None:
         """Log the scores and measures of a decoder with parts of it replaced, as ``interventions/...``."""
@@ -260,8 +281,11 @@ class Tracker:
             everything = {**tags, NAME: name, KEY: key}
             run = self.client.create_run(experiment, tags=everything, run_name=shown or name).info.run_id
             self.known[name, key] = run
-        elif self.client.get_run(run).info.status != "RUNNING":
-            self.client.update_run(run, status="RUNNING")
+        else:
+            if self.client.get_run(run).info.status != "RUNNING":
+                self.client.update_run(run, status="RUNNING")
+            if self.artifacts is not None:
+                remove_uploading(self.artifacts / run)
         written = self.client.get_run(run).data.params
         self.client.log_batch(run, params=[param for param in _params(params or {}) if param.key not in written])
         return str(run)
@@ -272,11 +296,14 @@ class Tracker:
             self._stages = self._experiment(STAGES)
             self._stage_runs = self._runs(self._stages)
         name = "phase1"
-        if (found := self._stage_runs.get((name, key))) is not None:
-            return found
-        run = str(
-            self.client.create_run(self._stages, tags={NAME: name, KEY: key}, run_name=f"{name} {key[:8]}").info.run_id
-        )
+        if key in self._ended:
+            return self._stage_runs[name, key]
+        if (run := self._stage_runs.get((name, key), "")) and self.client.get_run(run).info.status == "FINISHED":
+            self._ended.add(key)
+            return run
+        if not run:  # else whoever wrote it was killed
+            tags = {NAME: name, KEY: key}
+            run = str(self.client.create_run(self._stages, tags=tags, run_name=f"{name} {key[:8]}").info.run_id)
         self._stage_runs[name, key] = run
         experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
         used = {part: experiment[part] for part in ("data", "decoder", "seed")} | {"fold": fold}
@@ -284,6 +311,7 @@ class Tracker:
         mine = history[(history["fold"] == fold) & history["phase"].str.startswith("phase1")]
         self._log(run, _curves(mine), when)
         self.end(run, "FINISHED")
+        self._ended.add(key)
         return run
 
     def _log(self, run: str, values: Iterable[tuple[str, float, int]], when: int) -> None:
@@ -305,7 +333,8 @@ def _params(values: Mapping[str, Any]) -> list[Any]:
 
 
 def _client(uri: str) -> Any:
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    # else the runs of a server are named on stdout, which is for data
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
     # a server that does not answer is given up after seconds, not minutes: what it lacks is written by a later command
     patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
     os.environ |= patience | {"GIT_PYTHON_REFRESH": "quiet"} | os.environ | quiet

@@ -11,6 +11,7 @@ from cnd.errors import UserError
 from cnd.protocols import Generator, GeneratorChoice, Judge, JudgeChoice
 from cnd.steps import Step
 from cnd.workflow.cache import StageCache
+from cnd.workflow.made import Watch, write_made
 from cnd.workflow.progress import Clock, Listener, Progress, ignore
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Workbench:
         self.recorded, self.fixed = recorded or {}, fixed
         self._values: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._parts: dict[Any, Any] = {}
+        self._watch = Watch()
 
     @property
     def device(self) -> torch.device:
@@ -104,9 +106,12 @@ class Workbench:
         def make(folder: Path) -> None:
             at = copy.copy(self)
             at.scratch = self.cache.scratch(step.name, key)
+            begun = self._watch.begin()
             at.make(step, folder)
+            write_made(folder, self.cache.root, *self._watch.own(begun))
 
-        return self.cache.build(step.name, key, step.inputs, make)
+        with self._watch.away():
+            return self.cache.build(step.name, key, step.inputs, make)
 
     def make(self, step: Step, folder: Path) -> None:
         """Compute a step into an empty folder."""

@@ -101,7 +101,11 @@ class StageCache:
                 make(temporary)
                 write_json(temporary / DESCRIPTION, describe)
                 _seal(temporary)
-                temporary.rename(path)
+                try:
+                    temporary.rename(path)
+                except OSError:  # somebody's is there: a shared file system may show it late, even to the lock's holder
+                    if self._checked(path) is None:
+                        raise
                 sync(path.parent)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)

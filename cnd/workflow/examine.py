@@ -9,12 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from cnd.data import validation
-from cnd.data.findings import findings
+from cnd.data.findings import Findings, findings
 from cnd.experiment import AUTO, Experiment
 from cnd.protocols import Classes, DataSource
 from cnd.workflow.assigned import read_assigned
 from cnd.workflow.assigned import told as in_words
 from cnd.workflow.cache import StageCache
+from cnd.workflow.choices import check_choices
 from cnd.workflow.class_spaces import check_classes
 from cnd.workflow.findings import read_findings, told
 from cnd.workflow.plan import all_folds, findings_step
@@ -33,9 +34,12 @@ def examine(experiment: Experiment, cache: StageCache) -> list[str]:
         check_classes(experiment, None)
         return []
     steps = tuple((index, findings_step(source, index, share).key) for index in source.folds())
-    check_classes(experiment, _classes(source, steps))
+    classes = _classes(source, steps)
+    check_classes(experiment, classes)
     known = all(cache.has("findings", key) for _, key in steps)
-    return [*_told(source, steps, cache.root, share, known), *_assigned(experiment, cache)]
+    found = _found(source, steps, cache.root, share, known)
+    check_choices(experiment, classes, found)
+    return [*(_rule(share) if found is None else _told(found)), *_assigned(experiment, cache)]
 
 
 def _assigned(experiment: Experiment, cache: StageCache) -> list[str]:
@@ -53,10 +57,10 @@ def _classes(source: DataSource, steps: tuple[tuple[int, str], ...]) -> Classes 
 
 
 @lru_cache(maxsize=64)
-def _told(
+def _found(
     source: DataSource, steps: tuple[tuple[int, str], ...], root: Path, share: float | None, known: bool
-) -> tuple[str, ...]:
-    """Sentences on the folds (index and key of what was found of them) of a source, together.
+) -> list[Findings] | None:
+    """What is to be known of the folds (index and key of what was found of them); None while that takes too long.
 
     Args:
         share: ``split.validation``.
@@ -64,16 +68,19 @@ def _told(
     """
     cache = StageCache(root)
     if known:
-        found = [read_findings(cache.path("findings", key)) for _, key in steps]
-    elif not _is_cheap(source):
-        return _rule(share)
-    elif source.stores_images or not source.has_fmri:
+        return [read_findings(cache.path("findings", key)) for _, key in steps]
+    if not _is_cheap(source):
+        return None
+    if source.stores_images or not source.has_fmri:
         _without_pools(source).check()
-        return _rule(share)
-    elif share is None:
-        found = [findings(source.load(index)) for index in source.folds()]
-    else:
-        found = [findings(validation.load(source, share, index)) for index in source.folds()]
+        return None
+    if share is None:
+        return [findings(source.load(index)) for index in source.folds()]
+    return [findings(validation.load(source, share, index)) for index in source.folds()]
+
+
+def _told(found: list[Findings]) -> tuple[str, ...]:
+    """Sentences on all folds together."""
     warnings, remarks = told(found)
     return (*warnings, *(f"Data: {remark}" for remark in remarks))
 

@@ -6,6 +6,7 @@ answer for a command of other code, and a record can tell a reader which commit 
 
 from __future__ import annotations
 
+import difflib
 import os
 import subprocess
 from dataclasses import dataclass
@@ -62,6 +63,20 @@ def commit(package: Path) -> str | None:
         return None
     changed = _git(package, "status", "--porcelain", "--", str(package))
     return f"{known[1][:12]} and changes" if changed else known[1][:12]
+
+
+def changes(package: Path) -> str:
+    """What of a package is not as its commit has it, as a patch: edits, and files that git does not know yet."""
+    edits = _git(package, "diff", "--no-ext-diff", "--no-color", "HEAD", "--", str(package)) or []
+    new = _git(package, "ls-files", "--others", "--exclude-standard", "--full-name", "--", str(package)) or []
+    for name in new:
+        try:
+            lines = (package.parent / name).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):  # gone meanwhile, or no text
+            lines = ["(no text)"]
+        edits += [f"diff --git a/{name} b/{name}", "new file mode 100644"]
+        edits += difflib.unified_diff([], lines, "/dev/null", f"b/{name}", lineterm="")
+    return "".join(f"{line}\n" for line in edits)
 
 
 def _git(folder: Path, *words: str) -> list[str] | None:

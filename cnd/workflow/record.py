@@ -221,7 +221,8 @@ def _summary(e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tup
         training=_training(infos),
         facts=[i.get("facts", {}) | {k: i[k] for k in ("chosen_step",) if k in i} for i in infos],
         simulated=dataset.simulated,
-        remarks=remarks(e, dataset, max([i.get("n_left_out", 0) for i in infos])),
+        remarks=[*remarks(e, dataset, max([i.get("n_left_out", 0) for i in infos])), *_divided(infos)],
+        micro_batches={i["stage"]: i["micro_batches"] for i in infos if "micro_batches" in i},
         data=dict(
             description=dataset.description,
             n_voxels=dataset.train.fmri.shape[1],
@@ -231,6 +232,16 @@ def _summary(e: Experiment, dataset: FmriDataset, n_items: int, stages: list[tup
             **dataset.facts,
         ),
     )
+
+
+def _divided(infos: list[dict[str, Any]]) -> list[str]:
+    """What to say of steps that were short of memory (:mod:`cnd.workflow.splitting`)."""
+    parts = dict.fromkeys(f"{i['stage']} in {i['micro_batches']} parts" for i in infos if "micro_batches" in i)
+    told = (
+        f"Short of memory: batches of {', '.join(parts)}. Effective batch, negatives and random numbers are those of "
+        "whole batches, and so are the results but for rounding."
+    )
+    return [told] * bool(parts)
 
 
 def _training(infos: list[dict[str, Any]]) -> dict[str, float]:

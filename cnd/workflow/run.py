@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from cnd.errors import UserError
-from cnd.experiment import AUTO, Experiment, override, parse_experiment
+from cnd.experiment import Experiment, override, parse_experiment
 from cnd.generators.shared import Meeting, Seat
 from cnd.json_files import read_json
-from cnd.metrics.nway import too_many_ways
 from cnd.protocols import Classes, FmriDataset, Generator, GeneratorChoice
 from cnd.steps import upstream
 from cnd.workflow.bench import Workbench
 from cnd.workflow.cache import DESCRIPTION, StageCache
-from cnd.workflow.classes import own_classes
+from cnd.workflow.choices import check_choices
 from cnd.workflow.examine import examine
 from cnd.workflow.lab import Laboratory
 from cnd.workflow.plan import (
@@ -32,6 +31,7 @@ from cnd.workflow.plan import (
     analysis_step,
     can_be_analysed,
     figures_step,
+    findings_step,
     has_interventions,
     interventions_step,
     missing,
@@ -41,6 +41,7 @@ from cnd.workflow.plan import (
 )
 from cnd.workflow.progress import Clock, Listener, Progress, ignore
 from cnd.workflow.sharing import SharingBench
+from cnd.workflow.splitting import SplitBench
 from cnd.workflow.watched import WatchedBench
 
 __all__ = [
@@ -66,23 +67,13 @@ def check(experiment: Experiment) -> None:
     """Look at the experiment's files before anything runs.
 
     Raises:
-        UserError: a data file or a checkpoint is missing or malformed, or scores ask for more classes than there are.
+        UserError: a data file or a checkpoint is missing or malformed, or metrics choose among more than there is.
     """
     e = experiment
     generator = [e.generator] if e.decoder.uses_generator else []
     for part in (e.data, *generator, e.decoder, *e.evaluation.classifiers):
         part.check()
-    if e.evaluation.own_classes and (known := e.data.classes()) is not None:
-        n_own, most = _n_own(e, known), max(e.evaluation.n_way, default=0)
-        if most > n_own and e.evaluation.candidates == "dataset":
-            raise UserError(too_many_ways(most, n_own))
-
-
-def _n_own(e: Experiment, known: Classes) -> int:
-    """How many classes occur in the data; those that are assigned later differ from each other."""
-    if e.label_map == AUTO:
-        return len(known.occurring or known.names)
-    return len(own_classes(e.generator, known, e.label_map))
+    check_choices(e, e.data.classes() if e.evaluation.own_classes else None, None)
 
 
 def warm_up() -> None:
@@ -104,20 +95,33 @@ def prepare(experiment: Experiment, cache: StageCache, listener: Listener = igno
                     bench.folder(step)
 
 
-def run(experiment: Experiment, cache: StageCache, listener: Listener = ignore) -> Path:
+def run(
+    experiment: Experiment,
+    cache: StageCache,
+    listener: Listener = ignore,
+    micro_batches: int | Mapping[str, int] = 1,
+) -> Path:
     """Do what is missing of one experiment and return its record folder.
+
+    Args:
+        micro_batches: in how many parts batches are, where memory is short, of all steps or by their names; results are
+            the same but for rounding.
 
     Raises:
         UserError: bad data file.
         FloatingPointError: a loss is not finite; names quantity and step.
     """
     n_folds = len(list(experiment.data.folds()))
-    return run_on(WatchedBench(cache, listener, Clock(experiment.decoder.shares, n_folds)), experiment)
+    clock = Clock(experiment.decoder.shares, n_folds)
+    if micro_batches != 1:
+        return run_on(SplitBench(cache, listener, clock, micro_batches), experiment)
+    return run_on(WatchedBench(cache, listener, clock), experiment)
 
 
 def run_on(bench: Workbench, experiment: Experiment) -> Path:
     """The same on a given workbench."""
     folds = all_folds(experiment)
+    _refuse(bench, experiment, folds)
     for index, fold in enumerate(folds):
         bench.clock.done = index
         if bench.cache.find("sample", fold.sample.key) is None:
@@ -129,6 +133,21 @@ def run_on(bench: Workbench, experiment: Experiment) -> Path:
     record = bench.folder(record_step(experiment, folds))
     bench.listener(Progress("done", 1.0, metrics=read_json(record / "summary.json")["scores"]))
     return record
+
+
+def _refuse(bench: Workbench, experiment: Experiment, folds: list[FoldSteps]) -> None:
+    """Data too large to be looked at in a plan are looked at before anything is trained.
+
+    Raises:
+        UserError: metrics choose among more than there is.
+    """
+    if bench.cache.find("record", record_step(experiment, folds).key) is None:
+        looked = [findings_step(experiment.data, fold.index, experiment.split.validation) for fold in folds]
+        found, classes = [bench.value(step) for step in looked], experiment.data.classes()
+        if classes is None and experiment.evaluation.own_classes:
+            dataset: FmriDataset = bench.value(folds[0].given.data)
+            classes = Classes(list(dataset.class_names), list(dataset.wnid), True)
+        check_choices(experiment, classes, found)
 
 
 def together(experiment: Experiment) -> Any | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnd.metrics.evaluation import EvaluationConfig, judge_all, mean_scores, score_table
-from cnd.protocols import Bench, FmriDataset, FmriSplit, JudgeChoice, TrainingSet, Truth
+from cnd.protocols import Bench, Choice, FmriDataset, FmriSplit, JudgeChoice, TrainingSet, Truth
 from cnd.steps import Step
 
 if TYPE_CHECKING:
@@ -79,14 +79,25 @@ def validation_scorer(
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
     """A function from reconstructions [item, sample, ...] of training items, and their positions, to scores [item].
 
-    None where there are neither images to be compared with nor labels to be judged by.
+    None where there are neither images to be compared with nor labels to be judged by, or where the held-out items are
+    too few for the score: then there is no curve, which is no reason to refuse the training.
     """
     dataset, train = bench.value(data), bench.value(training)
     assert isinstance(train, TrainingSet)
     if not len(train.items) or (not train.items.images.size and evaluation.truth == "classifier"):
         return None
+    metric = evaluation.first().all_metrics()[0]
+
+    def too_few(rows: np.ndarray) -> bool:
+        names = [train.items.stimulus[row] for row in rows]
+        return metric.too_few(Choice(items=len(names), stimuli=len(set(names)))) is not None
+
+    if too_few(train.held):
+        return None
 
     def score(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        if too_few(rows):
+            return np.full(len(rows), np.nan)
         table = _table(bench, evaluation, judges, dataset, train.items.take(rows), images, classes, own)
         return table.groupby("item")["value"].mean().to_numpy()
 

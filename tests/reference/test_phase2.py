@@ -259,8 +259,8 @@ def test_micro_batches_train_the_same_weights(micro_batch_size: int):
         states.append((module.state_dict(), fitted.history))
     (full, history), (micro_state, micro_history) = states  # 20 items: the last batch has 4
     for name, tensor in full.items():
-        torch.testing.assert_close(micro_state[name], tensor, rtol=0, atol=1e-6, msg=name)
-    assert [r["value"] for r in history] == pytest.approx([r["value"] for r in micro_history], abs=1e-6)
+        torch.testing.assert_close(micro_state[name], tensor, rtol=0, atol=1e-12, msg=name)
+    assert [r["value"] for r in history] == pytest.approx([r["value"] for r in micro_history], abs=1e-12)
 
 
 def test_micro_batches_bound_the_items_in_memory(generator, monkeypatch):

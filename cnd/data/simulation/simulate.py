@@ -68,7 +68,7 @@ def _rng(config: SimulatedData, purpose: str) -> np.random.Generator:
     return np.random.default_rng([config.brain_seed, config.subject, *purpose.encode()])
 
 
-def _items(categories: np.ndarray, each: int) -> tuple[np.ndarray, list[str]]:
+def items(categories: np.ndarray, each: int) -> tuple[np.ndarray, list[str]]:
     category = np.repeat(categories, each)
     return category, [f"{CATEGORY_NAMES[c]} {i % each + 1}" for i, c in enumerate(category)]
 
@@ -111,8 +111,8 @@ def simulate_with_trials(
     if validation is not None:
         test_categories = validation_categories(train_categories, validation)
         train_categories = np.setdiff1d(train_categories, test_categories)
-    train_category, train_names = _items(train_categories, config.images_per_category)
-    test_category, test_names = _items(test_categories, config.test_images_per_category)
+    train_category, train_names = items(train_categories, config.images_per_category)
+    test_category, test_names = items(test_categories, config.test_images_per_category)
     pool_category = np.random.default_rng([config.stimulus_seed, 3]).integers(0, N_CATEGORIES, config.n_unlabelled)
     groups = (train_category, test_category, pool_category)
     images = np.concatenate([_render_all(group, config.stimulus_seed, i) for i, group in enumerate(groups)])

@@ -13,9 +13,9 @@ from pydantic import Field
 
 from cnd.errors import UserError
 from cnd.metrics.features.sources import AnyFeatures, Extract, JudgeFeatures
-from cnd.metrics.nway import n_way_accuracy
+from cnd.metrics.nway import at_most, n_way_accuracy
 from cnd.metrics.published import need_stimuli
-from cnd.protocols import ImageArray, Metric, Pairings, Truth
+from cnd.protocols import Choice, ImageArray, Metric, Pairings, Truth
 
 AT_ONCE = 64  # reconstructions whose features are in memory together
 DIGITS = 12  # of a similarity: equal features must tie, whatever the order in which a product was summed
@@ -169,6 +169,15 @@ class Retrieval(FeatureMetric):
         """One over the pool."""
         return 1 / self.pool
 
+    def too_few(self, choice: Choice) -> str | None:
+        """Fewer items than the pool has."""
+        if choice.items is None or self.pool <= choice.items:
+            return None
+        return (
+            f"evaluation.metrics: {self.name} draws pools of {self.pool}, and there are {choice.items} items; "
+            f"{at_most('pool', choice.items)}"
+        )
+
     def among(self, truth: Truth) -> str:
         """What pools are drawn from."""
         return f"{self.pool} of the {len(truth.stimulus)} test items"
@@ -178,11 +187,8 @@ class Retrieval(FeatureMetric):
         UserError: fewer items than the pool has.
         """
         n_items, n_samples = images.shape[:2]
-        if self.pool > n_items:
-            raise UserError(
-                f"evaluation.metrics: {self.name} draws pools of {self.pool}, and there are {n_items} items; set its "
-                f"pool to {n_items} or less"
-            )
+        if (told := self.too_few(Choice(items=n_items))) is not None:
+            raise UserError(told)
         found = similarities(extract, stimuli, images, centre=False)
         right = np.arange(n_items)
         by_sample = (found[:, s] if self.direction == "forward" else found[:, s].T for s in range(n_samples))

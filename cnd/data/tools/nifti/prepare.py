@@ -12,12 +12,14 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
+from cnd.data.folder_layout import ORIGIN
 from cnd.data.tables import read_npz
 from cnd.data.tools.nifti.estimate import patterns
 from cnd.data.tools.nifti.recipe import Recipe
 from cnd.data.tools.nifti.runs import Run, find_runs
 from cnd.data.tools.nifti.series import Space, read_map
 from cnd.errors import UserError, nearest
+from cnd.json_files import write_json
 from cnd.keys import content_hash, file_hash
 
 RUNS, STIMULI, MASK = "runs", "stimuli", "mask.nii.gz"
@@ -87,6 +89,7 @@ def prepare(
             made += 1
         parts.append(read_npz(file, ["patterns"])["patterns"])
     done = Prepared(runs, items, np.concatenate(parts), inside, made, len(runs) - made)
+    _note_origin(recipe, output / ORIGIN)
     _write(done, area, output)
     return done
 
@@ -200,6 +203,13 @@ def _write(done: Prepared, area: np.ndarray | None, output: Path) -> None:
         elif "labels" not in arrays:
             raise UserError(f"{output}: items have neither labels nor images; set label or stimuli in recipe.yaml")
         _save(output / f"{name}.npz", **arrays)
+
+
+def _note_origin(recipe: Recipe, path: Path) -> None:
+    if recipe.simulated:
+        write_json(path, {"simulated": True})
+    else:
+        path.unlink(missing_ok=True)  # of an earlier recipe
 
 
 def _copy_images(items: pd.DataFrame, output: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@
     estimate: lss                          # block_mean, lsa or lss
     stimuli: stimuli                       # folder of the images that stim_file (or trial_type) names
     split: stimulus                        # or run
+    simulated: true                        # where no brain was scanned: everything made of it says so
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Recipe(Config):
     stimuli: Path | None = None  # folder of images; None: labels only
     rest: tuple[Name, ...] = ("rest", "baseline", "fixation")  # trial types that are no events
     split: Literal["run", "stimulus"] = "run"
+    simulated: bool = False  # whether no brain was scanned; the prepared folder notes it
     test: tuple[Name, ...] = ()  # runs or stimuli of the test set; none: the last run, a fifth of each label's stimuli
 
 
