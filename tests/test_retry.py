@@ -142,6 +142,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reports.build.build_report", lambda output, *_, **__: output)
     monkeypatch.setattr("reports.build.result_table", lambda *_: [])
     monkeypatch.setattr("sweeps.run.result_text", lambda *_: "")
+    monkeypatch.setattr("sweeps.headline.tell_table", lambda *_: None)
 
 
 def command(output: Path, *words: str) -> int:

@@ -205,6 +205,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     monkeypatch.setattr(session, "run_jobs", run_jobs)
     monkeypatch.setattr(session, "Scribe", Quiet)
+    monkeypatch.setattr("sweeps.headline.tell_table", lambda *_: None)
     return state
 
 

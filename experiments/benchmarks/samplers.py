@@ -94,7 +94,7 @@ def draw(curves: dict[str, np.ndarray], path: Path) -> None:
         axes.plot(at, 100 * values.T, color=colour, linewidth=0.6, alpha=0.5)
         axes.plot(at, mean, color=colour, linewidth=2.2, label=name)
         axes.fill_between(at, mean - half, mean + half, color=colour, alpha=0.15)
-    axes.set(xlabel="trials", ylabel="best validation score so far, %", xlim=(1, values.shape[1]))
+    axes.set(xlabel="trials", ylabel="best validation score so far, %", xlim=(1, values.shape[1]), ylim=(0, None))
     axes.legend(frameon=False, loc="lower right")
     figure.tight_layout()
     figure.savefig(path)
