@@ -80,7 +80,8 @@ class Command:
         """(name, status) of every run of the sweep in MLflow."""
         with sqlite3.connect(self.output / "mlflow.db") as database:
             runs = database.execute(
-                "select r.name, r.status from runs r join experiments e using (experiment_id) where e.name like 'abl%'"
+                "select t.value, r.status from runs r join experiments e using (experiment_id) "
+                "join tags t on t.run_uuid = r.run_uuid and t.key = 'cnd.name' where e.name like 'abl%'"
             )
             return sorted(runs.fetchall())
 
