@@ -205,7 +205,7 @@ class Sweep:
         calls: that its commands have come to.
         complete: results that were whole after the last command, with what would change if they were made again.
         drivers: processes of its commands.
-        left: runs in MLflow that a command which was killed outright left RUNNING.
+        left: runs in MLflow that were RUNNING before the last command, as those that are killed outright leave them.
     """
 
     output: Path
@@ -217,6 +217,7 @@ class Sweep:
     def command(self, point: Point | None = None, with_ray: bool = False) -> tuple[int, bool]:
         """Run the command once: its exit code, or minus the signal that ended it; and whether the point was hit."""
         arm = 0 if point is None else point.nth if with_ray else max(1, point.nth - self.calls[point.call])
+        self.left = self._running()
         sys.stdout.flush()
         if (child := os.fork()) == 0:
             in_the_child(self.output, point, arm, with_ray)
@@ -238,6 +239,9 @@ class Sweep:
         with contextlib.closing(sqlite3.connect(self.output / "mlflow.db")) as store:
             query = "select e.name, r.name, r.status from runs r join experiments e using (experiment_id)"
             return sorted(store.execute(query).fetchall())
+
+    def _running(self) -> list[str]:
+        return [name for _, name, status in self.runs() if status == "RUNNING"]
 
     def shown(self) -> list[str]:
         """The lines of the report without what two undisturbed runs differ in: folder, times and MLflow's ids.
@@ -263,10 +267,8 @@ class Sweep:
         if point.target in ("driver", "group"):
             if code != (wanted := EXIT_CODES.get(point.number, -point.number)):
                 yield f"exit code {code} instead of {wanted}"
-            left = [name for _, name, status in self.runs() if status == "RUNNING"]
-            if point.number in EXIT_CODES and (own := set(left) - set(self.left)):
+            if point.number in EXIT_CODES and (own := set(self._running()) - set(self.left)):
                 yield f"RUNNING in MLflow: {own}"
-            self.left = left
         elif code not in (0, 1):
             yield f"exit code {code} instead of 0 or 1"
 
