@@ -52,7 +52,8 @@ def main() -> None:
 
 def write(output: Path, n_categories: int = 12, n_images: int = 2, noise: float = 1.0, n_runs: int = 3) -> None:
     """Runs, events, confounds, atlas, images and recipe."""
-    from cnd.data.simulation.stimuli import CATEGORY_NAMES, N_CATEGORIES, render
+    from cnd.data.simulation.names import CATEGORY_NAMES, N_CATEGORIES
+    from cnd.data.simulation.stimuli import render
 
     rng = np.random.default_rng(14)
     (output / "stimuli").mkdir(parents=True, exist_ok=True)

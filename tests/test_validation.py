@@ -10,6 +10,7 @@ import pytest
 from cnd.data import validation
 from cnd.data.simulated import SimulatedData
 from cnd.data.simulation import simulate
+from cnd.data.simulation.names import category_split
 from cnd.data.splits import SplitConfig
 from cnd.errors import UserError
 from cnd.experiment import Experiment, override, parse_experiment
@@ -135,7 +136,7 @@ def test_too_little_data_is_told_in_one_line(category: np.ndarray) -> None:
 
 
 def test_the_simulated_split_is_the_one_that_searches_always_had() -> None:
-    train, _ = simulate.category_split()
+    train, _ = category_split()
     np.testing.assert_array_equal(simulate.validation_categories(train, 0.1), train[3::10])
     for share in (0.003, 0.2, 0.37, 0.5):
         chosen = simulate.validation_categories(train, share)

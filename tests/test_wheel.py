@@ -49,7 +49,8 @@ def test_a_wheel_holds_every_file_that_is_needed_and_one_package(site: Path) -> 
         return {path.relative_to(folder).as_posix() for path in files if path.suffix in suffixes or not suffixes}
 
     expected = {name for name in found(ROOT / "cnd", ()) if not name.endswith("README.md")}
-    expected |= {f"_app/sweeps/{name}" for name in found(ROOT / "sweeps", (".py", ".yaml"))}
+    sweeps = (path for path in (ROOT / "sweeps").glob("*.*") if path.suffix in (".py", ".yaml"))
+    expected |= {f"_app/sweeps/{path.name}" for path in sweeps}
     expected |= {f"_app/reports/{name}" for name in found(ROOT / "reports", (".py", ".html", ".js"))}
     expected |= {f"_app/experiments/{path.name}" for path in (ROOT / "experiments").glob("*.*") if path.suffix != ".md"}
     assert found(site / "cnd", ()) == expected

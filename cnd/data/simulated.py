@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cnd.data.simulation.names import CATEGORY_NAMES
+from cnd.data.simulation.names import CATEGORY_NAMES, IMAGE_SIZE, category_split, items
 from cnd.keys import files_hash
 from cnd.protocols import Classes, DataSource, FmriDataset, Stimuli
 from cnd.settings import Fraction, Positive, Rate
@@ -59,9 +59,6 @@ class SimulatedData(DataSource):
 
     def test_stimuli(self) -> Stimuli:
         """All images of the test categories."""
-        from cnd.data.simulation.simulate import category_split, items
-        from cnd.data.simulation.stimuli import IMAGE_SIZE
-
         names = items(category_split()[1], self.test_images_per_category)[1]
         return Stimuli(names, (3, IMAGE_SIZE, IMAGE_SIZE))
 

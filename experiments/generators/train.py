@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from cnd._compat import make_torchvision_importable
 from cnd.data.digit_images import augmented_digits
-from cnd.data.simulation.stimuli import N_CATEGORIES, N_SHAPES, N_SURFACES, render
+from cnd.data.simulation.names import N_CATEGORIES, N_SHAPES, N_SURFACES
+from cnd.data.simulation.stimuli import render
 from cnd.generators.sampling import draw
 from cnd.protocols import SamplingConfig
 

@@ -10,7 +10,8 @@ import pytest
 from cnd.data.simulated import SimulatedData
 from cnd.data.simulation import simulate
 from cnd.data.simulation.cortex import AREAS, GRID, build_cortex, receptive_fields
-from cnd.data.simulation.stimuli import N_SURFACES, render
+from cnd.data.simulation.names import N_SURFACES, category_split
+from cnd.data.simulation.stimuli import render
 
 SMALL = SimulatedData(
     n_voxels=200, images_per_category=1, test_images_per_category=1, test_repetitions=8, snr=0.5, n_unlabelled=0
@@ -28,7 +29,7 @@ def test_bytes_are_the_same_on_every_machine():
 
 
 def test_split_keeps_every_attribute_in_training():
-    train, test = simulate.category_split()
+    train, test = category_split()
     assert len(train) == 150 and len(test) == 50 and not set(train) & set(test)
     for categories in (train, test):
         assert set(categories // N_SURFACES) == set(range(20)) and set(categories % N_SURFACES) == set(range(10))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from cnd.data.simulation.stimuli import N_CATEGORIES, N_SHAPES, N_SURFACES
+from cnd.data.simulation.names import N_CATEGORIES, N_SHAPES, N_SURFACES
 from cnd.networks import load_resnet
 
 NETWORK = Path(__file__).parents[1] / "weights" / "visual_network"

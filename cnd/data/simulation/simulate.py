@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnd.data.simulation.cortex import AREAS, Cortex, build_cortex, noise_free_signal
-from cnd.data.simulation.stimuli import CATEGORY_NAMES, IMAGE_SIZE, N_CATEGORIES, N_SHAPES, N_SURFACES, render
+from cnd.data.simulation.names import CATEGORY_NAMES, IMAGE_SIZE, N_CATEGORIES, category_split, items
+from cnd.data.simulation.stimuli import render
 from cnd.protocols import FmriDataset, FmriSplit, Normalisation
 
 if TYPE_CHECKING:
@@ -25,18 +26,6 @@ if TYPE_CHECKING:
 
 RUN_LENGTH = 55  # trials a run, as in GOD's training sessions
 QUANTUM = 1 / 1024
-
-
-def category_split() -> tuple[np.ndarray, np.ndarray]:
-    """The 150 training and 50 test categories.
-
-    Every shape loses two or three of its ten surfaces to the test set and every surface four or six shapes, so each
-    attribute is seen in training and each test combination is new.
-    """
-    shape = np.arange(N_SHAPES)
-    held = [(shape, 3 * shape % 10), (shape, (3 * shape + 4) % 10), (shape[::2], (3 * shape[::2] + 7) % 10)]
-    test = np.sort(np.concatenate([s * N_SURFACES + c for s, c in held]))
-    return np.setdiff1d(np.arange(N_CATEGORIES), test), test
 
 
 class NoiseModel:
@@ -66,11 +55,6 @@ class NoiseModel:
 def _rng(config: SimulatedData, purpose: str) -> np.random.Generator:
     """An independent stream for each purpose, subject and brain seed."""
     return np.random.default_rng([config.brain_seed, config.subject, *purpose.encode()])
-
-
-def items(categories: np.ndarray, each: int) -> tuple[np.ndarray, list[str]]:
-    category = np.repeat(categories, each)
-    return category, [f"{CATEGORY_NAMES[c]} {i % each + 1}" for i, c in enumerate(category)]
 
 
 def _render_all(category: np.ndarray, seed: int, group: int) -> np.ndarray:

@@ -18,11 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnd.data.simulation.names import CATEGORY_NAMES, SHAPE_NAMES, SURFACES
-
-__all__ = ["CATEGORY_NAMES", "IMAGE_SIZE", "N_CATEGORIES", "N_SHAPES", "N_SURFACES", "SHAPES", "SURFACES", "render"]
-
-IMAGE_SIZE = 64
+from cnd.data.simulation.names import IMAGE_SIZE, N_SURFACES, SHAPE_NAMES
 
 
 def _box(x: Tensor, y: Tensor, half_width: float, half_height: float) -> Tensor:
@@ -98,8 +94,6 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 """Signed distance functions of the shapes over [-1, 1]^2 (negative inside), by name."""
 
-N_SHAPES, N_SURFACES = len(SHAPES), len(SURFACES)
-N_CATEGORIES = N_SHAPES * N_SURFACES
 assert tuple(SHAPES) == SHAPE_NAMES
 
 # Two colours a surface (RGB in 0..1); the pattern mixes them.
