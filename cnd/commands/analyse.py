@@ -6,7 +6,6 @@ another run is analysed too, and the difference of the two is drawn and tested.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from cnd.errors import UserError
 from cnd.experiment import parse_assignments
 from cnd.json_files import write_json
 from cnd.store.trials import find_trial
+from cnd.watching import watching
 from cnd.workflow.cache import StageCache
 
 if TYPE_CHECKING:
     from cnd.store.tracking import Tracker
-    from cnd.workflow.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ def run(output: Path, cache: Path, run_id: str, edits: dict[str, Any]) -> Analys
     from cnd.workflow.run import analyse_record
 
     path, trial = find_trial(output, run_id)
-    tables, figures = analyse_record(output / trial["record"], StageCache(cache), edits, teller(path.stem))
-    print(file=sys.stderr)
+    with watching(path.stem) as listener:
+        tables, figures = analyse_record(output / trial["record"], StageCache(cache), edits, listener)
     write_json(path, trial | {"analysis": named(output, tables), "figures": named(output, figures)})
     found = Analysed(path, trial, tables, figures)
     log(output, path, trial, lambda tracker, run: tracker.analysis(run, tables, figures))
@@ -85,15 +84,6 @@ def as_volumes(output: Path, found: Analysed) -> Path | None:
     into = output / "reports" / f"{found.path.parents[1].name}-{found.path.stem}-maps"
     write_volumes(found.tables, grid, into)
     return into
-
-
-def teller(name: str) -> Callable[[Progress], None]:
-    """A listener that keeps one line of stderr current."""
-
-    def tell(progress: Progress) -> None:
-        print(f"\r{name}: {progress.phase} {100 * progress.fraction:3.0f} %", end="", file=sys.stderr, flush=True)
-
-    return tell
 
 
 def named(output: Path, folder: Path) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-from cnd.commands.analyse import log, named, teller
+from cnd.commands.analyse import log, named
 from cnd.json_files import write_json
 from cnd.store.trials import find_trial
+from cnd.watching import watching
 from cnd.workflow.cache import StageCache
 
 
@@ -21,8 +21,8 @@ def interventions(output: Path, cache: Path, run_id: str) -> list[str]:
     from cnd.workflow.run import intervene_record
 
     path, trial = find_trial(output, run_id)
-    folder = intervene_record(output / trial["record"], StageCache(cache), teller(path.stem))
-    print(file=sys.stderr)
+    with watching(path.stem) as listener:
+        folder = intervene_record(output / trial["record"], StageCache(cache), listener)
     write_json(path, trial | {"interventions": named(output, folder)})
     log(output, path, trial, lambda tracker, run: tracker.interventions(run, folder))
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))

@@ -128,9 +128,7 @@ def rerun(output: Path, cache: Path, run_id: str) -> tuple[list[str], int]:
 
 def _again(record: Path, before: list[Made], fresh: StageCache, name: str) -> Path:
     """The record of the same experiment, made with as many threads, and divided batches where it had them."""
-    import sys
-
-    from cnd.commands.analyse import teller
+    from cnd.watching import watching
     from cnd.workflow.examine import examine
     from cnd.workflow.plan import missing
     from cnd.workflow.run import check, read_experiment, run
@@ -141,9 +139,8 @@ def _again(record: Path, before: list[Made], fresh: StageCache, name: str) -> Pa
     examine(experiment, fresh)
     check(experiment)
     _use_threads(next((s.made["threads"] for s in reversed(before) if s.made.get("threads")), 1))
-    made = run(experiment, fresh, teller(name), {step.name: step.parts for step in before})
-    print(file=sys.stderr)
-    return made
+    with watching(name) as listener:
+        return run(experiment, fresh, listener, {step.name: step.parts for step in before})
 
 
 def _use_threads(n: int) -> None:
