@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import yaml
-from ray_nodes import Nodes, descendants, free_port, raylet
-from test_executor import DRIVER, Command, _names
+from ray_nodes import Nodes, free_port, raylet
+from test_executor import Command, _names
 
 from cnd.workflow.cache import StageCache
 from sweeps import machines
@@ -119,14 +119,6 @@ def test_a_trial_that_would_wait_for_a_phase_1_lets_others_go_first(tmp_path: Pa
 # ---------------------------------------------------------------- what ships for Slurm and Kubernetes
 
 SHIPPED = Path(__file__).resolve().parents[1] / "sweeps" / "cluster"
-SRUN = """#!/bin/bash
-while [[ "$1" == --* ]]; do shift; done
-export SLURM_CPUS_ON_NODE=1 SLURM_GPUS_ON_NODE=1
-exec "$@"
-"""
-SCONTROL = """#!/bin/bash
-if [ "$1" = show ]; then printf 'one\\ntwo\\n'; else echo "$*" >>"$(dirname "$0")/told"; fi
-"""
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in SHIPPED.iterdir() if path.suffix in (".sbatch", ".sh")))
@@ -134,34 +126,6 @@ def test_scripts_are_shells(script: str) -> None:
     subprocess.run(["bash", "-n", SHIPPED / script], check=True)
     if shellcheck := shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"):
         subprocess.run([shellcheck, SHIPPED / script], check=True)
-
-
-def test_a_slurm_job_whose_time_is_up_stops_its_command_and_is_queued_again(tmp_path: Path) -> None:
-    """With an srun and an scontrol that take this machine for two."""
-    command = Command(tmp_path, "8,10,oracle", "--gpus-per-trial", "1", "--analysis", "none", "--interventions", "none")
-    (command.cache / "hang-4").touch()  # row 10 does not end
-    place = tmp_path / "bin"
-    place.mkdir()
-    for name, content in {"srun": SRUN, "scontrol": SCONTROL, "cnd": f"#!{sys.executable} -P\n{DRIVER}\n"}.items():
-        (place / name).write_text(content)
-        (place / name).chmod(0o755)
-    command.words = ["bash", str(SHIPPED / "slurm.sbatch"), *command.words[4:]]
-    command.environment |= {
-        "PATH": f"{place}:{os.environ['PATH']}",
-        "CND": str(place / "cnd"),
-        "PYTHON": sys.executable,
-    }
-    command.environment |= {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "[one-two]"}
-    job = command.start()
-    command.wait_until(lambda: command.state("8").get("tracking_uri") and command.state("oracle")["run_id"])
-    started = descendants(job.pid)
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(60) == 143, command.errors.read_text()
-    assert (place / "told").read_text() == f"requeue {os.getpid()}\n"
-    assert "ended by SIGTERM; the same command goes on from here" in command.errors.read_text()
-    assert dict(command.tracked())["10-seed0"] == "KILLED"
-    assert not [pid for pid in started if Path(f"/proc/{pid}/exe").exists()]  # of Ray nothing is left
-    assert not Path(f"/tmp/cnd-ray-{os.getpid()}").exists()
 
 
 def test_the_manifest_for_kuberay_has_what_it_needs() -> None:
