@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from cnd.errors import UserError
 from cnd.experiment import Experiment, load_experiment, override, parse_experiment
 from cnd.json_files import read_json
 from cnd.places import EXPERIMENTS, find_file
+from cnd.threads import threads
 from cnd.watching import watching
 from cnd.workflow.cache import StageCache
 from cnd.workflow.examine import examine
@@ -115,7 +115,7 @@ def run(
         raise UserError(lacking[0])
     examine(chosen, cache)
     check(chosen)
-    with _one_thread(), watching(chosen.name, quiet) as listener:
+    with threads(1), watching(chosen.name, quiet) as listener:
         result = Result(run_experiment(chosen, cache, listener))
     for warning in result.summary["warnings"]:
         warnings.warn(warning, stacklevel=2)
@@ -130,18 +130,3 @@ def _chosen(experiment: str | Path | Mapping[str, Any]) -> Experiment:
         return parse_experiment({"name": "mine"} | dict(experiment), "experiment")
     path = experiment if isinstance(experiment, Path) else find_file(experiment, EXPERIMENTS, "experiment")
     return load_experiment(path)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """As in a worker of a sweep, because with more threads sums are rounded otherwise."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)

@@ -153,7 +153,7 @@ def runs_of(uri: str, sweep: str) -> tuple[list[Run], list[Run]]:
     Raises:
         Exception: the store is damaged, or does not answer.
     """
-    from cnd.store.tracking import SQLITE, STAGES, _client
+    from cnd.store.tracking import KEY, NAME, SQLITE, STAGES, client_of, ours
 
     if uri.startswith(SQLITE):
         path = Path(uri.removeprefix(SQLITE))
@@ -161,24 +161,15 @@ def runs_of(uri: str, sweep: str) -> tuple[list[Run], list[Run]]:
             raise UserError(f"{path} {wrong}")
         if not path.exists():
             return [], []
-    client = _client(uri)
-    found = [client.get_experiment_by_name(name) for name in (sweep, STAGES)]
-    of_sweep, of_stages = ([] if it is None else _listed(client, it.experiment_id) for it in found)
-    return of_sweep, of_stages
+    client = client_of(uri)
 
+    def listed(name: str) -> list[Run]:
+        if (experiment := client.get_experiment_by_name(name)) is None:
+            return []
+        runs = ours(client, experiment.experiment_id)
+        return [Run(run.info.run_id, (tags := run.data.tags)[NAME], tags.get(KEY, ""), run.info.status) for run in runs]
 
-def _listed(client: Any, experiment: str) -> list[Run]:
-    from cnd.store.tracking import KEY, NAME
-
-    found, page = list[Run](), None
-    while True:
-        runs = client.search_runs([experiment], order_by=["attributes.start_time DESC"], page_token=page)
-        for run in runs:
-            tags = run.data.tags
-            if NAME in tags:
-                found.append(Run(run.info.run_id, tags[NAME], tags.get(KEY, ""), run.info.status))
-        if not (page := runs.token):
-            return found
+    return listed(sweep), listed(STAGES)
 
 
 def _mend_files(request: Asked, today: dict[str, Trial], lines: list[Line]) -> None:
@@ -195,10 +186,10 @@ def _mend_files(request: Asked, today: dict[str, Trial], lines: list[Line]) -> N
 
 
 def _mend_runs(uri: str, lines: list[Line]) -> None:
-    from cnd.store.tracking import _client
+    from cnd.store.tracking import client_of
 
     if changes := [change for line in lines for change in line.mend]:
-        client = _client(uri)
+        client = client_of(uri)
         for run, status in changes:
             if status == DELETED:  # MLflow keeps it among the deleted ones
                 client.set_terminated(run.id, "KILLED")

@@ -93,6 +93,19 @@ class Request:
             self._resolved[asked] = resolve(self.sweep, self.base, steps, rows, seeds, self.edits, *extras)
         return list(self._resolved[asked])
 
+    def defined(self) -> list[Trial]:
+        """The trials of the sweep as earlier commands defined it.
+
+        Raises:
+            UserError: it was never run here.
+        """
+        return self.everything_with(self.folder.definition())
+
+    def everything_with(self, before: dict[str, Any]) -> list[Trial]:
+        """Trials of all rows, with the seeds and subjects of an earlier definition and those that are asked for."""
+        subjects = list(dict.fromkeys([*before["subjects"], *self.options.subjects]))
+        return self.trials(None, max(len(before["seeds"]), self.seeds), subjects)
+
     @property
     def auto(self) -> bool:
         """Whether seeds are spent row by row."""
@@ -241,7 +254,6 @@ def n_cpus() -> int:
 
 def run(request: Request) -> int:
     """Run what is missing, then table, report and MLflow."""
-    from cnd.store.tracking import sqlite_uri
     from reports.metrics import check as check_metrics
     from sweeps.executor import Resources
     from sweeps.headline import tell_table
@@ -259,7 +271,6 @@ def run(request: Request) -> int:
         raise UserError(lacking[0].splitlines()[0] + more)
     limit = options.max_concurrent if options.ray_address else at_once  # a cluster knows its own size
     resources = Resources(limit, options.gpus_per_trial, options.ray_address)
-    uri = options.tracking_uri or sqlite_uri(options.output)
     content, began = request.plan(trials), time.monotonic()
     planned = plan_text(request.sweep, content, at_once, width(sys.stderr))
     _say("\n".join([planned, *request.notes]).rstrip("\n") + "\n")
@@ -288,7 +299,7 @@ def run(request: Request) -> int:
             status = "FAILED" if failed else "FINISHED"
         finally:
             scribe.close(status)
-    if _show_result(request, trials, uri):
+    if _show_result(request, trials, scribe.uri):
         tell_table(scribe, status)
     if content["expected_minutes"] and not request.auto:
         _say(forecast.told((time.monotonic() - began) / 60, content["expected_minutes"]))
@@ -314,11 +325,10 @@ def define(request: Request, chosen: list[Trial]) -> None:
     from reports.metrics import measured as is_measured
 
     before = request.folder.definition() if request.folder.exists() else request.folder.seen()
-    seeds = max(len(before["seeds"]), request.seeds)
-    subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
     names = {trial.name for trial in chosen}
-    everything = request.trials(None, seeds, subjects)
-    kept = [trial for trial in everything if trial.name in names or request.folder.is_complete(trial)]
+    kept = [
+        trial for trial in request.everything_with(before) if trial.name in names or request.folder.is_complete(trial)
+    ]
     columns = request.options.metrics
     if columns is None:  # as before, as far as there are such scores now
         columns = [name for name in before.get("metrics", []) if is_measured(name, measured(kept))]
@@ -377,12 +387,10 @@ def _paper(sweep: Sweep, line: Line, subjects: list[str]) -> float | None:
 
 def scribe_of(request: Request) -> Scribe:
     """Who writes the table's runs to MLflow: of a trial what differs from the base experiment."""
-    from cnd.store.tracking import sqlite_uri
     from sweeps.session import Scribe, flat
 
-    options, columns = request.options, {today(column.setting) for column in request.sweep.columns}
-    uri = options.tracking_uri or sqlite_uri(options.output)
-    return Scribe(request.folder, uri, not options.tracking_uri, None, flat(request.base), columns | {"seed"})
+    columns = {today(column.setting) for column in request.sweep.columns}
+    return Scribe(request.folder, request.options.tracking_uri, None, flat(request.base), columns | {"seed"})
 
 
 def _show_result(request: Request, trials: list[Trial], uri: str) -> Path | None:
@@ -483,9 +491,10 @@ def report(request: Request) -> int:
     if columns is not None:
         check_metrics(columns, [metric.name for metric in read_sweep(folder.output, folder.path).metrics])
         folder.amend(metrics=columns)
-    path = build_report(folder.output, folder.path)
+    records = read_sweep(folder.output, folder.path)
+    path = build_report(folder.output, folder.path, records=records)
     tell_table(scribe_of(request), ended(folder))
-    scored = results(folder.output, folder.path) if request.options.json else {}
+    scored = results(folder.output, folder.path, records) if request.options.json else {}
     print(json.dumps(scored | {"report": str(path)}, indent=1) if request.options.json else path)
     return 0
 
@@ -523,10 +532,7 @@ def sync(request: Request) -> int:
     from reports.build import build_report
     from sweeps.headline import tell_table
 
-    before = request.folder.definition()
-    seeds = max(len(before["seeds"]), request.seeds)
-    subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
-    trials = [trial for trial in request.trials(None, seeds, subjects) if request.folder.is_complete(trial)]
+    trials = [trial for trial in request.defined() if request.folder.is_complete(trial)]
     scribe = scribe_of(request)
     code = write_to_mlflow(scribe, request.cache, request.options, trials)
     if trials:
@@ -544,9 +550,7 @@ def doctor(request: Request) -> int:
     """Compare trial files, cache and MLflow (:func:`sweeps.doctor.doctor`)."""
     from sweeps.doctor import doctor
 
-    before = request.folder.definition()
-    subjects = list(dict.fromkeys([*before["subjects"], *request.options.subjects]))
-    return doctor(request, request.trials(None, max(len(before["seeds"]), request.seeds), subjects), sync)
+    return doctor(request, request.defined(), sync)
 
 
 def write_to_mlflow(scribe: Scribe, cache: StageCache, options: argparse.Namespace, trials: list[Trial]) -> int:

@@ -115,13 +115,12 @@ def propose(request: SearchRequest) -> dict[int, str]:
 
 def scribe_of(request: SearchRequest) -> Scribe:
     """Who writes the search's runs to MLflow: of a trial what differs from the reference."""
-    from cnd.store.tracking import SearchRuns, sqlite_uri
+    from cnd.store.tracking import SearchRuns
     from sweeps.session import Scribe, flat
 
     own = ["seed"] if request.search.seeds > 1 else []  # of each run
     common = SearchRuns(tuple(request.names), {k: v for k, v in flat(request.blind).items() if k not in own})
-    options = request.options
-    return Scribe(request.folder, options.tracking_uri or sqlite_uri(options.output), not options.tracking_uri, common)
+    return Scribe(request.folder, request.options.tracking_uri, common)
 
 
 def _best_so_far(found: list[Outcome], up: bool) -> list[float]:

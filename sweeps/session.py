@@ -47,17 +47,19 @@ class Scribe:
     was not written the next command writes, from the trial files and the records.
 
     Args:
-        uri: of the store.
-        local: whether it is the one below the output folder.
+        uri: of the store; None: the one below the output folder.
         search: what the runs of a search have in common; None: it is a table.
         params: settings by dotted name, which a table's runs tell where they have another value.
         columns: dotted names of those that its trials have under a column's key already.
     """
 
     def __init__(
-        self, folder: SweepFolder, uri: str, local: bool, search: SearchRuns | None = None,
+        self, folder: SweepFolder, uri: str | None, search: SearchRuns | None = None,
         params: Mapping[str, Any] | None = None, columns: Collection[str] = (),
     ) -> None:  # fmt: skip
+        from cnd.store.tracking import sqlite_uri
+
+        local, uri = uri is None, uri or sqlite_uri(folder.output)
         self.folder, self.uri, self.search = folder, uri, search
         self.params, self.columns = search.params if search else params or {}, columns
         self.artifacts = None if uri.startswith(KEEP_ARTIFACTS) else folder.output / database.ARTIFACTS

@@ -291,9 +291,7 @@ class Search(Config):
     _source: str = PrivateAttr("")
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)
     _factors: dict[str, dict[Scalar, dict[str, float]]] = PrivateAttr(default_factory=dict)  # by setting and choice
-    _unscaled: dict[str, int | float] = PrivateAttr(
-        default_factory=dict
-    )  # the experiment's own values of what is scaled
+    _unscaled: dict[str, int | float] = PrivateAttr(default_factory=dict)  # what the experiment has of what is scaled
 
     @field_validator("set", "space")
     @classmethod
@@ -352,9 +350,8 @@ class Search(Config):
             for other in part.scaling():
                 value = setting_of(base, other)
                 if isinstance(value, bool) or not isinstance(value, int | float):
-                    raise UserError(
-                        f"{self.where(key)}: scales: the experiment has {other} = {value}; set it to a number"
-                    )
+                    told = f"the experiment has {other} = {value}; set it to a number"
+                    raise UserError(f"{self.where(key)}: scales: {told}")
                 found._unscaled[other] = value
         return found
 

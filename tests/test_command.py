@@ -291,11 +291,10 @@ def test_status_lists_the_trials(finished: Path, tmp_path: Path, capsys: pytest.
 def test_a_store_that_was_deleted_or_changed_is_written_again(copy: Path) -> None:
     request = _request(copy, "10")
     trial = request.chosen()[0]
-    uri = request.folder.read(trial.name)["tracking_uri"]
-    assert not Scribe(request.folder, uri, local=True).wants(trial)
-    assert Scribe(request.folder, "http://127.0.0.1:5000", local=False).wants(trial)
+    assert not Scribe(request.folder, None).wants(trial)
+    assert Scribe(request.folder, "http://127.0.0.1:5000").wants(trial)
     (copy / "mlflow.db").unlink()
-    assert Scribe(request.folder, uri, local=True).wants(trial)
+    assert Scribe(request.folder, None).wants(trial)
 
 
 def test_verify_finds_a_changed_file(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -479,4 +478,4 @@ def test_a_server_that_is_away_holds_up_nothing_and_is_synced_later(
     assert capsys.readouterr().out == "MLflow lacked 9 of 9 finished trials\n"
     assert ("score.8",) in {line[:1] for line in _headline(copy / "other.db")}
     assert list(copy.glob("mlartifacts/*/artifacts/summary.json")) and not Path("mlruns").exists()
-    assert not Scribe(_request(copy, "10").folder, sqlite, local=False).wants(_request(copy, "10").chosen()[0])
+    assert not Scribe(_request(copy, "10").folder, sqlite).wants(_request(copy, "10").chosen()[0])

@@ -11,6 +11,8 @@ from cnd.errors import UserError
 from cnd.json_files import read_json
 from cnd.store.provenance import Made, differences, other_scores, seconds_by_device, steps_of
 from cnd.store.trials import find_trial
+from cnd.threads import threads
+from cnd.watching import watching
 from cnd.workflow.cache import StageCache
 
 if TYPE_CHECKING:
@@ -128,7 +130,6 @@ def rerun(output: Path, cache: Path, run_id: str) -> tuple[list[str], int]:
 
 def _again(record: Path, before: list[Made], fresh: StageCache, name: str) -> Path:
     """The record of the same experiment, made with as many threads, and divided batches where it had them."""
-    from cnd.watching import watching
     from cnd.workflow.examine import examine
     from cnd.workflow.plan import missing
     from cnd.workflow.run import check, read_experiment, run
@@ -138,15 +139,6 @@ def _again(record: Path, before: list[Made], fresh: StageCache, name: str) -> Pa
         raise UserError(lacking[0])
     examine(experiment, fresh)
     check(experiment)
-    _use_threads(next((s.made["threads"] for s in reversed(before) if s.made.get("threads")), 1))
-    with watching(name) as listener:
+    n = next((s.made["threads"] for s in reversed(before) if s.made.get("threads")), 1)
+    with threads(n), watching(name) as listener:
         return run(experiment, fresh, listener, {step.name: step.parts for step in before})
-
-
-def _use_threads(n: int) -> None:
-    """Sums are rounded otherwise with another number of them."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    torch.set_num_threads(n)
-    threadpool_limits(n, user_api="blas")

@@ -95,32 +95,31 @@ def changing_places(
     found = np.zeros(n_rows, dtype=bool)
     if n_rows < 2:
         return found
-    names, index = np.unique(np.asarray(units), return_inverse=True)
     swapped, p = [], []
     for row in range(n_rows - 1):  # against all rows after it
         was, now = first[row] - first[row + 1 :], second[row] - second[row + 1 :]
         means = was.mean(axis=1), now.mean(axis=1)
         swapped.append((means[0] * means[1] < 0) & (np.abs(means[1] - means[0]) > tolerance))
-        p.append(_p_of_changes(now - was, index, len(names)))
+        p.append(_p_of_changes(now - was, units))
     change = np.concatenate(swapped) & (holm(np.concatenate(p)) <= 1 - LEVEL)
     one, other = np.triu_indices(n_rows, 1)
     found[one[change]] = found[other[change]] = True
     return found
 
 
-def _p_of_changes(changes: FloatArray, unit: NDArray[np.int64], n_units: int) -> FloatArray:
-    """Two-sided p of t tests on the changes of differences, cluster-robust, [n_pairs]; 1 where nothing is known.
+def _p_of_changes(changes: FloatArray, units: ArrayLike) -> FloatArray:
+    """Two-sided p of t tests on the changes of differences, [n_pairs]; 1 where nothing is known.
+
+    Mean and error are those of :func:`clustered_mean`, of all pairs at once.
 
     Args:
         changes: [n_pairs, n_items].
-        unit: [n_items] number of each item's unit.
+        units: [n_items] label of each item's unit.
     """
+    sums, sizes = by_unit(changes.T, units)
+    n_units, by_pair = len(sums), np.ascontiguousarray(sums.T)
     if n_units < 2:
         return np.ones(len(changes))
-    sums = np.zeros((n_units, len(changes)))
-    for number, change in zip(unit, np.ascontiguousarray(changes.T), strict=True):
-        sums[number] += change
-    by_pair, sizes = np.ascontiguousarray(sums.T), np.bincount(unit).astype(np.float64)
     mean = by_pair.sum(axis=1) / sizes.sum()
     residuals = by_pair - sizes * mean[:, None]
     error = np.sqrt(n_units / (n_units - 1) * (residuals**2).sum(axis=1)) / sizes.sum()

@@ -14,7 +14,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class SearchRuns:
     """What the runs of a search have in common, so that MLflow's compare view shows what they differ in.
 
-    The first metric, by the alphabet, is what MLflow draws unasked: objectives stand before all else that is measured.
+    The first metric, by the alphabet, is what MLflow's charts open on: objectives stand before all else that is measured.
 
     Attributes:
         objectives: names as records have them, with ``seconds``, the time of the device.
@@ -113,7 +113,7 @@ class Tracker:
         self, uri: str, artifacts: Path | None, sweep: str, search: SearchRuns | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        self.client, self.search, self.told = _client(uri), search, list[str]()
+        self.client, self.search, self.told = client_of(uri), search, list[str]()
         self.artifacts, self.location = artifacts, artifacts.absolute().as_uri() if artifacts else None
         self.sweep = self._experiment(sweep)
         self.known = self._runs(self.sweep)
@@ -263,14 +263,7 @@ class Tracker:
 
     def _runs(self, experiment: str) -> dict[tuple[str, str], str]:
         """Run ids by (name, key), the oldest of each."""
-        found: dict[tuple[str, str], str] = {}
-        page: str | None = None
-        while True:
-            runs = self.client.search_runs([experiment], order_by=["attributes.start_time DESC"], page_token=page)
-            found |= {(r.data.tags[NAME], r.data.tags[KEY]): r.info.run_id for r in runs if NAME in r.data.tags}
-            page = runs.token
-            if not page:
-                return found
+        return {(run.data.tags[NAME], run.data.tags[KEY]): run.info.run_id for run in ours(self.client, experiment)}
 
     def _run(
         self, experiment: str, name: str, key: str, tags: Mapping[str, str], params: Mapping[str, Any] | None = None,
@@ -325,6 +318,16 @@ class Tracker:
             self.client.log_batch(run, metrics=metrics[start : start + BATCH])
 
 
+def ours(client: Any, experiment: str) -> Iterator[Any]:
+    """The runs of an MLflow experiment that CnD wrote, latest first."""
+    page: str | None = None
+    while True:
+        runs = client.search_runs([experiment], order_by=["attributes.start_time DESC"], page_token=page)
+        yield from (run for run in runs if NAME in run.data.tags)
+        if not (page := runs.token):
+            return
+
+
 def _params(values: Mapping[str, Any]) -> list[Any]:
     from mlflow.entities import Param
 
@@ -332,7 +335,7 @@ def _params(values: Mapping[str, Any]) -> list[Any]:
     return [Param(names[name], str(value)[:MOST_OF_A_VALUE]) for name, value in values.items()]
 
 
-def _client(uri: str) -> Any:
+def client_of(uri: str) -> Any:
     # else the runs of a server are named on stdout, which is for data
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
     # a server that does not answer is given up after seconds, not minutes: what it lacks is written by a later command

@@ -29,7 +29,6 @@ from cnd.experiment import Experiment, load_experiment
 from cnd.json_files import write_json
 from cnd.keys import content_hash
 from cnd.store.folder import SweepFolder
-from cnd.store.tracking import sqlite_uri
 from cnd.workflow.cache import StageCache
 from sweeps import executor
 from sweeps.live import Board
@@ -126,7 +125,7 @@ def measure(n: int, ray: bool, output: Path) -> dict[str, Any]:
     folder.path.mkdir(parents=True)
     proposer = Watched(search, base, steps, journal(folder.path / "study.jsonl"))
     proposer.at = []
-    scribe = Scribe(folder, sqlite_uri(output), local=True)
+    scribe = Scribe(folder, None)
     board = Board("benchmark", [], 1, 0.0, more=n, stream=StringIO())
     session = Session(folder, cache, proposer, board, scribe, validation_scores(objective_names(search, base)))
     session.run(executor.Resources(1), Path(__file__).stem)
