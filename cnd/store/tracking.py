@@ -76,7 +76,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class SearchRuns:
     """What the runs of a search have in common, so that MLflow's compare view shows what they differ in.
 
-    The first metric, by the alphabet, is what MLflow's charts open on: objectives stand before all else that is measured.
+    MLflow's charts open on the first metric by the alphabet: objectives stand before all else that is measured.
 
     Attributes:
         objectives: names as records have them, with ``seconds``, the time of the device.
