@@ -18,7 +18,7 @@ from sweeps.text import columns
 from sweeps.trials import FOLLOWING, Trial
 
 if TYPE_CHECKING:
-    from sweeps.run import Request
+    from sweeps.request import Request
     from sweeps.search_request import SearchRequest
 
     Asked: TypeAlias = Request | SearchRequest

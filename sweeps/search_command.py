@@ -20,7 +20,8 @@ from sweeps.search import best, trial_of
 from sweeps.search_forecast import final_minutes, moved_by, n_done, trial_minutes
 from sweeps.search_request import TRIALS_FILE, SearchRequest
 from sweeps.search_run import listed, run, scribe_of, write_report
-from sweeps.search_text import plan_text, say, state, word
+from sweeps.search_text import plan_text, state, word
+from sweeps.text import say
 from sweeps.watch import show
 
 

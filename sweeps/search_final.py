@@ -11,12 +11,13 @@ from cnd.store.folder import read_known
 from reports.scale import titles
 from sweeps import run as table
 from sweeps.confounds import differing
+from sweeps.request import Request
 from sweeps.search import REFERENCE, Outcome, best
 from sweeps.search_request import FINAL_FILE, SearchRequest
 from sweeps.spec import Column, Row, Sweep
 
 
-class FinalRequest(table.Request):
+class FinalRequest(Request):
     """The table of reference and best trials: on train and validation data, with fresh seeds, scored on test."""
 
     def __init__(self, request: SearchRequest, chosen: list[Outcome]) -> None:

@@ -12,8 +12,8 @@ from cnd.errors import UserError
 from cnd.experiment import override, parse_assignments, today
 from cnd.store.folder import SweepFolder, read_known
 from cnd.workflow.cache import StageCache
-from sweeps import run as table
 from sweeps.options import AUTO, OF_SEARCH
+from sweeps.request import concurrency
 from sweeps.search import REFERENCE, OptunaSearch, Outcome, Start, higher_is_better, objective_names, start_of
 from sweeps.space import Search, folds_note, load_search, on_test, validation
 from sweeps.spec import load_base, load_sweep
@@ -110,8 +110,8 @@ class SearchRequest:
         return self.proposer().outcomes()
 
     def concurrency(self) -> int:
-        """Trials at once (:meth:`sweeps.run.Request.concurrency`)."""
-        return table.Request.concurrency(self)  # type: ignore[arg-type]
+        """Trials at once (:func:`sweeps.request.concurrency`)."""
+        return concurrency(self.options)
 
     def missing(self) -> list[str]:
         """Files that are not there."""

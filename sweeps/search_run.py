@@ -20,8 +20,9 @@ from sweeps.search import REFERENCE, Outcome, validation_scores
 from sweeps.search_final import run_final
 from sweeps.search_forecast import expected_seconds, n_done, trial_minutes
 from sweeps.search_request import SEARCH_FILE, TRIALS_FILE, SearchRequest
-from sweeps.search_text import best_text, plan_text, say
+from sweeps.search_text import best_text, plan_text
 from sweeps.storage import answering
+from sweeps.text import say
 from sweeps.trials import Trial
 
 if TYPE_CHECKING:

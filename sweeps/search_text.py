@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from reports.scale import titles
@@ -62,7 +61,3 @@ def state(request: SearchRequest, outcome: Outcome, busy: bool) -> str:
 
 def word(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -155,3 +156,8 @@ def columns(lines: list[list[str]], width: int | None = None) -> str:
             "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in zip_longest(*cells, fillvalue="")
         ]
     return "\n".join(row.rstrip() for row in shown)
+
+
+def say(text: str) -> None:
+    """Tell people, on stderr: stdout is for data."""
+    print(text, file=sys.stderr, flush=True)

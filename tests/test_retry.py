@@ -128,7 +128,7 @@ def test_alone_is_with_whole_devices(given: Resources, whole: Resources) -> None
 class Quiet:
     """Stands for the tracking."""
 
-    error = None
+    error, uri = None, "sqlite:///none.db"
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
     def __getattr__(self, name: str) -> Any:

@@ -20,6 +20,7 @@ from cnd.workflow.progress import CHECKPOINT, PERCENT, Clock, Progress
 from cnd.workflow.watched import WatchedBench
 from sweeps import search_request, search_run, session, storage
 from sweeps.executor import Stopped, Teller
+from sweeps.options import parse
 from sweeps.run import main
 from sweeps.search import OptunaSearch, Outcome, Start, best, outcomes, trial_of, validation_scores
 from sweeps.search_forecast import moved_by, sharing
@@ -520,7 +521,7 @@ def test_wrong_usage(words: list[str], culprit: str, tmp_path: Path, capsys: pyt
 def test_a_row_that_the_space_does_not_have_is_named(tmp_path: Path, mine: str) -> None:
     with pytest.raises(UserError, match=r"row 9 of ablation_table1 cannot be enqueued: it sets decoder\.phase1\.self"):
         search_request.SearchRequest(
-            search_request.table.parse([mine, "--experiment", "smoke", "--output", str(tmp_path)]), "fake_pipeline"
+            parse([mine, "--experiment", "smoke", "--output", str(tmp_path)]), "fake_pipeline"
         ).starts()
 
 

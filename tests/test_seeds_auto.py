@@ -175,7 +175,7 @@ def test_p_values_are_corrected_for_their_own_look() -> None:
 class Quiet:
     """Stands for the tracking."""
 
-    error = None
+    error, uri = None, "sqlite:///none.db"
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
